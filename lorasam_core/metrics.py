@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse, stats
+from scipy import sparse
 
 Masks: TypeAlias = NDArray[Any] | Sequence[NDArray[Any]]
 
@@ -271,15 +271,8 @@ def bootstrap_interval(
     counts = np.bincount(index)
     if counts.size < 2:
         return mean, float("nan"), float("nan")
-    if np.ptp(data) == 0:
-        return mean, mean, mean
     sums = np.bincount(index, weights=data)
-    result = stats.bootstrap(
-        (sums, counts), _ratio, n_resamples=n, paired=True, vectorized=True, confidence_level=level,
-        method="percentile", rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return mean, float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _ratio(sums: NDArray[Any], counts: NDArray[Any], axis: int = -1) -> NDArray[Any]:
-    return sums.sum(axis=axis) / counts.sum(axis=axis)
+    draws = np.random.default_rng(seed).integers(counts.size, size=(n, counts.size))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return mean, float(low), float(high)
