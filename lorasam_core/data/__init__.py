@@ -1,0 +1,1 @@
+"""Data: samples, readers, splits, windows, augmentation and generated micrographs."""
