@@ -1,0 +1,63 @@
+"""The virtual set: N augmented images that exist only while they are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lorasam_core.data.augment import augment
+from lorasam_core.data.sample import Sample
+from lorasam_core.data.windows import sliding_windows
+
+VARIANTS = 24  # views of each training image, where no size is given
+
+
+class VirtualSet:
+    """A map-style data set of augmented crops; item i is a pure function of (seed, i).
+
+    samples: the training images, split off before: every crop comes from one of them.
+    size: number of items; None: 24 for each image. The study trained on 5,820 = 83 x 20 + 160 x 26 augmented images, a
+        fixed number of variants for each of its two image sizes (83 of 1024x768 and 160 of 768x666); pass size=5820
+        for as many. Item i shows image i mod n, so every image gets the same number of views to within one.
+    crop_size: side of the square crop in pixels of the original image; c = min(crop_size, H, W).
+
+    Item i: image i mod n; its sliding window number i div n, cyclically (windows of side c at a quarter overlap); the
+    window's centre is where `augment` rotates and crops, so the crop keeps the scale. Items of images with one size all
+    have one shape; those of smaller images are smaller. Returns (image uint8 (c, c) or (c, c, 3), labels int32 (c, c)).
+    Order, worker and process do not matter: item i draws all from np.random.default_rng((seed, i)).
+    Raises ValueError for no samples or a size below 1, IndexError beyond the end.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], size: int | None = None, seed: int = 0, crop_size: int = 512
+    ) -> None:
+        if not len(samples):
+            raise ValueError("There is no training image to augment; give at least one sample.")
+        if size is not None and size < 1:
+            raise ValueError(f"The virtual set's size is {size}; give a whole number of at least 1.")
+        if crop_size < 1:
+            raise ValueError(f"crop_size is {crop_size}; give a whole number of pixels of at least 1.")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; give a whole number of at least 0.")
+        self.samples = samples
+        self.size = VARIANTS * len(samples) if size is None else size
+        self.seed = seed
+        self.crop_size = crop_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def parent(self, i: int) -> int:
+        """Position in `samples` of the image that item i shows."""
+        return i % len(self.samples)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        if not 0 <= i < self.size:
+            raise IndexError(f"Item {i} of a virtual set of {self.size}.")
+        sample = self.samples[self.parent(i)]
+        side = min(self.crop_size, *sample.shape)
+        windows = sliding_windows(sample.shape, side)
+        y, x, h, w = windows[(i // len(self.samples)) % len(windows)]
+        rng = np.random.default_rng((self.seed, i))
+        return augment(sample.image, sample.labels, rng, side, center=(x + (w - 1) / 2, y + (h - 1) / 2))
