@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -25,10 +26,15 @@ Outline = tuple[tuple[Points, ...], tuple[Points, ...]]  # contours, holes
 Rng = np.random.Generator
 
 
+@cache
+def _circle(n: int) -> Points:
+    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
+    return np.stack([np.cos(t), np.sin(t)], axis=1)
+
+
 def ellipse(x: float = 0.0, y: float = 0.0, rx: float = 1.0, ry: float | None = None, n: int = 32) -> Points:
     """Polygon (n, 2) on an ellipse; a circle where `ry` is None."""
-    t = np.linspace(0, 2 * np.pi, n, endpoint=False)
-    return np.stack([x + rx * np.cos(t), y + (rx if ry is None else ry) * np.sin(t)], axis=1)
+    return _circle(n) * (rx, rx if ry is None else ry) + (x, y)
 
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Points:
@@ -38,8 +44,7 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Points:
 
 def polar(radii: np.ndarray) -> Points:
     """Polygon with these radii at evenly spaced angles."""
-    t = np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
-    return np.stack([radii * np.cos(t), radii * np.sin(t)], axis=1)
+    return _circle(len(radii)) * radii[:, None]
 
 
 def stroke(points: np.ndarray, width: float) -> tuple[Points, ...]:

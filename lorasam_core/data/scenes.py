@@ -13,6 +13,7 @@ import numpy as np
 
 from lorasam_core.data.outlines import Part, Rng, outline
 from lorasam_core.data.shapes import Object, composed, touching
+from lorasam_core.data.textures import apart, colours, slope, smooth_noise, surface
 
 SCENES_VERSION = 1  # part of every fingerprint: raise it whenever a scene of the same seed and index changes
 MIN_AREA = 12  # visible pixels of a mask
@@ -22,6 +23,10 @@ _REFERENCE = 256  # the sizes in pixels below are for this image side
 _MIN_VISIBLE = 0.12  # share of a mask's own area that must be visible for it to be describable
 _MAX_SHARE = 0.92  # a part that is more of its parent than this says the same as its parent
 _FINE = 4  # supersampling of every outline
+_NEIGHBOURS = np.ones((3, 3), np.uint8)
+
+Window = tuple[slice, slice]  # rows, columns
+Cover = tuple[np.ndarray, Window]  # uint8 coverage 0..255, and where it lies
 
 
 @dataclass(frozen=True)
@@ -50,73 +55,22 @@ class _Look:
     scale: float  # image side over the reference side
 
 
-def _colours(rng: Rng, n: int) -> np.ndarray:
-    """(n, 3) RGB in 0..255 of varied hue, saturation and value."""
-    hsv = np.stack([rng.integers(0, 180, n), 255 * rng.random(n) ** 0.7, rng.uniform(15, 255, n)], axis=1)
-    return cv2.cvtColor(hsv.astype(np.uint8)[None], cv2.COLOR_HSV2RGB)[0].astype(np.float32)
-
-
-def _smooth_noise(rng: Rng, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """Float32 field in 0..1 whose features are about `cell` pixels wide."""
-    coarse = [int(side / cell) + 2 for side in shape]
-    return cv2.resize(rng.random(coarse, dtype=np.float32), shape[::-1], interpolation=cv2.INTER_LINEAR)
-
-
-def _texture(rng: Rng, shape: tuple[int, int], period: float) -> np.ndarray | None:
-    """Float32 field (h, w) in 0..1 that mixes two colours, or None for a flat region."""
-    kind = rng.choice(["flat", "gradient", "stripes", "checks", "dots", "cloud", "grain", "grain"], p=_TEXTURE_ODDS)
-    if kind == "flat":
-        return None
-    if kind == "cloud":
-        return _smooth_noise(rng, shape, period)
-    if kind == "grain":
-        return rng.random(shape, dtype=np.float32)
-    angle = rng.uniform(0, 2 * np.pi)
-    y = np.arange(shape[0], dtype=np.float32)[:, None] - shape[0] / 2
-    x = np.arange(shape[1], dtype=np.float32)[None] - shape[1] / 2
-    c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    u = c * x + s * y
-    if kind == "gradient":
-        return np.clip(u / (max(shape) + 1) + 0.5, 0, 1)
-    u *= np.float32(np.pi / period)
-    if kind == "stripes":
-        hard = rng.random() < 0.5
-        u = np.sin(u)
-        return (u > 0).astype(np.float32) if hard else u * 0.5 + 0.5
-    v = np.float32(np.pi / period) * (c * y - s * x)
-    wave = np.sin(u) * np.sin(v)
-    return (wave > (0 if kind == "checks" else 0.4)).astype(np.float32)
-
-
-_TEXTURE_ODDS = (0.34, 0.18, 0.14, 0.07, 0.06, 0.11, 0.05, 0.05)
-
-
-def _fill(rng: Rng, shape: tuple[int, int], colour: np.ndarray, palette: np.ndarray, scale: float) -> np.ndarray:
-    """Colours (h, w, 3) or (1, 1, 3) float32 of one region: a texture between its colour and a second one."""
-    texture = _texture(rng, shape, max(2.5, scale * float(np.exp(rng.uniform(np.log(5), np.log(40))))))
-    if texture is None:
-        return colour[None, None]
-    other = palette[rng.integers(len(palette))]
-    amount = np.float32(rng.uniform(0.1, 0.9) ** 1.5)
-    return colour + (texture * amount)[..., None] * (other - colour)
-
-
 def _background(rng: Rng, size: int, look: _Look) -> np.ndarray:
-    """Float32 (S, S, 3): plain, textured, split by a horizon, or crossed by lines that belong to no object."""
+    """Float32 (3, S, S): plain, textured, split by a horizon, or crossed by lines that belong to no object."""
     base = look.palette[0]
-    canvas = np.empty((size, size, 3), dtype=np.float32)
-    canvas[:] = _fill(rng, (size, size), base, look.palette, 2 * look.scale)
+    canvas = np.empty((3, size, size), dtype=np.float32)
+    canvas[:] = surface(rng, (size, size), base, look.palette, 2 * look.scale)
     structure = rng.random()
     if structure < 0.2:
         row = int(rng.uniform(0.3, 0.8) * size)
-        canvas[row:] = _fill(rng, (size - row, size), look.palette[1], look.palette, 2 * look.scale)
+        canvas[:, row:] = surface(rng, (size - row, size), look.palette[1], look.palette, 2 * look.scale)
     elif structure < 0.4:
         for _ in range(int(rng.integers(2, 9))):
-            a, b = rng.integers(0, size, (2, 2))
-            colour = look.palette[rng.integers(len(look.palette))] * 0.4 + base * 0.6
-            cv2.line(canvas, a.tolist(), b.tolist(), colour.tolist(), 1, cv2.LINE_AA)
+            a, b = rng.integers(0, size, (2, 2)).tolist()
+            for plane, value in zip(canvas, look.palette[rng.integers(len(look.palette))] * 0.4 + base * 0.6, strict=True):
+                cv2.line(plane, a, b, float(value), 1)
     elif structure < 0.6:
-        canvas += (_smooth_noise(rng, (size, size), size / 4)[..., None] - 0.5) * rng.uniform(20, 90)
+        canvas += (smooth_noise(rng, (size, size), size / 4) - np.float32(0.5)) * np.float32(rng.uniform(20, 90))
     return canvas
 
 
@@ -139,7 +93,7 @@ def _outer(item: Object) -> list[Part]:
     return item[:1] if item[0].contours else [part for part in item if part.parent == 0]
 
 
-def _cover(part: Part, size: int) -> tuple[np.ndarray, tuple[slice, slice]] | None:
+def _cover(part: Part, size: int) -> Cover | None:
     """Uint8 coverage 0..255 of a part within its window of the image; None where it lies outside."""
     points = np.concatenate(part.contours)
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0)
@@ -154,11 +108,11 @@ def _cover(part: Part, size: int) -> tuple[np.ndarray, tuple[slice, slice]] | No
     return cv2.resize(fine, (w, h), interpolation=cv2.INTER_AREA), (slice(low[1], high[1]), slice(low[0], high[0]))
 
 
-def _covers(item: Object, size: int) -> list[tuple[np.ndarray, tuple[slice, slice]] | None]:
+def _covers(item: Object, size: int) -> list[Cover | None]:
     """Coverage of every part, cut to its parent's, over the window it needs; a union takes the whole image."""
     whole = np.zeros((size, size), dtype=np.uint8)
     full: list[np.ndarray] = []
-    covers: list[tuple[np.ndarray, tuple[slice, slice]] | None] = []
+    covers: list[Cover | None] = []
     union = not item[0].contours
     for part in item:
         cover = _cover(part, size) if part.contours else None
@@ -180,9 +134,9 @@ def _covers(item: Object, size: int) -> list[tuple[np.ndarray, tuple[slice, slic
     return covers
 
 
-def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: tuple[slice, slice], look: _Look) -> None:
+def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) -> None:
     """Darken the ground beside a silhouette, on the side away from the light."""
-    size = len(canvas)
+    size = canvas.shape[1]
     reach = int(2 + 0.1 * min(alpha.shape))
     dx, dy = (int(round(v * reach)) for v in look.light)
     pad = 2 * reach
@@ -191,37 +145,35 @@ def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: tuple[slice, slice], 
     y, x = window[0].start - pad + dy, window[1].start - pad + dx
     y0, x0, y1, x1 = max(y, 0), max(x, 0), min(y + soft.shape[0], size), min(x + soft.shape[1], size)
     if y1 > y0 and x1 > x0:
-        canvas[y0:y1, x0:x1] *= 1 - np.float32(look.shadow / 255) * soft[y0 - y : y1 - y, x0 - x : x1 - x, None]
+        canvas[:, y0:y1, x0:x1] *= 1 - np.float32(look.shadow / 255) * soft[y0 - y : y1 - y, x0 - x : x1 - x]
 
 
-def _paint(rng: Rng, canvas: np.ndarray, alpha: np.ndarray, window: tuple[slice, slice], look: _Look) -> None:
-    """Blend one region into the canvas: colour or near-background colour, texture, lighting, sometimes a contour line."""
-    ground = canvas[window]
-    colour = look.palette[rng.integers(len(look.palette))]
+def _paint(rng: Rng, canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) -> None:
+    """Blend one region into the canvas: colour or near-ground colour, texture, lighting, sometimes a contour line."""
+    ground = canvas[:, window[0], window[1]]
+    weight = alpha * np.float32(1 / 255)
+    behind = np.einsum("chw,hw->c", ground, weight) / max(float(weight.sum()), 1e-3)
     if rng.random() < 0.3:  # like what is behind it: only edges, texture and shade tell
-        colour = ground[alpha.shape[0] // 2, alpha.shape[1] // 2] + rng.normal(0, 22, 3).astype(np.float32)
+        colour = behind + rng.normal(0, 22, 3)
     else:
-        colour = colour + rng.normal(0, 18, 3).astype(np.float32)
-    surface = _fill(rng, alpha.shape, colour, look.palette, look.scale)
-    if look.shading > 0.05:
-        h, w = alpha.shape
-        ramp = look.light[1] * np.linspace(-1, 1, h)[:, None] + look.light[0] * np.linspace(-1, 1, w)[None]
-        surface = surface * (1 - look.shading * ramp.astype(np.float32))[..., None]
+        colour = look.palette[rng.integers(len(look.palette))] + rng.normal(0, 18, 3)
+    paint = surface(rng, alpha.shape, apart(colour.astype(np.float32), behind, 18), look.palette, look.scale)
+    if look.shading:
+        paint = paint * (1 - np.float32(look.shading) * slope(alpha.shape, look.light))
     if rng.random() < 0.25 and min(alpha.shape) > 12:
-        inner = cv2.erode(alpha, np.ones((3, 3), np.uint8))
-        line = (alpha - inner)[..., None] * np.float32(rng.uniform(0.3, 0.9) / 255)
-        surface = surface * (1 - line) + line * np.float32(rng.choice([10, 245]))
-    ground += (surface - ground) * (alpha[..., None] * np.float32(1 / 255))
+        line = (alpha - cv2.erode(alpha, _NEIGHBOURS)) * np.float32(rng.uniform(0.3, 0.9) / 255)
+        paint = paint + line * (np.float32(10 if rng.random() < 0.5 else 245) - paint)
+    ground += (paint - ground) * weight
 
 
 def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Compose a scene: canvas (S, S, 3) float32, owner (S, S) uint8 (0: ground), parents (K,), own areas (K,)."""
+    """Compose a scene: canvas (3, S, S) float32, owner (S, S) uint8 (0: ground), parents (K,), own areas (K,)."""
     angle = rng.uniform(0, 2 * np.pi)
     look = _Look(
         light=np.array([np.cos(angle), np.sin(angle)]),
         shading=rng.uniform(0, 0.4) * rng.integers(2),
         shadow=rng.uniform(0.2, 0.7) * (rng.random() < 0.5),
-        palette=_colours(rng, int(rng.integers(5, 13))),
+        palette=colours(rng, int(rng.integers(5, 13))),
         scale=size / _REFERENCE,
     )
     canvas = _background(rng, size, look)
@@ -283,24 +235,23 @@ def _masks(owner: np.ndarray, parents: np.ndarray, areas: np.ndarray) -> tuple[n
 
 
 def _finish(rng: Rng, canvas: np.ndarray, scale: float) -> np.ndarray:
-    """The camera: light across the image, contrast, blur, noise and, for three images in ten, grey. uint8 (S, S, 3)."""
-    size = len(canvas)
+    """The camera: light across the image, contrast, blur, noise; three images in ten are grey. uint8 (S, S, 3)."""
+    size = canvas.shape[1]
+    np.clip(canvas, 0, 255, out=canvas)
     if rng.random() < 0.3:
-        weights = rng.dirichlet([3, 6, 2]).astype(np.float32)
-        canvas = (canvas.reshape(-1, 3) @ weights).reshape(size, size, 1)
-    ramp = np.linspace(-1, 1, size, dtype=np.float32) * np.float32(rng.uniform(-0.25, 0.25))
-    canvas = canvas * (1 + (ramp if rng.random() < 0.5 else ramp[:, None]))[..., None]
-    contrast = np.float32(np.exp(rng.uniform(np.log(0.25), 0))) if rng.random() < 0.35 else np.float32(1)
-    middle = np.float32(rng.uniform(70, 190))
-    canvas = np.clip(canvas, 0, 255) * contrast + (1 - contrast) * middle
+        canvas = np.einsum("chw,c->hw", canvas, rng.dirichlet([3, 6, 2]).astype(np.float32))[None]
+    angle = rng.uniform(0, 2 * np.pi)
+    contrast = float(np.exp(rng.uniform(np.log(0.3), 0))) if rng.random() < 0.35 else 1.0
+    lit = slope((size, size), rng.uniform(0, 0.2) * np.array([np.cos(angle), np.sin(angle)])) + 1
+    canvas = canvas * (lit * np.float32(contrast)) + np.float32((1 - contrast) * rng.uniform(70, 190))
     if rng.random() < 0.4:
         sigma = rng.uniform(0.3, 1.4) * max(scale, 0.5)
-        canvas = cv2.GaussianBlur(canvas, (0, 0), sigma).reshape(size, size, -1)
+        canvas = np.stack([cv2.GaussianBlur(plane, (0, 0), sigma) for plane in canvas])
     if rng.random() < 0.5:
-        amount = np.float32(rng.uniform(1, 12)) * contrast
-        canvas = canvas + amount * rng.standard_normal(canvas.shape, dtype=np.float32)
+        noise = rng.standard_normal(canvas.shape, dtype=np.float32)
+        canvas = canvas + np.float32(rng.uniform(1, 12) * contrast) * noise
     image = np.clip(canvas, 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(image, (size, size, 3)))
+    return cv2.merge([image[0], image[min(1, len(image) - 1)], image[-1]])  # C H W -> H W C
 
 
 def generate_scene(seed: int, index: int, size: int = 256) -> Scene:
