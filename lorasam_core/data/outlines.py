@@ -21,6 +21,10 @@ class Part:
     contours: tuple[Points, ...] = ()
     holes: tuple[Points, ...] = ()
 
+    def map(self, move: Callable[[Points], Points]) -> "Part":
+        """The same part with every polygon moved."""
+        return Part(self.parent, tuple(map(move, self.contours)), tuple(map(move, self.holes)))
+
 
 Outline = tuple[tuple[Points, ...], tuple[Points, ...]]  # contours, holes
 Rng = np.random.Generator
@@ -60,8 +64,8 @@ def stroke(points: np.ndarray, width: float) -> tuple[Points, ...]:
 
 def shifted(part: Part, parent: int, scale: float, x: float, y: float) -> Part:
     """The same region, scaled and moved, under another parent."""
-    move = lambda polygons: tuple(p * scale + (x, y) for p in polygons)  # noqa: E731
-    return Part(parent, move(part.contours), move(part.holes))
+    moved = part.map(lambda p: p * scale + (x, y))
+    return Part(parent, moved.contours, moved.holes)
 
 
 # Outlines: each draws one closed region.

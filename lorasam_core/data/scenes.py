@@ -84,8 +84,7 @@ def _place(rng: Rng, group: list[Object], size: int, diameter: float) -> list[Ob
     low, high = points.min(axis=0), points.max(axis=0)
     factor = diameter / max(float((high - low).max()), 1e-6)
     offset = rng.uniform(0.04, 0.96, 2) * size - (low + high) / 2 * factor
-    move = lambda polygons: tuple(p @ matrix * factor + offset for p in polygons)  # noqa: E731
-    return [[Part(part.parent, move(part.contours), move(part.holes)) for part in item] for item in group]
+    return [[part.map(lambda p: p @ (matrix * factor) + offset) for part in item] for item in group]
 
 
 def _outer(item: Object) -> list[Part]:
@@ -94,13 +93,13 @@ def _outer(item: Object) -> list[Part]:
 
 
 def _cover(part: Part, size: int) -> Cover | None:
-    """Uint8 coverage 0..255 of a part within its window of the image; None where it lies outside."""
+    """Uint8 coverage 0..255 of a part within its window of the image; None where it lies outside or is too small."""
     points = np.concatenate(part.contours)
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0)
     high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 1, size)
-    if (high - low < 1).any():
-        return None
     w, h = (int(v) for v in high - low)
+    if min(w, h) < 1 or w * h < MIN_AREA:
+        return None
     fine = np.zeros((h * _FINE, w * _FINE), dtype=np.uint8)
     for value, polygons in ((255, part.contours), (0, part.holes)):
         for p in polygons:
@@ -181,11 +180,11 @@ def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
     parents: list[int] = []
     areas: list[int] = []
     wanted = int(rng.integers(4, 14))
-    diameters = np.exp(rng.uniform(np.log(8), np.log(200), wanted)) * look.scale
+    diameters = np.exp(rng.uniform(np.log(max(8 * look.scale, 6)), np.log(200 * look.scale), wanted))
     order = np.argsort(-diameters * np.exp(rng.normal(0, 0.4, wanted)))  # small things mostly lie in front
     for diameter in diameters[order]:
         kind = rng.random()
-        simple = kind < 0.4 or diameter < 16 * look.scale
+        simple = kind < 0.4 or diameter < 18
         group = [[outline(rng)]] if simple else [composed(rng)] if kind < 0.88 else touching(rng)
         if len(parents) + sum(map(len, group)) > MAX_MASKS:
             continue
