@@ -1,0 +1,209 @@
+"""The predictor, prompted instances and the mask generator over a data set: one row an image.
+
+Metrics are taken at the image's own resolution, and a whole image goes through segment-anything's own transform.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from segment_anything.modeling import Sam
+from tqdm import tqdm
+
+from lorasam_core import metrics, prompts
+from lorasam_core.data.sample import Sample
+from lorasam_core.mask_generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
+
+PROMPTED_METRICS = ("iou_best", "iou_rated", "iou_error")
+
+
+def predict_foreground(sam: Sam, image: np.ndarray, *, autocast: Autocast = nullcontext) -> np.ndarray:
+    """What the model takes for the object when the prompt is the box of the whole image: bool (H, W).
+
+    image: uint8 (H, W) or (H, W, 3). The single-mask output, as in the study; no ground truth enters the prompt.
+    Raises ValueError for an image that the predictor cannot take.
+    """
+    with evaluating(sam):
+        predictor = Predictor(sam, autocast)
+        predictor.set_image(image)
+        return _foreground(predictor)
+
+
+def evaluate_predictor(sam: Sam, samples: Iterable[Sample], **options: Any) -> pd.DataFrame:
+    """The predictor's foreground against the union of the true instances.
+
+    Columns id, group, dice, iou, accuracy; one row an image. Options and errors as in `evaluate`.
+    """
+    return evaluate(sam, samples, ("predictor",), **options)["predictor"]
+
+
+def evaluate_prompted(
+    sam: Sam, samples: Iterable[Sample], prompt: str = "point", k: int = 8, seed: int = 0, **options: Any
+) -> pd.DataFrame:
+    """Masks of up to k instances an image, each prompted by a point in it (three masks) or its jittered box (one).
+
+    Columns id, group, n (instances prompted) and means over them: iou_best, the IoU of the best of the returned
+    masks; iou_rated, that of the mask which the model rates best; iou_error, the mean of |predicted - true IoU| over
+    all returned masks. Instances and prompts depend on seed and the image's id alone. An image without instances
+    has n = 0 and NaN. Raises ValueError for another prompt; options and errors as in `evaluate`.
+    """
+    if prompt not in ("point", "box"):
+        raise ValueError(f"prompt is {prompt!r}; choose point or box.")
+    return evaluate(sam, samples, (prompt,), k=k, seed=seed, **options)[prompt]
+
+
+def evaluate_generator(
+    sam: Sam, samples: Iterable[Sample], settings: Mapping[str, Any] | None = None, **options: Any
+) -> pd.DataFrame:
+    """The mask generator's annotations against the true instances.
+
+    Columns id, group and those of `score_annotations`; one row an image. Options and errors as in `evaluate`.
+    """
+    return evaluate(sam, samples, ("generator",), settings, **options)["generator"]
+
+
+def evaluate(
+    sam: Sam,
+    samples: Iterable[Sample],
+    evaluators: Sequence[str] = ("predictor", "point", "box", "generator"),
+    settings: Mapping[str, Any] | None = None,
+    k: int = 8,
+    seed: int = 0,
+    *,
+    autocast: Autocast = nullcontext,
+    progress: bool = True,
+) -> dict[str, pd.DataFrame]:
+    """Several evaluators over one pass of the data: {evaluator: one row an image}.
+
+    evaluators: any of predictor, point, box, generator; the first three share one embedding of the image. settings:
+    the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for point and box, and their draw.
+    autocast: makes the context under which the image encoder runs. The model's training mode is restored.
+    Raises ValueError for an unknown evaluator, a wrong setting, or no image.
+    """
+    samples = samples if isinstance(samples, Sequence) else list(samples)
+    if not len(samples):
+        raise ValueError("There is no image to evaluate; give at least one.")
+    predictor = Predictor(sam, autocast)
+    scorers: dict[str, Callable[[Predictor, Sample], dict[str, float]]] = {
+        "predictor": _score_predictor,
+        "point": lambda predictor, sample: _score_prompted(predictor, sample, "point", k, seed),
+        "box": lambda predictor, sample: _score_prompted(predictor, sample, "box", k, seed),
+    }
+    for name in evaluators:
+        if name not in scorers and name != "generator":
+            raise ValueError(f"{name!r} is no evaluator; choose from {', '.join(scorers)}, generator.")
+    prompted = [name for name in scorers if name in evaluators]
+    generator = None
+    if "generator" in evaluators:
+        generator = MaskGenerator(sam, autocast=autocast, **(QUICK_SETTINGS if settings is None else settings))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in evaluators}
+    with evaluating(sam):
+        for sample in tqdm(samples, "evaluate", leave=False, disable=None if progress else True, delay=1):
+            key = {"id": sample.id, "group": sample.group}
+            if prompted:
+                predictor.set_image(sample.image)
+            for name in prompted:
+                rows[name].append(key | scorers[name](predictor, sample))
+            if generator is not None:
+                rows["generator"].append(key | score_annotations(generator.generate(sample.image), sample.labels))
+    return {name: pd.DataFrame(rows[name]) for name in rows}
+
+
+def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarray) -> dict[str, float]:
+    """Metrics of one image's annotations (with binary masks) against its labels, int (H, W).
+
+    dice, iou: union of the masks against union of the instances. ap50, ap: average precision at IoU 0.5 and over
+    COCO's ten thresholds, scored by predicted IoU. f1 (at IoU 0.5), pq, merges, splits: of the masks painted in
+    ascending predicted IoU. n_pred, n_true: annotations and true instances. Empties as in `lorasam_core.metrics`.
+    """
+    masks = [annotation["segmentation"] for annotation in annotations]
+    scores = [annotation["predicted_iou"] for annotation in annotations]
+    painted = metrics.paint(masks, scores, (labels.shape[0], labels.shape[1]))
+    merges, splits = metrics.merges_and_splits(painted, labels)
+    return {
+        "dice": metrics.dice(painted, labels),
+        "iou": metrics.iou(painted, labels),
+        "ap50": metrics.average_precision(masks, scores, labels),
+        "ap": metrics.average_precision(masks, scores, labels, metrics.COCO_THRESHOLDS),
+        "f1": metrics.f1(painted, labels),
+        "pq": metrics.panoptic_quality(painted, labels),
+        "merges": merges,
+        "splits": splits,
+        "n_pred": len(masks),
+        "n_true": int(np.count_nonzero(np.unique(labels))),
+    }
+
+
+def summarize(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Every numeric column's mean over images, with a 95 % bootstrap interval over groups.
+
+    rows: a table of this module, with columns id and group. Returns {metric: {mean, low, high, n, groups}}; n counts
+    the images that have a value, groups the groups these come from. With fewer than two groups low and high are NaN.
+    """
+    summary = {}
+    for metric in rows.columns.drop(["id", "group"]):
+        valid = rows[rows[metric].notna()]
+        mean, low, high = metrics.bootstrap_interval(
+            valid[metric].to_numpy(float), valid["group"].to_numpy(), seed=seed
+        )
+        counts = {"n": len(valid), "groups": int(valid["group"].nunique())}
+        summary[metric] = {"mean": mean, "low": low, "high": high} | counts
+    return summary
+
+
+def _foreground(predictor: Predictor) -> np.ndarray:
+    """One mask, bool (H, W), for the box of the whole image that the predictor holds."""
+    box = prompts.whole_image_box(predictor.original_size)
+    masks, _, _ = predictor.predict(box=box[0], multimask_output=False)
+    return masks[0]
+
+
+def _score_predictor(predictor: Predictor, sample: Sample) -> dict[str, float]:
+    predicted, true = _foreground(predictor), sample.labels > 0
+    return {
+        "dice": metrics.dice(predicted, true),
+        "iou": metrics.iou(predicted, true),
+        "accuracy": metrics.accuracy(predicted, true),
+    }
+
+
+def _score_prompted(predictor: Predictor, sample: Sample, prompt: str, k: int, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])  # the same whatever other images there are
+    ids = prompts.choose_instances(sample.labels, k, rng)
+    if not len(ids):
+        return {"n": 0} | dict.fromkeys(PROMPTED_METRICS, float("nan"))
+    if prompt == "point":
+        masks, rated = _prompt_points(predictor, prompts.points_inside(sample.labels, ids, rng))
+    else:
+        masks, rated = _prompt_boxes(predictor, prompts.jittered_boxes(sample.labels, ids, rng))
+    true = torch.as_tensor(sample.labels[None] == ids[:, None, None], device=masks.device)[:, None]
+    union = (masks | true).sum((-2, -1))  # K M; never 0: every chosen instance has pixels
+    ious = ((masks & true).sum((-2, -1)) / union).cpu().numpy()
+    best = rated.argmax(axis=1)
+    values = ious.max(axis=1), ious[np.arange(len(ids)), best], np.abs(rated - ious)
+    return {"n": len(ids)} | {name: float(v.mean()) for name, v in zip(PROMPTED_METRICS, values)}
+
+
+def _prompt_points(predictor: Predictor, points: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Points (K, 2) to masks bool (K, 3, H, W) and the model's rating of them (K, 3)."""
+    coords = torch.as_tensor(
+        predictor.transform.apply_coords(points, predictor.original_size), dtype=torch.float32, device=predictor.device
+    )
+    foreground = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
+    masks, rated, _ = predictor.predict_torch(coords[:, None], foreground, multimask_output=True)
+    return masks, rated.cpu().numpy()
+
+
+def _prompt_boxes(predictor: Predictor, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Boxes (K, 4) to masks bool (K, 1, H, W) and the model's rating of them (K, 1)."""
+    corners = torch.as_tensor(
+        predictor.transform.apply_boxes(boxes, predictor.original_size), dtype=torch.float32, device=predictor.device
+    )
+    masks, rated, _ = predictor.predict_torch(None, None, boxes=corners, multimask_output=False)
+    return masks, rated.cpu().numpy()
