@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,7 +56,7 @@ def stroke(points: np.ndarray, width: float) -> tuple[Points, ...]:
     """A polyline of that width with round joints, as a union of quadrilaterals and discs."""
     points = np.asarray(points, dtype=float)
     pieces = [ellipse(x, y, width / 2, n=8) for x, y in points]
-    for a, b in zip(points[:-1], points[1:], strict=True):
+    for a, b in pairwise(points):
         d = (b - a) / max(float(np.hypot(*(b - a))), 1e-9) * width / 2
         normal = np.array([-d[1], d[0]])
         pieces.append(np.stack([a + normal, b + normal, b - normal, a - normal]))
@@ -134,7 +135,7 @@ def _curve(rng: Rng) -> Outline:
     return stroke(np.stack([t, y], axis=1), rng.uniform(0.08, 0.25)), ()
 
 
-_LETTERS = {  # strokes on a grid of 2 x 4
+_LETTERS: dict[str, list[list[tuple[float, float]]]] = {  # strokes on a grid of 2 x 4
     "A": [[(0, 4), (1, 0), (2, 4)], [(0.5, 2.4), (1.5, 2.4)]],
     "E": [[(2, 0), (0, 0), (0, 4), (2, 4)], [(0, 2), (1.6, 2)]],
     "F": [[(2, 0), (0, 0), (0, 4)], [(0, 2), (1.6, 2)]],

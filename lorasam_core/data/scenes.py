@@ -23,7 +23,7 @@ _REFERENCE = 256  # the sizes in pixels below are for this image side
 _MIN_VISIBLE = 0.12  # share of a mask's own area that must be visible for it to be describable
 _MAX_SHARE = 0.92  # a part that is more of its parent than this says the same as its parent
 _FINE = 4  # supersampling of every outline
-_NEIGHBOURS = np.ones((3, 3), np.uint8)
+_NEIGHBOURS: np.ndarray = np.ones((3, 3), np.uint8)
 
 Window = tuple[slice, slice]  # rows, columns
 Cover = tuple[np.ndarray, Window]  # uint8 coverage 0..255, and where it lies
@@ -58,7 +58,7 @@ class _Look:
 def _background(rng: Rng, size: int, look: _Look) -> np.ndarray:
     """Float32 (3, S, S): plain, textured, split by a horizon, or crossed by lines that belong to no object."""
     base = look.palette[0]
-    canvas = np.empty((3, size, size), dtype=np.float32)
+    canvas: np.ndarray = np.empty((3, size, size), dtype=np.float32)
     canvas[:] = surface(rng, (size, size), base, look.palette, 2 * look.scale)
     structure = rng.random()
     if structure < 0.2:
@@ -67,7 +67,8 @@ def _background(rng: Rng, size: int, look: _Look) -> np.ndarray:
     elif structure < 0.4:
         for _ in range(int(rng.integers(2, 9))):
             a, b = rng.integers(0, size, (2, 2)).tolist()
-            for plane, value in zip(canvas, look.palette[rng.integers(len(look.palette))] * 0.4 + base * 0.6, strict=True):
+            colour = look.palette[rng.integers(len(look.palette))] * 0.4 + base * 0.6
+            for plane, value in zip(canvas, colour, strict=True):
                 cv2.line(plane, a, b, float(value), 1)
     elif structure < 0.6:
         canvas += (smooth_noise(rng, (size, size), size / 4) - np.float32(0.5)) * np.float32(rng.uniform(20, 90))
@@ -92,7 +93,7 @@ def _outer(item: Object) -> list[Part]:
     return item[:1] if item[0].contours else [part for part in item if part.parent == 0]
 
 
-def _cover(part: Part, size: int) -> Cover | None:
+def coverage(part: Part, size: int) -> Cover | None:
     """Uint8 coverage 0..255 of a part within its window of the image; None where it lies outside or is too small."""
     points = np.concatenate(part.contours)
     low = np.maximum(np.floor(points.min(axis=0)).astype(int) - 1, 0)
@@ -100,7 +101,7 @@ def _cover(part: Part, size: int) -> Cover | None:
     w, h = (int(v) for v in high - low)
     if min(w, h) < 1 or w * h < MIN_AREA:
         return None
-    fine = np.zeros((h * _FINE, w * _FINE), dtype=np.uint8)
+    fine: np.ndarray = np.zeros((h * _FINE, w * _FINE), dtype=np.uint8)
     for value, polygons in ((255, part.contours), (0, part.holes)):
         for p in polygons:
             cv2.fillPoly(fine, [np.round((p - low) * _FINE - 0.5).astype(np.int32)], value)
@@ -109,12 +110,12 @@ def _cover(part: Part, size: int) -> Cover | None:
 
 def _covers(item: Object, size: int) -> list[Cover | None]:
     """Coverage of every part, cut to its parent's, over the window it needs; a union takes the whole image."""
-    whole = np.zeros((size, size), dtype=np.uint8)
+    whole: np.ndarray = np.zeros((size, size), dtype=np.uint8)
     full: list[np.ndarray] = []
     covers: list[Cover | None] = []
     union = not item[0].contours
     for part in item:
-        cover = _cover(part, size) if part.contours else None
+        cover = coverage(part, size) if part.contours else None
         if cover is not None:
             alpha, window = cover
             if part.parent > 0 or (part.parent == 0 and not union):
@@ -137,7 +138,7 @@ def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) 
     """Darken the ground beside a silhouette, on the side away from the light."""
     size = canvas.shape[1]
     reach = int(2 + 0.1 * min(alpha.shape))
-    dx, dy = (int(round(v * reach)) for v in look.light)
+    dx, dy = (round(v * reach) for v in look.light)
     pad = 2 * reach
     soft = cv2.copyMakeBorder(alpha, pad, pad, pad, pad, cv2.BORDER_CONSTANT)
     soft = cv2.blur(soft, (reach | 1, reach | 1))
@@ -176,7 +177,7 @@ def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
         scale=size / _REFERENCE,
     )
     canvas = _background(rng, size, look)
-    owner = np.zeros((size, size), dtype=np.uint8)
+    owner: np.ndarray = np.zeros((size, size), dtype=np.uint8)
     parents: list[int] = []
     areas: list[int] = []
     wanted = int(rng.integers(4, 14))
@@ -210,14 +211,14 @@ def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 def _masks(owner: np.ndarray, parents: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Visible masks, levels and parents of the regions that are large, visible and distinct enough."""
     n = len(parents)
-    holds = np.zeros((n, 256), dtype=np.uint8)  # region -> the owner values within it
+    holds: np.ndarray = np.zeros((n, 256), dtype=np.uint8)  # region -> the owner values within it
     for i in range(n):
         j = i
         while j >= 0:
             holds[j, i + 1] = 1
-            j = parents[j]
+            j = int(parents[j])
     visible = holds @ np.bincount(owner.ravel(), minlength=256)
-    new_index, levels, new_parents = np.full(n, -1), [], []
+    new_index, levels, new_parents = [-1] * n, list[int](), list[int]()
     for i, parent in enumerate(parents):
         good = visible[i] >= max(MIN_AREA, _MIN_VISIBLE * areas[i])
         if parent >= 0:
@@ -226,10 +227,10 @@ def _masks(owner: np.ndarray, parents: np.ndarray, areas: np.ndarray) -> tuple[n
             new_index[i] = len(levels)
             new_parents.append(new_index[parent] if parent >= 0 else -1)
             levels.append(levels[new_parents[-1]] + 1 if parent >= 0 else 0)
-    kept = np.flatnonzero(new_index >= 0)
+    kept = [i for i in range(n) if new_index[i] >= 0]
     masks = np.empty((len(kept), *owner.shape), dtype=np.uint8)
-    for mask, i in zip(masks, kept, strict=True):
-        cv2.LUT(owner, holds[i], dst=mask)
+    for mask, row in zip(masks, holds[kept], strict=True):
+        cv2.LUT(owner, row, dst=mask)
     return masks.view(bool), np.array(levels, dtype=np.int8), np.array(new_parents, dtype=np.int32)
 
 
@@ -241,7 +242,7 @@ def _finish(rng: Rng, canvas: np.ndarray, scale: float) -> np.ndarray:
         canvas = np.einsum("chw,c->hw", canvas, rng.dirichlet([3, 6, 2]).astype(np.float32))[None]
     angle = rng.uniform(0, 2 * np.pi)
     contrast = float(np.exp(rng.uniform(np.log(0.3), 0))) if rng.random() < 0.35 else 1.0
-    lit = slope((size, size), rng.uniform(0, 0.2) * np.array([np.cos(angle), np.sin(angle)])) + 1
+    lit: np.ndarray = slope((size, size), rng.uniform(0, 0.2) * np.array([np.cos(angle), np.sin(angle)])) + 1
     canvas = canvas * (lit * np.float32(contrast)) + np.float32((1 - contrast) * rng.uniform(70, 190))
     if rng.random() < 0.4:
         sigma = rng.uniform(0.3, 1.4) * max(scale, 0.5)
@@ -260,7 +261,7 @@ def generate_scene(seed: int, index: int, size: int = 256) -> Scene:
     pixels. Raises ValueError for a negative seed or index, or a side under 64 pixels.
     """
     if seed < 0 or index < 0 or size < 64:
-        raise ValueError(f"seed {seed}, index {index}, size {size}: give a seed and an index from 0 and a side of 64 or more")
+        raise ValueError(f"seed {seed}, index {index}, size {size}: seed and index start at 0, the side at 64 pixels")
     rng = np.random.default_rng((SCENES_VERSION, seed, index, size))
     while True:
         canvas, owner, parents, areas = _draw(rng, size)

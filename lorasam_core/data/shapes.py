@@ -61,7 +61,11 @@ def _patchwork(rng: Rng) -> Object:
 
 def _car(rng: Rng) -> Object:
     roof, nose, r = rng.uniform(-0.6, -0.3), rng.uniform(0.4, 0.8), rng.uniform(0.16, 0.28)
-    body = np.array([(-1, 0.35), (-1, -0.05), (-0.7, -0.1), (-0.5, roof), (0.3, roof), (nose, -0.05), (1, 0.05), (1, 0.35)])
+    back, front = (
+        [(-1, 0.35), (-1, -0.05), (-0.7, -0.1), (-0.5, roof)],
+        [(0.3, roof), (nose, -0.05), (1, 0.05), (1, 0.35)],
+    )
+    body = np.array(back + front)
     parts = [Part(-1), Part(0, (body,))]
     for x0, x1 in ((-0.5, -0.15), (-0.05, 0.3)):
         parts.append(Part(1, (box(x0, roof * 0.8, x1, -0.08),)))
@@ -124,7 +128,7 @@ def _tree(rng: Rng) -> Object:
     crown, trunk = outline(rng, solid=True), rng.uniform(0.1, 0.2)
     parts = [Part(-1), Part(0, (box(-trunk, 0, trunk, 1.6),)), shifted(crown, 0, 0.9, 0, -0.3)]
     for _ in range(int(rng.integers(0, 4))):
-        parts.append(Part(2, (ellipse(*rng.uniform((-0.5, -0.8), (0.5, 0.2)), rng.uniform(0.08, 0.16)),)))
+        parts.append(Part(2, (ellipse(rng.uniform(-0.5, 0.5), rng.uniform(-0.8, 0.2), rng.uniform(0.08, 0.16)),)))
     return parts
 
 
@@ -145,7 +149,8 @@ def _vessel(rng: Rng) -> Object:
 
 def _fish(rng: Rng) -> Object:
     h = rng.uniform(0.3, 0.6)
-    parts = [Part(-1), Part(0, (np.array([(0.55, 0), (1.1, -h), (0.95, 0), (1.1, h)]),)), Part(0, (ellipse(-0.1, 0, 0.8, h),))]
+    tail = np.array([(0.55, 0), (1.1, -h), (0.95, 0), (1.1, h)])
+    parts = [Part(-1), Part(0, (tail,)), Part(0, (ellipse(-0.1, 0, 0.8, h),))]
     parts += [Part(2, (ellipse(-0.6, -h * 0.25, 0.1),)), Part(2, (np.array([(-0.1, 0), (0.3, -0.15), (0.3, 0.2)]),))]
     return parts
 

@@ -1,4 +1,4 @@
-"""Colours and surfaces of generated scenes, as planar float32 arrays in 0..255 (channel first: it is faster to blend)."""
+"""Colours and surfaces of generated scenes, as planar float32 arrays in 0..255 (channel first blends faster)."""
 
 import cv2
 import numpy as np
