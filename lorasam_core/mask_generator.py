@@ -66,10 +66,11 @@ def evaluating(sam: Sam) -> Iterator[None]:
 
 
 class Predictor(SamPredictor):
-    """segment-anything's SamPredictor that takes grey images, and encodes them under `autocast` when given.
+    """segment-anything's SamPredictor that takes grey images and is safe under autocast.
 
-    Only the image encoder runs under autocast, and its embedding is returned to float32: bfloat16 holds 8 bits, too
-    few for the coordinates of prompts and for masks that are compared with thresholds.
+    The image encoder runs under the autocast that surrounds it, or that `autocast` makes. Its embedding is returned
+    to float32, and prompts and masks are always computed in float32: bfloat16 holds 8 bits, too few for coordinates
+    of pixels and for masks that are compared with thresholds.
     """
 
     features: Any  # (1, C, h, w) embedding of the current image, or None
@@ -90,10 +91,15 @@ class Predictor(SamPredictor):
         super().set_image(image, image_format)
 
     def set_torch_image(self, transformed_image: torch.Tensor, original_image_size: tuple[int, ...]) -> None:
-        """Encode a (1, 3, h, w) image already transformed, as SamPredictor does, under autocast."""
+        """Encode a (1, 3, h, w) image already transformed, as SamPredictor does."""
         with self.autocast():
             super().set_torch_image(transformed_image, original_image_size)
         self.features = self.features.float()
+
+    def predict_torch(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Masks for a batch of prompts, as SamPredictor's, in float32 even under autocast."""
+        with torch.autocast(self.device.type, enabled=False):
+            return super().predict_torch(*args, **kwargs)
 
 
 class MaskGenerator(SamAutomaticMaskGenerator):
