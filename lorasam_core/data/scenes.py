@@ -257,8 +257,8 @@ def _finish(rng: Rng, canvas: np.ndarray, scale: float) -> np.ndarray:
 def generate_scene(seed: int, index: int, size: int = 256) -> Scene:
     """Scene `index` of the series `seed`, `size` pixels a side: a pure function of its arguments.
 
-    Objects are 8 to 200 pixels long at a side of 256 (in proportion elsewhere); 3 to 25 masks of at least 12 visible
-    pixels. Raises ValueError for a negative seed or index, or a side under 64 pixels.
+    Objects are 8 to 200 pixels long at a side of 256 (in proportion elsewhere, but 6 at least); 3 to 25 masks of at
+    least 12 visible pixels. Raises ValueError for a negative seed or index, or a side under 64 pixels.
     """
     if seed < 0 or index < 0 or size < 64:
         raise ValueError(f"seed {seed}, index {index}, size {size}: seed and index start at 0, the side at 64 pixels")

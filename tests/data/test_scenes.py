@@ -19,7 +19,7 @@ SEEDS = st.integers(0, 2**31)
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return scene_batch(11, range(120), size=256)
+    return scene_batch(11, range(90), size=256)
 
 
 def ancestors(scene: Scene, i: int) -> set[int]:
@@ -39,7 +39,7 @@ def test_a_scene_is_a_function_of_its_arguments(seed: int, index: int, size: int
     assert not np.array_equal(first.image, other.image)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS, index=SEEDS, size=st.sampled_from([64, 97, 128, 256]))
 def test_masks_are_nested_by_parent_and_disjoint_otherwise(seed: int, index: int, size: int) -> None:
     scene = generate_scene(seed, index, size)
@@ -76,12 +76,12 @@ def test_bad_arguments_are_named(arguments: tuple[int, int, int]) -> None:
 def test_sizes_levels_and_grey_are_spread_as_promised(scenes: list[Scene]) -> None:
     levels = np.concatenate([scene.levels for scene in scenes])
     assert np.bincount(levels).min() > 0.08 * len(levels)
-    boxes = [regionprops(m.astype(np.uint8))[0].bbox for s in scenes for m, v in zip(s.masks, s.levels) if v == 0]
-    extent = np.array([max(b[2] - b[0], b[3] - b[1]) for b in boxes])
+    wholes = [mask for scene in scenes for mask in scene.masks[scene.levels == 0]]
+    extent = np.array([max(np.ptp(np.flatnonzero(m.any(axis=k))) + 1 for k in (0, 1)) for m in wholes])
     octaves = np.histogram(extent, bins=[0, 16, 32, 64, 128, 256])[0] / len(extent)
     assert octaves.min() > 0.05, octaves
     grey = np.mean([(np.ptp(scene.image, axis=2) == 0).all() for scene in scenes])
-    assert 0.17 < grey < 0.43  # 0.3, three standard errors of 120 draws
+    assert 0.15 < grey < 0.45  # 0.3, three standard errors of 90 draws
     holed = [euler_number(m) < 1 for s in scenes for m in s.masks]
     assert np.mean(holed) > 0.05
 
@@ -89,7 +89,7 @@ def test_sizes_levels_and_grey_are_spread_as_promised(scenes: list[Scene]) -> No
 def test_the_picture_has_an_edge_where_a_mask_ends(scenes: list[Scene]) -> None:
     """The labels are drawn apart from the picture: Sobel's gradient along their borders must stand out."""
     stronger = []
-    for scene in scenes[:60]:
+    for scene in scenes[:40]:
         edges = np.max([sobel(scene.image[..., c].astype(float)) for c in range(3)], axis=0)
         borders = [find_boundaries(mask) for mask in scene.masks]
         elsewhere = np.median(edges[~np.any(borders, axis=0)])
@@ -116,7 +116,7 @@ def test_scenes_are_unlike_particles(scenes: list[Scene]) -> None:
     Each figure is the probability that a scene and a micrograph drawn at random are in the stated order.
     """
     ours, theirs = [], []
-    for scene in scenes[:60]:
+    for scene in scenes[:40]:
         wholes = [m for m, level in zip(scene.masks, scene.levels, strict=True) if level == 0 and m.sum() >= 40]
         if wholes:
             ours.append(describe([regionprops(m.astype(np.uint8))[0] for m in wholes]))
@@ -159,7 +159,7 @@ def test_cells_of_a_mosaic_fill_their_polygon(seed: int, n: int) -> None:
     assert sum(areas) == pytest.approx(1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=SEEDS)
 def test_objects_are_trees_in_drawing_order(seed: int) -> None:
     rng = np.random.default_rng(seed)
