@@ -1,8 +1,8 @@
 """Losses on mask logits: Dice plus cross-entropy, the best of several masks, and the IoU head's.
 
-Every function reads logits of shape (B, ..., H, W) and a target of shape (B, H, W), which is broadcast over the masks in
-between, and computes in float32 whatever the precision of its inputs. `valid` (broadcastable to the target, True where a
-pixel belongs to the image) leaves padding out: neither its value nor its gradient counts.
+Every function reads logits of shape (B, ..., H, W) and a target of shape (B, H, W), which is broadcast over the masks
+in between, and computes in float32 whatever the precision of its inputs. `valid` (bool, expandable to the target, True
+where a pixel belongs to the image) leaves padding out: neither its value nor its gradient counts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _aligned(logits: Tensor, target: Tensor, valid: Tensor | None) -> tuple[Tens
 def per_mask_dice_ce(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> Tensor:
     """Soft Dice loss plus binary cross-entropy, in equal parts, of each mask.
 
-    Dice (Milletari et al. 2016, V-Net, section 3, without the squares) is 1 - (2 sum(p t) + s) / (sum p + sum t + s) with
-    p = sigmoid(logits) and s = 1e-5; the cross-entropy is the mean over the valid pixels.
+    Dice (Milletari et al. 2016, V-Net, section 3, without the squares) is 1 - (2 sum(p t) + s) / (sum p + sum t + s),
+    p = sigmoid(logits), s = 1e-5; the cross-entropy is the mean over the valid pixels.
 
     Args:
         logits: (B, ..., H, W), any float type. target: (B, H, W), 0 or 1 (or a fraction). valid: bool, fits the target.
@@ -117,5 +117,5 @@ def iou_head_loss(predicted: Tensor, logits: Tensor, target: Tensor, valid: Tens
     """
     true = mask_iou(logits, target, valid)
     if predicted.shape != true.shape:
-        raise ValueError(f"predicted IoU of shape {tuple(predicted.shape)} does not fit the masks' {tuple(true.shape)}.")
+        raise ValueError(f"predicted IoU is {tuple(predicted.shape)}, the masks are {tuple(true.shape)}; give (B, M).")
     return F.mse_loss(predicted.float(), true)

@@ -1,0 +1,138 @@
+"""Adapter files, which hold A and B alone and say what they fit; and merged checkpoints in the official layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from .layer import LoRAConfig
+from .model import adapter_of, adapter_state, attach, base_state, build, hash_base, layers_of, named_parameters
+
+FORMAT = "lorasam adapter 1"
+
+
+def _description(sam: Sam, config: LoRAConfig) -> dict[str, Any]:
+    """What an adapter file states and the model that it is loaded into must share."""
+    return {
+        "base_hash": getattr(sam, "base_hash", None) or hash_base(sam),
+        **{key: getattr(config, key) for key in ("rank", "alpha", "scaling")},
+        "targets": list(config.targets),
+        "blocks": list(config.blocks or range(len(sam.image_encoder.blocks))),
+        "image_size": sam.image_encoder.img_size,
+        "pixel_mean": [round(value, 4) for value in sam.pixel_mean.flatten().tolist()],
+        "pixel_std": [round(value, 4) for value in sam.pixel_std.flatten().tolist()],
+    }
+
+
+def _write(path: Path, writer: Callable[[Path], object]) -> None:
+    """Write under a temporary name and rename: a file under the final name is always whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in RuntimeError
+        raise OSError(f"{path} could not be written ({error}); free some space or choose another folder.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _decode(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _encode(value: Any) -> str:
+    """A string as it is, all else as JSON; a string that reads as JSON is quoted, so that `_decode` is the inverse."""
+    if isinstance(value, str) and _decode(value) == value:
+        return value
+    return json.dumps(value, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))
+
+
+def save_adapter(sam: Sam, path: str | os.PathLike[str], **metadata: Any) -> None:
+    """Write A and B as one float32 safetensors file that states its base, configuration, input size and normalisation.
+
+    `metadata` (run_id, split_hash, metrics, ...) is kept beside these: strings as they are, other values as JSON.
+
+    Raises:
+        ValueError: the model has no LoRA, or `metadata` names one of the adapter's own entries.
+        OSError: the file cannot be written; an older file of this name is left as it was.
+    """
+    config = adapter_of(sam).config
+    own = {"format": FORMAT, "base_name": getattr(sam, "base_name", "sam"), "dropout": config.dropout}
+    own |= _description(sam, config)
+    if clash := sorted(own.keys() & metadata):
+        raise ValueError(f"metadata holds {clash[0]!r}, which the adapter states itself; use another name.")
+    tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in adapter_state(sam).items()}
+    content = to_safetensors(tensors, {key: _encode(value) for key, value in (own | metadata).items()})
+    _write(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata, decoded, and tensors of an adapter file; raises ValueError for a damaged file or another kind."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {key: _decode(text) for key, text in (file.metadata() or {}).items()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"adapter {path} cannot be read ({error}); copy it again or train it anew.") from error
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"{path} is not an adapter of this package; give a file that save_adapter wrote.")
+    return metadata, tensors
+
+
+def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Load A and B, in place, adding LoRA as the file states where the model is plain; returns the file's metadata.
+
+    Raises:
+        ValueError: the file is damaged, was made for another base, input size or normalisation, differs from the
+            model's LoRA, holds other keys or shapes, or the model is merged. Its weights are then as they were.
+    """
+    metadata, tensors = read_adapter(path)
+    adapter = adapter_of(sam) if "_lora" in sam.__dict__ else None
+    if adapter and adapter.merged:
+        raise ValueError(f"the model's LoRA is merged, so {path} cannot be loaded; call unmerge first.")
+    config = adapter.config if adapter else LoRAConfig(**{k: metadata[k] for k in LoRAConfig.__dataclass_fields__})
+    for key, value in _description(sam, config).items():
+        if metadata.get(key) != value:
+            raise ValueError(f"{path} is for {key} {metadata.get(key)}, the model has {value}; load the model it fits.")
+    layers = layers_of(sam) if adapter else build(sam, config)
+    parameters = named_parameters(layers)
+    for name in sorted(tensors.keys() | parameters):
+        found, expected = (tuple(d[name].shape) if name in d else None for d in (tensors, parameters))
+        if found != expected:
+            raise ValueError(f"{path} holds {name} as {found}, the model as {expected}; train the adapter anew.")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+    if not adapter:
+        attach(sam, config, layers)
+    return metadata
+
+
+def export_checkpoint(sam: Sam, path: str | os.PathLike[str]) -> None:
+    """Write the adapted model, merged, as a plain float32 checkpoint with exactly the base's keys (a .pth file).
+
+    segment-anything's own builders load it for vit_b, vit_l and vit_h, whose position tables are the checkpoint's own
+    even where `load_sam` resized them; vit_t loads with `load_sam`. The model itself does not change.
+
+    Raises:
+        ValueError: the model has no LoRA, or the path does not end in .pth.
+        OSError: the file cannot be written; an older file of this name is left as it was.
+    """
+    adapter_of(sam)
+    if Path(path).suffix != ".pth":
+        raise ValueError(f"{path} is not a name for a checkpoint; give one that ends in .pth.")
+    state = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in base_state(sam, merged=True).items()}
+    _write(Path(path), lambda temporary: torch.save(state, temporary))
