@@ -1,0 +1,143 @@
+"""Pictures and charts: pixels against hand-made cases, colours and marks by what the figure holds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorasam_core import plots
+from lorasam_core.data.sample import Sample
+
+
+def image(height=40, width=60, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+
+
+def two_squares(height=40, width=60):
+    labels = np.zeros((height, width), np.int32)
+    labels[5:15, 5:15], labels[20:35, 30:50] = 1, 7
+    return labels
+
+
+def lightness(color):
+    """CIE L* of an sRGB hex colour, by the formula of the standard."""
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    y = linear @ [0.2126, 0.7152, 0.0722]
+    return 116 * y ** (1 / 3) - 16
+
+
+def test_overlay_leaves_the_background_and_mixes_inside():
+    grey, mask = image(), np.zeros((40, 60), bool)
+    mask[10:20, 10:20] = True
+    out = plots.overlay(grey, mask, color=(0, 0, 255), alpha=0.5)
+    assert out.shape == (40, 60, 3) and out.dtype == np.uint8
+    assert np.array_equal(out[~mask], np.stack([grey] * 3, -1)[~mask])
+    assert out[10, 10].tolist() == [0, 0, 255]  # the edge is solid
+    half = grey[15, 15] / 2
+    assert np.abs(out[15, 15] - np.array([half, half, half + 127.5])).max() <= 0.5
+
+
+def test_overlay_refuses_a_mask_of_another_size():
+    with pytest.raises(ValueError, match=r"\(3, 3\)"):
+        plots.overlay(image(), np.zeros((3, 3), bool))
+
+
+def test_mosaic_is_black_outside_and_one_colour_an_instance():
+    labels = two_squares()
+    out = plots.instance_mosaic(image(), labels)
+    assert not out[labels == 0].any()
+    first, second = (np.unique(out[labels == i], axis=0) for i in (1, 7))
+    assert len(first) == len(second) == 1 and first.max() > 150 and not np.array_equal(first, second)
+    assert np.array_equal(out, plots.instance_mosaic(image(), labels))
+    assert not np.array_equal(out, plots.instance_mosaic(image(), labels, seed=1))
+
+
+def test_mosaic_of_annotations_paints_the_best_on_top():
+    low, high = np.zeros((40, 60), bool), np.zeros((40, 60), bool)
+    low[0:20], high[10:30] = True, True
+    notes = [{"segmentation": high, "predicted_iou": 0.9}, {"segmentation": low, "predicted_iou": 0.5}]
+    out = plots.instance_mosaic(image(), notes)
+    assert np.array_equal(out[15, 0], out[29, 0]) and not np.array_equal(out[15, 0], out[5, 0])
+    assert not plots.instance_mosaic(image(), []).any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(20, 60), st.integers(20, 60))
+def test_inset_lies_inside_and_holds_most_of_the_difference(seed, height, width):
+    rng = np.random.default_rng(seed)
+    a, b = rng.random((2, height, width)) > 0.7
+    y, x, h, w = plots.pick_inset(a, b)
+    assert h == w and 0 <= y <= height - h and 0 <= x <= width - w
+    most = np.lib.stride_tricks.sliding_window_view(a != b, (h, w)).sum((2, 3)).max()
+    assert (a != b)[y : y + h, x : x + w].sum() == most
+
+
+def test_comparison_shows_the_same_enlarged_region_in_every_panel(tmp_path):
+    labels = two_squares()
+    figure = plots.comparison(image(), labels > 0, labels, inset=(5, 5, 10, 10))
+    assert [a.get_title() for a in figure.axes] == ["input", "frozen", "adapted"]
+    insets = [a.child_axes[0] for a in figure.axes]
+    for axes, inset in zip(figure.axes, insets):
+        shown, whole = inset.images[0].get_array(), axes.images[0].get_array()
+        assert np.array_equal(shown, whole[5:15, 5:15])
+    assert figure.axes[1].title.get_color() == plots.FROZEN and figure.axes[2].title.get_color() == plots.ADAPTED
+    assert figure.made_by == "lorasam_core.plots.comparison"
+    path = plots.save(figure, tmp_path / "new" / "a.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_contact_sheet_names_every_sample():
+    samples = [Sample(image(seed=i), two_squares(), f"s{i}", f"g{i}") for i in range(5)]
+    figure = plots.contact_sheet(samples, columns=3)
+    assert [a.get_title() for a in figure.axes if a.images] == ["s0", "s1", "s2", "s3", "s4"]
+    assert len(figure.axes) == 6 and not figure.axes[5].axison
+
+
+def ablation():
+    nan = float("nan")
+    return pd.DataFrame({
+        "rank": [32, 64, 128], "dice": [80.0, nan, 90.0], "low": [78.0, nan, nan], "high": [82.0, nan, nan],
+        "reported_dice": [82.39, 89.56, nan],
+    })  # fmt: skip
+
+
+def test_ablation_chart_marks_measured_and_reported_apart(tmp_path):
+    figure = plots.ablation_chart(ablation(), "rank", frozen={"mean": 60.0, "low": 55.0, "high": 65.0})
+    axes = figure.axes[0]
+    words = " ".join(t.get_text() for t in axes.get_legend().get_texts())
+    assert "measured" in words and "reported by the study" in words
+    reported = [line for line in axes.lines if line.get_marker() == "D"]
+    assert [list(line.get_ydata()) for line in reported] == [[82.39, 89.56]]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["32", "64", "128"]
+    files = [plots.save(plots.ablation_chart(ablation(), "rank"), tmp_path / f"{i}.svg") for i in "ab"]
+    assert files[0].read_text() == files[1].read_text() and "<svg" in files[0].read_text()
+
+
+def test_curves_leave_out_what_was_not_logged():
+    nan = float("nan")
+    history = pd.DataFrame({"step": [1, 2, 3, 4]})
+    for name in ("loss", "accuracy", "miou"):
+        history[f"train_{name}"], history[f"val_{name}"] = [0.4, 0.3, 0.2, 0.1], [nan, 0.5, nan, 0.3]
+    figure = plots.curves(history, reported={"val_loss": 0.052})
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(lines["validation"].get_xdata()) == [2, 4]
+    assert list(lines["train"].get_ydata()) == [0.4, 0.3, 0.2, 0.1]
+
+
+def test_interval_chart_and_sizes_use_the_fixed_colours():
+    rows = [("Dice", s, m, m - 5, m + 5) for s, m in (("frozen", 40), ("adapted", 80))]
+    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high"])
+    colors = {c.get_label(): c.lines[0].get_color() for c in plots.interval_chart(table).axes[0].containers}
+    assert colors == {"frozen": plots.FROZEN, "adapted": plots.ADAPTED}
+    sizes = plots.size_plot({"labels": np.arange(1.0, 101.0), "adapted": np.array([])}, "nm").axes[0]
+    assert "nm" in sizes.get_xlabel()
+    marks = [line for line in sizes.lines if line.get_marker() == "o"]
+    assert np.allclose(marks[0].get_xdata(), np.quantile(np.arange(1.0, 101.0), [0.1, 0.5, 0.9]))
+
+
+def test_frozen_and_adapted_differ_for_every_eye():
+    assert plots.FROZEN != plots.ADAPTED
+    assert abs(lightness(plots.FROZEN) - lightness(plots.ADAPTED)) > 5
+    assert lightness(plots.STUDY) < 1
