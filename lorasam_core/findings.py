@@ -1,0 +1,125 @@
+"""Records -> sentences. What a page says about its numbers is computed from them, and claims no more than they show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lorasam_core.records import Edition, Record
+from lorasam_core.study import REPORTED, reported
+from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown, test_rows
+
+SUBJECTS = (
+    ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
+    ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
+    ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
+)
+LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}
+
+
+def findings(edition: Edition) -> list[str]:
+    """Sentences on frozen against adapted, from the records: predictor, prompted instances, mask generator."""
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    out = []
+    for evaluator, metric, subject in SUBJECTS:
+        before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
+        if not np.isfinite(after["mean"]):
+            continue
+        if not np.isfinite(before["mean"]):
+            out.append(f"{subject} of {shown(after['mean'], after['low'], after['high'])} % after adapting.")
+            continue
+        change, low, high = paired(frozen, adapted, evaluator, metric)
+        out.append(
+            f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and "
+            f"{shown(after['mean'], after['low'], after['high'])} % adapted: {_verdict(change, low, high)}."
+        )
+    return out
+
+
+def curves_sentence(record: Record) -> str:
+    """How a run went: steps, best validation step, last losses, time."""
+    history, metrics = record.history, record.metrics
+    there = [c for c in LOSSES if c in history and history[c].notna().any()]
+    numbers = _list(f"{LOSSES[c]} {history[c].dropna().iloc[-1]:.3f}" for c in there)
+    return (
+        f"Run {record.run_id} took {metrics['steps']:,} steps over {metrics['images_seen']:,} images in "
+        f"{metrics['seconds'] / 60:.1f} minutes ({metrics['images_per_s']:.1f} images a second); it ends at {numbers}. "
+        f"The adapter that is kept is the one of step {metrics['best_step']:,}, the best by validation."
+    )
+
+
+def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Record] = ()) -> str:
+    """What the sweep shows, and what noise alone does: the best value, those that cannot be told from it, the spread.
+
+    seeds: runs of one configuration under several seeds, whose spread is named as the noise of training.
+    """
+    groups = by_value(records, field)
+    dice = {value: interval(runs, "predictor", "dice")["mean"] for value, runs in groups.items()}
+    dice = {value: d for value, d in dice.items() if np.isfinite(d)}
+    name = SETTING_NAMES.get(field, field)
+    if len(dice) < 2:
+        return f"Fewer than two values of the {name} have been run in this edition: there is nothing to compare."
+    best, worst = max(dice, key=dice.__getitem__), min(dice, key=dice.__getitem__)
+    gaps = {v: paired(groups[v], groups[best], "predictor", "dice") for v in dice if v != best}
+    tied = [v for v, (_, low, _) in gaps.items() if not low > 0]
+    text = [
+        f"The best {name} is {_value(best)}, with a test Dice of {100 * dice[best]:.1f} %; the worst is "
+        f"{_value(worst)}, with {100 * dice[worst]:.1f} %: {_points(dice[best] - dice[worst])} apart."
+    ]
+    n, g = _count(groups[best])
+    if tied:
+        text.append(
+            f"On these {n} test images from {g} groups {_list(map(_value, tied))} cannot be told from the best "
+            "(the paired 95 % interval of the difference includes zero)."
+        )
+    else:
+        text.append(f"On these {n} test images the lead of the best excludes zero against every other value.")
+    text.append(_seed_noise(seeds) or "One seed a value: what another seed would change is not in the intervals.")
+    numbers = [reported(field, v, groups[v][0].config.model)[0] for v in dice]
+    known = [d for d in numbers if d is not None]
+    if len(known) > 1:
+        text.append(
+            f"Over the same settings the Dice {REPORTED} spans {max(known) - min(known):.1f} points, "
+            "with another model on other data."
+        )
+    return " ".join(text)
+
+
+def _seed_noise(seeds: Sequence[Record]) -> str:
+    means = [interval([r], "predictor", "dice")["mean"] for r in seeds]
+    means = [m for m in means if np.isfinite(m)]
+    if len(means) < 2:
+        return ""
+    spread = _points(max(means) - min(means))
+    return f"Seeds alone move the Dice too: {len(means)} seeds of the main configuration lie {spread} apart."
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.1f} points"
+
+
+def _list(items: Iterable[str]) -> str:
+    words = list(items)
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _count(records: Sequence[Record]) -> tuple[int, int]:
+    rows = test_rows(records, "predictor", "dice")
+    return len(rows), rows["group"].nunique()
+
+
+def _verdict(change: float, low: float, high: float) -> str:
+    """A difference in words, with its interval; a claim only where the interval excludes zero."""
+    if not np.isfinite(low):
+        return f"{'a gain' if change > 0 else 'a loss' if change < 0 else 'a change'} of {shown(abs(change))} points"
+    if low > 0:
+        return f"a gain of {shown(change, low, high)} points"
+    if high < 0:
+        return f"a loss of {shown(-change, -high, -low)} points"
+    return f"a difference of {shown(change, low, high, sign=True)} points, which the test set cannot tell from none"

@@ -1,0 +1,166 @@
+"""The report's front door: what notebooks, book and README show of an edition. Imports no torch.
+
+`Page` saves and shows figures and tables, `tables` and `findings` make them from records; this module adds the landing
+page's fragments, the README's table and the pictures that a machine can show.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorasam_core.figures import Page, banner, figure_markdown, output_folder, table_markdown
+from lorasam_core.findings import ablation_sentence, curves_sentence, findings
+from lorasam_core.records import Edition, Record
+from lorasam_core.study import REPORTED, STUDY, adapter_parameters, break_even
+from lorasam_core.tables import (
+    ablation_display,
+    ablation_table,
+    adapted_runs,
+    frozen_runs,
+    interval,
+    main_rows,
+    main_table,
+    paired,
+    run_table,
+    shown,
+)  # fmt: skip
+
+__all__ = [
+    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs",
+    "adapter_parameters", "banner", "break_even", "curves_sentence", "edition_facts", "findings", "frozen_runs",
+    "interval", "main_rows", "main_table", "paired", "picture_samples", "records_of", "run_table", "shown",
+    "update_readme", "write_fragments",
+]  # fmt: skip
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MAIN_PICTURE = "main-picture"
+INTERVALS = "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images."
+
+
+def picture_samples(
+    edition: Edition, part: str = "test", ids: Sequence[str] | None = None, count: int = 12
+) -> tuple[list[Any], str]:
+    """(Samples to draw, a sentence on what they are): the edition's own, or generated particles where it has none here.
+
+    part: train, val or test; ids: these images, in this order; else `count` of them, spread over the part. A published
+    edition whose data are not on this machine and cannot be fetched falls back, and the sentence says so.
+    """
+    from lorasam_core.data import load_dataset
+
+    config = adapted_runs(edition)[0].config
+    try:
+        samples = load_dataset(config.data, part, seed=config.split_seed, limit=config.limit)
+        by_id = {samples[i].id: samples[i] for i in range(len(samples))} if ids is not None else {}
+        if ids is not None:
+            return [by_id[i] for i in ids], f"Images: {samples.name}, {part} part."
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:120]
+        samples = load_dataset("synthetic", part, limit=30)
+        note = f"Generated particles stand in: this edition's own images are not on this machine ({reason})."
+    else:
+        note = f"Images: {samples.name}, {part} part."
+    wanted = len(ids) if ids is not None else count
+    step = max(1, len(samples) // wanted)
+    return [samples[i] for i in range(0, len(samples), step)][:wanted], note
+
+
+def edition_facts(edition: Edition) -> pd.DataFrame:
+    """What an edition was made with, as two columns of text: profile, model, data, device, dates, versions, time."""
+    info = edition.info
+    images = info.get("images") or {}
+    packages = info.get("packages") or {}
+    seconds = sum(float(r.environment.get("wall_seconds") or r.metrics.get("seconds") or 0) for r in edition.records)
+    facts = {
+        "edition": edition.name,
+        "profile": info.get("profile"),
+        "model": f"{info.get('model')}, base SHA-256 {info.get('base_hash')}",
+        "data": info.get("data_name", info.get("data")),
+        "images": ", ".join(f"{n} {part}" for part, n in images.items()),
+        "data fingerprint": info.get("data_fingerprint"),
+        "split": info.get("split_hash"),
+        "notes on the data": " ".join(info.get("data_notes") or []),
+        "device": info.get("device_name", info.get("device")),
+        "precision": info.get("precision"),
+        "threads": info.get("threads"),
+        "made": info.get("created"),
+        "last run": info.get("updated"),
+        "code": info.get("commit"),
+        "result version": info.get("result_version"),
+        "software": ", ".join(f"{k} {v}" for k, v in {"python": info.get("python"), **packages}.items() if v),
+        "runs": f"{len(edition.records)} in {seconds / 60:.1f} minutes of wall time in all",
+    }
+    rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
+    return pd.DataFrame(rows, columns=["what", "this edition"])
+
+
+def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
+    """landing.md and edition.md for the book's pages to include; figures/ and tables/ they link are copied beside them.
+
+    out_dir must lie directly in the book's source folder: links start at its root. Returns the files written.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for kind in ("figures", "tables"):
+        if (output_folder(edition) / kind).is_dir():
+            shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
+    points = [f"- {sentence}" for sentence in findings(edition)]
+    landing = [_main_picture(out), *_main_table(edition, out), *points, "", banner(edition)]
+    runs = run_table(edition)
+    (out / "tables").mkdir(exist_ok=True)
+    runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
+    facts = [
+        table_markdown(edition_facts(edition), "What this edition was made with", "tab-edition"), "",
+        table_markdown(runs, "Its runs; the id is a hash of all that decides a result", "tab-edition-runs"), "",
+        f"{{download}}`data (CSV) </{out.name}/tables/edition-runs.csv>`",
+    ]  # fmt: skip
+    return [_write(out / "landing.md", landing), _write(out / "edition.md", facts)]
+
+
+def update_readme(edition: Edition, readme_path: str | Path) -> None:
+    """Put the main table, with edition and caveats, between the README's markers; raises ValueError without them."""
+    path = Path(readme_path)
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{path} must hold {BEGIN} and, after it, {END} once each; add the two lines.")
+    seeds = len(adapted_runs(edition))
+    caveat = (
+        f"{INTERVALS} Adapted: {seeds} seed{'s' if seeds > 1 else ''} of the main configuration. The study's headline, "
+        f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
+    )
+    table = table_markdown(main_table(edition), "", "")
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    path.write_text(f"{before}\n{banner(edition)}\n\n{table}\n\n{caveat}\n{after}", encoding="utf-8")
+
+
+def _main_picture(out: Path) -> str:
+    """The figure of the picture that the test cases' notebook saved; nothing where it has not run."""
+    picture = out / "figures" / f"{MAIN_PICTURE}.png"
+    if not picture.is_file():
+        return ""
+    about = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+    source = f"/{out.name}/figures/{picture.name}"
+    return figure_markdown(source, "fig-landing", about["alt"], about["caption"]) + "```\n"
+
+
+def _main_table(edition: Edition, out: Path) -> Iterable[str]:
+    table = main_table(edition)
+    (out / "tables").mkdir(exist_ok=True)
+    main_rows(edition).to_csv(out / "tables" / "landing.csv", index=False)
+    yield table_markdown(table, f"Frozen and adapted SAM on the test images. {INTERVALS}", "tab-landing")
+    yield f"\n{{download}}`data (CSV) </{out.name}/tables/landing.csv>`\n"
+
+
+def _write(path: Path, lines: Iterable[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def records_of(edition: Edition, experiment: str) -> list[Record]:
+    """The finished runs of one experiment, or none where the edition does not have it."""
+    return edition.experiment(experiment) if experiment in edition.experiments else []

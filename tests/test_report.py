@@ -1,0 +1,219 @@
+"""Tables, sentences and pages of a made-up edition: every number is checked against the records it must come from."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lorasam_core import plots, report, study
+from lorasam_core.config import RunConfig
+from lorasam_core.metrics import bootstrap_interval
+from lorasam_core.records import read_edition
+
+COLUMNS = {
+    "predictor": ["dice", "iou", "accuracy"], "point": ["iou_best", "iou_rated"], "box": ["iou_best", "iou_rated"],
+    "generator": ["dice", "ap50", "ap", "f1", "pq"],
+}  # fmt: skip
+
+
+def write_run(folder, run_id, level, evaluators=("predictor",), **settings):
+    """A finished run whose metrics scatter around `level`."""
+    path = folder / run_id
+    path.mkdir(parents=True)
+    config = RunConfig(**settings, evaluate=evaluators)
+    noise = np.random.default_rng(7).normal(0, 0.02, 12)  # the same images are hard for every run
+    rows = []
+    test = {}
+    for evaluator in evaluators:
+        for i in range(12):
+            values = {c: level + noise[i] for c in COLUMNS[evaluator]}
+            rows.append({"evaluator": evaluator, "id": f"im{i}", "group": f"g{i // 2}", **values})
+        table = pd.DataFrame(rows)
+        table = table[table["evaluator"] == evaluator]
+        test[evaluator] = {}
+        for column in COLUMNS[evaluator]:
+            mean, low, high = bootstrap_interval(table[column].to_numpy(), table["group"].to_numpy())
+            test[evaluator][column] = {"mean": mean, "low": low, "high": high, "n": 12, "groups": 6}
+    pd.DataFrame(rows).to_csv(path / "per_image.csv", index=False)
+    metrics = {
+        "run_id": run_id, "val": {}, "test": test, "trainable_parameters": 4608 * config.rank, "seconds": 60.0,
+        "images_per_s": 5.0, "peak_memory_mb": 900.0, "steps": 100, "images_seen": 800, "best_step": 90,
+    }  # fmt: skip
+    history = pd.DataFrame(
+        {"step": [50, 100], "train_loss": [0.5, 0.4], "val_loss": [0.6, 0.45], "val_miou": [0.5, 0.6]}
+    )
+    history.to_csv(path / "history.csv", index=False)
+    (path / "config.json").write_text(json.dumps(config.to_dict()))
+    (path / "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def edition(tmp_path):
+    folder = tmp_path / "runs" / "quick"
+    every = ("predictor", "point", "box", "generator")
+    write_run(folder, "f0", 0.40, every, method="frozen", name="frozen")
+    write_run(folder, "m0", 0.80, every, name="main", rank=32)
+    write_run(folder, "m1", 0.82, every, name="main 1", rank=32, seed=1)
+    for run_id, rank, level in (("r32", 32, 0.70), ("r64", 64, 0.76), ("r128", 128, 0.76)):
+        write_run(folder, run_id, level, name=f"rank {rank}", rank=rank, objective="semantic")
+    lists = {"main": ["f0", "m0", "m1"], "rank": ["r32", "r64", "r128"]}
+    info = {
+        "name": "quick", "profile": "quick", "data": "synthetic", "model": "vit_t", "base_hash": "ab" * 32,
+        "device_name": "a CPU", "created": "2025-01-02T03:04:05", "images": {"train": 84, "val": 24, "test": 12},
+        "experiments": {k: [{"name": i, "run_id": i} for i in ids] for k, ids in lists.items()},
+    }  # fmt: skip
+    (folder / "edition.json").write_text(json.dumps(info))
+    return read_edition(folder)
+
+
+def test_main_table_holds_the_records_numbers(edition):
+    table = report.main_table(edition).set_index("metric, %")
+    frozen = edition.records[0].metrics["test"]["generator"]["ap50"]
+    expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f}, {100 * frozen['high']:.1f}]"
+    assert table.loc["mask generator: AP50", "frozen"] == expected
+    seeds = [r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("main")[1:]]
+    assert table.loc["predictor: Dice", "adapted"].startswith(f"{100 * np.mean(seeds):.1f} [")
+    # every image gains the same, so the paired interval has no width
+    assert table.loc["predictor: Dice", "gain, points"] == "+41.0 [+41.0, +41.0]"
+    assert table.attrs["runs"] == ["f0", "m0", "m1"]
+    assert len(table) == len(report.main_rows(edition)) / 2 == 11
+
+
+def test_seeds_of_the_main_run_are_those_that_differ_in_nothing_else(edition):
+    assert [r.run_id for r in report.adapted_runs(edition)] == ["m0", "m1"]
+    assert [r.run_id for r in report.frozen_runs(edition)] == ["f0"]
+    assert report.records_of(edition, "learning_rate") == []
+
+
+def test_ablation_puts_the_study_beside_the_same_share_of_the_width(edition):
+    table = report.ablation_table(edition.experiment("rank"), "rank").set_index("rank")
+    assert list(table.index) == [32, 64, 128, 256]
+    assert table["reported_value"].tolist() == [128, 256, 512, 1024]
+    assert table["reported_dice"].tolist() == [82.39, 89.56, 96.14, 96.22]
+    assert table["trainable"].tolist()[:3] == [4608 * 32, 4608 * 64, 4608 * 128] and np.isnan(table["dice"][256])
+    shown = report.ablation_display(report.ablation_table(edition.experiment("rank"), "rank"))
+    marked = [c for c in shown.columns if "reported by the study" in c]
+    assert len(marked) == 3 and shown.iloc[3]["test Dice, % [95 % interval]"] == "–"
+    assert shown.iloc[0]["rank / width"] == "0.167"
+
+
+def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
+    sentence = report.ablation_sentence(edition.experiment("rank"), "rank", seeds=report.adapted_runs(edition))
+    records = {r.run_id: 100 * r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("rank")}
+    assert f"{records['r64']:.1f} %" in sentence and f"{records['r32']:.1f} %" in sentence
+    assert re.search(r"\b(64|128) cannot be told from the best", sentence)
+    assert "2 seeds of the main configuration lie 2.0 points apart" in sentence
+    assert f"reported by the study spans {96.14 - 82.39:.1f} points" in sentence
+    alone = report.ablation_sentence(edition.experiment("rank")[:1], "rank")
+    assert "nothing to compare" in alone
+
+
+def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
+    text = " ".join(report.findings(edition))
+    assert "a gain of 41.0 [41.0, 41.0] points" in text and len(report.findings(edition)) == 3
+    worse = tmp_path / "worse"
+    write_run(worse, "f", 0.9, method="frozen")
+    write_run(worse, "a", 0.7)
+    assert "a loss of 20.0 [20.0, 20.0] points" in report.findings(read_edition(worse))[0]
+    equal = tmp_path / "equal"
+    write_run(equal, "f", 0.9, method="frozen")
+    write_run(equal, "a", 0.9)
+    assert "cannot tell from none" in report.findings(read_edition(equal))[0]
+
+
+def test_curves_sentence_reads_the_history(edition):
+    sentence = report.curves_sentence(edition.experiment("main")[1])
+    assert "100 steps" in sentence and "validation loss 0.450" in sentence and "step 90" in sentence
+
+
+def test_study_numbers_agree_with_each_other():
+    assert study.adapter_parameters(512) == 18_874_368 and study.break_even() == 384
+    assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "vit_t") == (96.14, 11.44)
+    assert study.reported("learning_rate", 1e-4, "vit_t")[0] == study.STUDY["test_dice"]
+    assert study.reported("scaling", "none") == (None, None) and study.equivalent("scaling") == []
+    assert study.STUDY["test_cases"][study.STUDY["lowest_case"]][1] == min(
+        b for _, b in study.STUDY["test_cases"].values()
+    )
+    with pytest.raises(ValueError, match="vit_x"):
+        study.width_of("vit_x")
+
+
+def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
+    page = report.Page(edition, "05_rank")
+    table = report.ablation_table(edition.experiment("rank"), "rank")
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
+    page.table(report.ablation_display(table), "rank", "Ranks.", data=table)
+    about = json.loads((edition.path / "figures" / "rank-dice.json").read_text())
+    assert about["notebook"] == "05_rank" and about["function"] == "lorasam_core.plots.ablation_chart"
+    assert about["runs"] == ["r32", "r64", "r128"] and about["alt"] == "A chart."
+    assert (edition.path / "figures" / "rank-dice.svg").is_file()
+    saved = pd.read_csv(edition.path / "tables" / "rank.csv")
+    assert np.allclose(saved["dice"], table["dice"], equal_nan=True)
+    assert capsys.readouterr().out == ""  # outside a notebook nothing is shown
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
+    with pytest.raises(ValueError, match="05_rank"):
+        report.Page(edition, "06_learning_rate").table(table, "rank", "Ranks.")
+    with pytest.raises(ValueError, match="no name"):
+        page.table(table, "../Rank", "Ranks.")
+
+
+def test_page_shows_html_for_jupyter_and_myst_for_the_book(edition, monkeypatch):
+    shown = []
+    monkeypatch.setattr("lorasam_core.figures.show", lambda *forms: shown.append(forms))
+    page = report.Page(edition, "05_rank")
+    table = report.ablation_table(edition.experiment("rank"), "rank")
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice <by> `rank`.", 'A "chart".', data=table)
+    page.table(pd.DataFrame({"a|b": ["1"]}), "small", "Small.")
+    (html, myst), (_, rows) = shown
+    assert (
+        'src="data:image/svg+xml;base64,' in html and "&lt;by&gt; <code>rank</code>" in html and "&quot;chart" in html
+    )
+    assert myst.startswith("```{figure} figures/rank-dice.svg\n:name: fig-rank-dice\n:alt: A") and myst.endswith("```")
+    assert "<figures/rank-dice.csv>`" in myst and ":name: tab-small" in rows and "a\\|b" in rows
+
+
+def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
+    out = tmp_path / "book" / "_generated"
+    landing, facts = report.write_fragments(edition, out)
+    assert "```{figure}" not in landing.read_text()  # nothing was drawn yet
+    picture = plots.comparison(np.zeros((20, 20), np.uint8), np.eye(20, dtype=bool), np.eye(20, dtype=bool))
+    report.Page(edition, "08_test_cases").figure(picture, "main-picture", "Input, frozen, adapted.", "Three pictures.")
+    landing, facts = report.write_fragments(edition, out)
+    text = landing.read_text()
+    assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
+    assert all(sentence in text for sentence in report.findings(edition)) and "`quick`" in text and "a CPU" in text
+    assert (out / "tables" / "landing.csv").is_file() and ":name: tab-landing" in text
+    assert all(r.run_id in facts.read_text() for r in edition.records) and "ab" * 32 in facts.read_text()
+
+
+def test_readme_gets_its_table_between_the_markers(edition, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Top\n{report.BEGIN}\nold\n{report.END}\nbottom\n")
+    report.update_readme(edition, readme)
+    first = readme.read_text()
+    assert "old" not in first and first.startswith("# Top\n") and first.endswith(f"{report.END}\nbottom\n")
+    assert report.main_table(edition).iloc[0]["adapted"] in first and "reported by the study" in first
+    report.update_readme(edition, readme)
+    assert readme.read_text() == first
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="results:begin"):
+        report.update_readme(edition, readme)
+
+
+def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path):
+    folder = tmp_path / "gone"
+    write_run(folder, "a", 0.9, data=str(tmp_path / "nowhere"))
+    samples, note = report.picture_samples(read_edition(folder), count=3)
+    assert len(samples) == 3 and note.startswith("Generated particles stand in")
+    samples, note = report.picture_samples(read_edition(folder), ids=["x", "y"])
+    assert len(samples) == 2 and "stand in" in note
+
+
+def test_report_imports_no_torch():
+    code = "import sys, lorasam_core.report; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
