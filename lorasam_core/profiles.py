@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lorasam_core.config import RunConfig
 from lorasam_core.records import root
 
 PROFILE_KEYS = ("description", "data", "defaults", "experiments")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 EXPERIMENT_KEYS = ("name", "notebook", "page", "settings", "runs", "parameters")
 
 
@@ -81,8 +83,9 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
         _check_keys(path, where, run, None, needed=("name",))
         if "data" in run or "data" in settings:
             raise ValueError(f"{path}: {where} sets data; set it once, at the top of the profile or by --data.")
+        values = {key: _number(value) for key, value in {**defaults, **settings, **run}.items()}
         try:
-            runs.append(RunConfig.from_dict({**defaults, **settings, **run, "data": data}).to_dict())
+            runs.append(RunConfig.from_dict({**values, "name": str(run["name"]), "data": data}).to_dict())
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: run {run['name']!r} of {table['name']}: {error}") from error
     names = [run["name"] for run in runs]
@@ -96,6 +99,11 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
         "runs": runs,
         "parameters": table.get("parameters") or {},
     }
+
+
+def _number(value: Any) -> Any:
+    """1e-4, which YAML 1.1 takes for text, as the number that was meant."""
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def _check_keys(path: Path, what: str, table: Any, known: tuple[str, ...] | None, needed: tuple[str, ...] = ()) -> None:

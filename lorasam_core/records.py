@@ -134,7 +134,7 @@ def is_published(path: str | Path) -> bool:
 
 
 def read_edition(path: str | Path) -> Edition:
-    """Read an edition's folder: the runs that its edition.json lists, in that order; without one, every finished run."""
+    """Read an edition: the runs that its edition.json lists, in that order; without one, every finished run."""
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder of runs; run `python -m lorasam_core.experiments run` to make one.")
