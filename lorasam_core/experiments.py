@@ -1,0 +1,278 @@
+"""Profiles to finished runs, pages and book: `python -m lorasam_core.experiments run`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from lorasam_core.config import RESULT_VERSION, RunConfig
+from lorasam_core.executor import RunError, execute, pool
+from lorasam_core.profiles import Profile, configs, edition_name, load_profile
+from lorasam_core.records import (
+    EDITION,
+    Edition,
+    Record,
+    is_finished,
+    is_published,
+    read_edition,
+    read_json,
+    read_record,
+    root,
+    write_json,
+)  # fmt: skip
+
+if TYPE_CHECKING:  # imports torch: only where something is run
+    from lorasam_core.runs import Prepared
+
+__all__ = [
+    "Edition", "Profile", "Record", "RunConfig", "RunError", "configs", "edition_name", "load_profile", "main", "plan",
+    "read_edition", "read_record", "run_one", "sweep",
+]  # fmt: skip
+
+Plan = dict[str, list["Prepared"]]
+
+
+def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled") -> Record:
+    """`lorasam_core.runs.run_one`: one run, skipped when it is finished."""
+    from lorasam_core import runs
+
+    return runs.run_one(config, edition_dir, wandb)
+
+
+def plan(profile: Profile, data: str = "", only: str | None = None) -> Plan:
+    """Experiment -> its runs, each with its id; raises ValueError when data, checkpoint or device do not do."""
+    from lorasam_core.runs import prepare
+
+    return {name: [prepare(c) for c in runs] for name, runs in configs(profile, only, data).items()}
+
+
+def _unique(planned: Plan) -> dict[str, Prepared]:
+    """Run id -> run: one that stands in several experiments is one run, under its first name."""
+    unique: dict[str, Prepared] = {}
+    for runs in planned.values():
+        for run in runs:
+            unique.setdefault(run.run_id, run)
+    return unique
+
+
+def sweep(
+    profile: str | Path | Profile, experiment: str, edition: str | Path = "", data: str = "", workers: int = 1,
+    wandb: str = "disabled", executor: Executor | None = None,
+) -> list[Record]:  # fmt: skip
+    """The runs of one experiment in the profile's order: finished ones are read, missing ones are done first.
+
+    edition: the folder of runs; "" is runs/<edition>. data: overrides the profile's own. workers: processes, or give
+    any `executor`. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
+    ValueError. Raises RunError naming every run that failed, after the others have finished.
+    """
+    if edition and (is_published(edition) or os.environ.get("LORASAM_RECORDS_ONLY")):
+        kept = read_edition(edition)
+        if missing := kept.missing(experiment):
+            raise ValueError(f"the edition {kept.name} lacks the run {missing[0]!r} of {experiment}; run it first.")
+        return kept.experiment(experiment)
+    profile = profile if isinstance(profile, Profile) else load_profile(profile)
+    folder = Path(edition) if edition else Path("runs") / edition_name(profile, data)
+    planned = plan(profile, data, only=experiment)
+    errors = _execute(planned, folder, workers, wandb, executor)
+    if errors:
+        raise RunError(" ".join(str(error) for error in errors.values()))
+    known = read_json(folder / EDITION).get("experiments", {}) if (folder / EDITION).is_file() else {}
+    if known.get(experiment) != _rows(planned)[experiment]:
+        _write_edition(folder, profile, data, plan(profile, data))
+    return [read_record(folder / run.run_id).named(run.config.name) for run in planned[experiment]]
+
+
+def _execute(
+    planned: Plan, folder: Path, workers: int, wandb: str, executor: Executor | None = None
+) -> dict[str, Exception]:
+    """Do every run that is not finished in `folder`; returns the errors by run name."""
+    from lorasam_core.runs import check_disk
+
+    missing = [r for r in _unique(planned).values() if not is_finished(folder / r.run_id)]
+    if not missing:
+        return {}
+    check_disk(folder, sum(r.bytes_needed for r in missing))
+    jobs = [(f"{r.config.name} {r.run_id}", (r.config, folder, wandb)) for r in missing]
+    with nullcontext(executor) if executor is not None else pool(workers) as chosen:
+        return execute(run_one, jobs, chosen)[1]
+
+
+def _rows(planned: Plan) -> dict[str, list[dict[str, str]]]:
+    return {name: [{"name": r.config.name, "run_id": r.run_id} for r in runs] for name, runs in planned.items()}
+
+
+def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan) -> None:
+    """Write edition.json: what the edition shows, and which runs belong to it."""
+    from lorasam_core.runs import describe
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    old = read_json(folder / EDITION) if (folder / EDITION).is_file() else {}
+    info: dict[str, Any] = {
+        "name": folder.name,
+        "profile": profile.label,
+        "data": data or profile.data,
+        "created": old.get("created", now),
+        "updated": now,
+        "result_version": RESULT_VERSION,
+    }
+    for run in list(_unique(planned).values())[:1]:
+        info |= {"model": run.config.model, **describe(run)}
+    info["experiments"] = _rows(planned)
+    info["pages"] = {e["name"]: e["page"] for e in profile.experiments if e["page"]}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / EDITION, info)
+
+
+def listing(planned: Plan, folder: Path) -> pd.DataFrame:
+    """One row an experiment and run: experiment, run, id, done."""
+    rows = [
+        (name, r.config.name, r.run_id, "yes" if is_finished(folder / r.run_id) else "no")
+        for name, runs in planned.items()
+        for r in runs
+    ]
+    return pd.DataFrame(rows, columns=["experiment", "run", "id", "done"])
+
+
+def move_aside(folder: Path, planned: Plan, whole: bool) -> Path | None:
+    """Move the edition (`whole`) or the planned runs to <edition>.old-<time>; returns it, or None if none was there."""
+    aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S}")
+    if whole:
+        return folder.rename(aside) if folder.is_dir() else None
+    there = [folder / i for i in _unique(planned) if (folder / i).is_dir()]
+    for path in there:
+        aside.mkdir(exist_ok=True)
+        path.rename(aside / path.name)
+    return aside if there else None
+
+
+def check_samples(planned: Plan, folder: Path) -> None:
+    """Read every image that a run to be done will read; raises the reader's ValueError for the first bad one."""
+    waiting = [r for r in _unique(planned).values() if not is_finished(folder / r.run_id)]
+    for data in {id(r.data): r.data for r in waiting if r.config.data != "synthetic"}.values():
+        for i in range(len(data)):
+            data[i]
+
+
+def run(
+    profile: str = "quick", data: str = "", only: str | None = None, dry_run: bool = False, fresh: bool = False,
+    workers: int = 1, wandb: str = "disabled", make_book: bool = True, runs: str | Path = "runs",
+    book_dir: str | Path = "",
+) -> list[str]:  # fmt: skip
+    """All checks, then the runs that are missing, then the pages, then the book; returns what failed, in words.
+
+    Raises ValueError, before anything is run or moved, for a profile, parameter, data set, checkpoint or disk space
+    that does not do.
+    """
+    from lorasam_core import book, pages
+    from lorasam_core.runs import check_disk
+
+    table = load_profile(profile)
+    folder = Path(runs) / edition_name(table, data)
+    page_list = pages.page_list(table, folder, data, only)
+    everything = plan(table, data)
+    planned = {only: everything[only]} if only else everything
+    if dry_run:
+        print(listing(planned, folder).to_string(index=False))
+        return []
+    with pool(workers):  # refuses a bad number before anything happens
+        pass
+    check_samples(planned, folder)
+    check_disk(folder, sum(r.bytes_needed for r in _unique(planned).values()))
+    if fresh and (aside := move_aside(folder, planned, whole=only is None)):
+        print(f"old runs are in {aside}")
+    _write_edition(folder, table, data, everything)
+    done = sum(is_finished(folder / i) for i in _unique(planned))
+    print(f"{folder}: {len(_unique(planned))} runs, {done} finished before")
+    failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb).items()]
+    edition = read_edition(folder)
+    failures += pages.execute_pages(page_list, edition, workers, runs)[1]
+    if make_book and (failures or edition.missing()):
+        absent = ", ".join(edition.missing()) or "pages"
+        print(f"the book is not built: missing are {absent}; call again without --only, or mend what failed.")
+    elif make_book:
+        book.build(edition, book_dir, workers, runs)
+    return failures
+
+
+def _sentence(name: str, error: Exception) -> str:
+    return str(error) if isinstance(error, RunError) else f"the run {name} failed ({type(error).__name__}: {error})"
+
+
+def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd.DataFrame:
+    """Do one run again from its record, local or published, in runs/<edition>-rerun; returns old and new metrics.
+
+    Columns: metric, old, new, difference. Raises ValueError when no edition has the run.
+    """
+    from lorasam_core.runs import prepare
+
+    published = root() / "book" / "results"
+    found = [p for p in [*Path(runs).glob(f"*/{run_id}"), *published.glob(f"*/{run_id}")] if is_finished(p)]
+    found = [p for p in found if "." not in p.parent.name and not p.parent.name.endswith("-rerun")]
+    if not found:
+        raise ValueError(f"no finished run {run_id!r} is in {runs} or {published}; list them with --dry-run.")
+    old = read_record(found[0])
+    folder = Path(runs) / f"{found[0].parent.name}-rerun"
+    prepared = prepare(old.config)
+    if prepared.run_id != run_id:
+        print(f"the run id is now {prepared.run_id}: base, data, split, precision or code are not those of {run_id}")
+    if (folder / prepared.run_id).is_dir():
+        move_aside(folder, {"": [prepared]}, whole=False)
+    return compare(old, run_one(old.config, folder, wandb))
+
+
+def compare(old: Record, new: Record) -> pd.DataFrame:
+    """Test metrics of two runs side by side: metric, old, new, difference."""
+    rows = []
+    for evaluator, summary in old.metrics["test"].items():
+        for metric, values in summary.items():
+            again = new.metrics["test"].get(evaluator, {}).get(metric, {}).get("mean", float("nan"))
+            rows.append((f"{evaluator} {metric}", values["mean"], again, again - values["mean"]))
+    return pd.DataFrame(rows, columns=["metric", "old", "new", "difference"])
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `python -m lorasam_core.experiments`."""
+    commands = argparse.ArgumentParser(prog="python -m lorasam_core.experiments", description=__doc__)
+    command = commands.add_subparsers(dest="command", required=True).add_parser("run", help="make an edition")
+    command.add_argument("--profile", default="quick", help="a table in notebooks/profiles, or a YAML file")
+    command.add_argument("--data", default="", help="synthetic, emps or a folder, in place of the profile's own")
+    command.add_argument("--only", metavar="NAME", help="one experiment")
+    command.add_argument("--dry-run", action="store_true", help="list the runs and say which are done")
+    command.add_argument("--fresh", action="store_true", help="move old runs aside and do them again")
+    command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
+    command.add_argument("--wandb", default="disabled", choices=("disabled", "offline", "online"))
+    command.add_argument("--run", metavar="ID", help="do one run again from its record, and compare")
+    command.add_argument("--no-book", action="store_true", help="runs and pages only")
+    command.add_argument("--runs", default="runs", help="folder of all editions")
+    command.add_argument("--book", default="", help="folder of the book's sources")
+    return commands
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with status 1 when a check refuses or something failed."""
+    args = parser().parse_args(arguments)
+    try:
+        if args.run:
+            print(rerun(args.run, args.runs, args.wandb).to_string(index=False))
+            return
+        failures = run(
+            args.profile, args.data, args.only, args.dry_run, args.fresh, args.workers, args.wandb,
+            not args.no_book, args.runs, args.book,
+        )  # fmt: skip
+    except (ValueError, RunError) as error:
+        sys.exit(f"error: {error}")
+    if failures:
+        sys.exit("\n".join(f"error: {failure}" for failure in failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""One run from its settings to its finished folder."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+import torch
+from segment_anything.modeling import Sam
+
+from lorasam_core import devices, evaluation, mask_generator, tracking, training
+from lorasam_core.config import RunConfig
+from lorasam_core.data import SampleSet, load_dataset
+from lorasam_core.executor import RunError
+from lorasam_core.lora import LoRAConfig, add_lora, count_trainable, lora_parameter_count
+from lorasam_core.records import METRICS, Record, is_finished, read_record, write_json
+from lorasam_core.sam import load_sam
+
+logger = logging.getLogger(__name__)
+
+SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
+
+
+@lru_cache(maxsize=2)
+def dataset(source: str, seed: int, limit: int | None) -> SampleSet:
+    """`load_dataset`, kept in this process: a sweep reads its images once."""
+    return load_dataset(source, seed=seed, limit=limit)
+
+
+@lru_cache(maxsize=2)
+def base_sam(model: str, checkpoint: str | None, image_size: int | None) -> Sam:
+    """`load_sam` on the CPU, kept in this process; to be copied before it is changed."""
+    return load_sam(model, checkpoint=checkpoint, image_size=image_size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: settings with the precision resolved, its id, device, data and base model."""
+
+    config: RunConfig
+    run_id: str
+    device: str
+    data: SampleSet
+    base: Sam
+
+    @property
+    def bytes_needed(self) -> int:
+        """Disk space of the run, bytes: the best adapter is written beside the one that it replaces."""
+        if self.config.method == "frozen":
+            return SMALL_FILES
+        blocks = self.base.image_encoder.blocks
+        width, depth = blocks[0].attn.proj.in_features, len(self.config.blocks or blocks)
+        return SMALL_FILES + 2 * 4 * lora_parameter_count(width, depth, self.config.rank, self.config.targets)
+
+
+def lora_config(config: RunConfig) -> LoRAConfig:
+    """The adapter part of a run's settings."""
+    return LoRAConfig(
+        rank=config.rank, alpha=config.alpha, scaling=config.scaling, targets=config.targets, blocks=config.blocks,
+        dropout=config.dropout,
+    )  # fmt: skip
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Load what a run needs and name it; raises ValueError for data, a checkpoint or a device that cannot be used."""
+    device = devices.resolve_device(config.device)
+    config = config.replace(precision=devices.resolve_precision(config.precision, device))
+    data = dataset(config.data, config.split_seed, config.limit)
+    base = base_sam(config.model, config.checkpoint, config.image_size)
+    run_id = config.run_id(base.base_hash, data.fingerprint, data.split.hash)
+    return Prepared(config, run_id, device, data, base)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise ValueError unless the disk that holds `folder` has `needed` bytes free."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 2**20:.0f} MB of free space and the runs need about {needed / 2**20:.0f} MB; "
+            "free some, or name a folder on another disk with --runs."
+        )
+
+
+def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled") -> Record:
+    """Do one run in `edition_dir`/<run id>, or read it when it is finished already.
+
+    The work goes to <run id>.part-<pid>, renamed last, with metrics.json written last: no half run looks finished.
+    Raises ValueError before anything is written when data, checkpoint, device or disk space do not do, and RunError
+    with the log's path when the run fails; the failed folder stays as <run id>.failed.
+    """
+    run = prepare(config)
+    final = Path(edition_dir) / run.run_id
+    if is_finished(final):
+        return read_record(final)
+    check_disk(final.parent, run.bytes_needed)
+    _remove_leftovers(final)
+    part = final.with_name(f"{run.run_id}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        with _logged(part / "log.txt"):
+            _work(run, part, wandb)
+    except Exception as error:
+        failed = final.with_name(f"{run.run_id}.failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        part.rename(failed)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"the run {config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}.") from error
+    except BaseException:  # stopped by hand
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    try:
+        part.rename(final)
+    except OSError:  # another process finished the same run first
+        if not is_finished(final):
+            raise
+        shutil.rmtree(part)
+    return read_record(final)
+
+
+def _work(run: Prepared, folder: Path, wandb: str) -> None:
+    """Train, evaluate and write every file of a run; metrics.json last."""
+    config, start = run.config, time.perf_counter()
+    logger.info("run %s (%s) on %s, %s", run.run_id, config.name, run.device, config.precision)
+    for note in run.data.notes:
+        logger.info("data: %s", note)
+    write_json(folder / "config.json", config.to_dict())
+    run.data.split.save(folder / "split.json")
+    torch.manual_seed(config.seed)
+    sam = copy.deepcopy(run.base).to(run.device)
+    trackers: Sequence[Any] = tracking.make_trackers(config, folder, wandb)
+    metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, "trainable_parameters": 0}
+    if config.method == "lora":
+        add_lora(sam, lora_config(config))
+        metrics["trainable_parameters"] = count_trainable(sam)
+        train_set, val_set = run.data.subset("train"), run.data.subset("val")
+        metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
+    metrics["test"], rows = evaluate(sam, run.data.subset("test"), config, run.device)
+    rows.to_csv(folder / "per_image.csv", index=False)
+    metrics["peak_memory_mb"] = round(devices.peak_memory_mb(run.device), 1)
+    for tracker in trackers:
+        if hasattr(tracker, "on_end"):
+            tracker.on_end(metrics)
+    wall = round(time.perf_counter() - start, 2)
+    write_json(folder / "environment.json", {**describe(run), "wall_seconds": wall})
+    logger.info("finished in %.1f s", wall)
+    write_json(folder / METRICS, metrics)
+
+
+def describe(run: Prepared) -> dict[str, Any]:
+    """Machine, base and data of a run, JSON-ready."""
+    sizes = {part: len(run.data.subset(part)) for part in ("train", "val", "test")}
+    return {
+        **devices.environment(run.device),
+        "precision": run.config.precision,
+        "base_name": run.base.base_name,
+        "base_hash": run.base.base_hash,
+        "data_name": run.data.name,
+        "data_fingerprint": run.data.fingerprint,
+        "data_notes": list(run.data.notes),
+        "split_hash": run.data.split.hash,
+        "images": sizes,
+    }
+
+
+def evaluate(sam: Sam, test: SampleSet, config: RunConfig, device: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Every evaluator that the settings name on the test images: ({evaluator: summary}, one row each and image)."""
+    count = min(len(test), config.test_limit or len(test))
+    samples = [test[int(i)] for i in np.linspace(0, len(test) - 1, count).round()]  # spread over the specimens
+    settings = mask_generator.STUDY_SETTINGS if config.generator == "study" else mask_generator.QUICK_SETTINGS
+    autocast = partial(devices.autocast, config.precision, device)
+    tables = evaluation.evaluate(sam, samples, config.evaluate, settings, autocast=autocast)
+    summaries = {}
+    for name, rows in tables.items():
+        summaries[name] = evaluation.summarize(rows)
+        logger.info("%s: %s", name, {k: round(v["mean"], 4) for k, v in summaries[name].items()})
+        rows.insert(0, "evaluator", name)
+    return summaries, pd.concat(tables.values(), ignore_index=True)
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Delete what processes that are gone left of this run."""
+    for part in final.parent.glob(f"{final.name}.part-*"):
+        if not psutil.pid_exists(int(part.name.rsplit("-", 1)[1])):
+            shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(final.with_name(f"{final.name}.failed"), ignore_errors=True)
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send log messages, warnings and, if it fails, the traceback to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package, warned = logging.getLogger("lorasam_core"), logging.getLogger("py.warnings")
+    level = package.level
+    package.setLevel(logging.INFO)
+    for source in (package, warned):
+        source.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except BaseException:
+        handler.stream.write(traceback.format_exc())
+        raise
+    finally:
+        logging.captureWarnings(False)
+        for source in (package, warned):
+            source.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
