@@ -35,20 +35,19 @@ QUICK_SETTINGS: dict[str, Any] = {
 MIN_SIDE = 16  # pixels
 
 
-def as_rgb(image: np.ndarray) -> np.ndarray:
+def as_rgb(image: np.ndarray, min_side: int = MIN_SIDE) -> np.ndarray:
     """The image as uint8 (H, W, 3): grey (H, W) is repeated three times, RGB stays as it is.
 
-    Raises ValueError for another dtype or shape, or a side under 16 pixels.
+    Raises ValueError for another dtype or shape, or a side under min_side pixels.
     """
     image = np.asarray(image)
     if image.dtype != np.uint8:
         raise ValueError(f"The image is {image.dtype}; scale its grey values to 0..255 and convert it to uint8.")
     if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
         raise ValueError(f"The image has shape {image.shape}; give grey (H, W) or RGB (H, W, 3) without alpha.")
-    if min(image.shape[:2]) < MIN_SIDE:
-        raise ValueError(
-            f"The image has {image.shape[0]} x {image.shape[1]} pixels; give at least {MIN_SIDE} pixels a side."
-        )
+    height, width = image.shape[:2]
+    if min(height, width) < min_side:
+        raise ValueError(f"The image has {height} x {width} pixels; give at least {min_side} pixels a side.")
     return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
 
 
@@ -80,8 +79,8 @@ class Predictor(SamPredictor):
         self.autocast = autocast
 
     def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        """Encode a uint8 image, (H, W) or (H, W, 3), at least 16 pixels a side; ValueError for another."""
-        image = as_rgb(image)
+        """Encode a uint8 image, (H, W) or (H, W, 3); ValueError for another, or one too thin for the model."""
+        image = as_rgb(image, min_side=1)
         side = self.transform.target_length
         if min(self.transform.get_preprocess_shape(*image.shape[:2], side)) < 1:
             raise ValueError(
