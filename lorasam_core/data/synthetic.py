@@ -1,13 +1,14 @@
 """Generated scanning electron micrographs of powders, with exact instance labels.
 
 Particles are dropped as spheres onto a substrate or a pile (the lowest of several candidate places wins), given their
-shapes, drawn into a depth buffer and imaged by `sem_render`. A specimen, three images, shares material, detector and
-magnification. Everything is a function of (seed, index).
+shapes, drawn into a depth buffer (`sem_shapes`) and imaged (`sem_render`). A specimen, three images, shares material,
+detector and magnification. Everything is a function of (seed, index).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -15,19 +16,36 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from .sample import Sample
-from .sem_render import TILE, Body, Optics, Skin, depth_buffer, exposure, micrograph
+from .sem_render import Optics, exposure, micrograph
+from .sem_shapes import (
+    CRYSTALS,
+    TEXTURES,
+    TILE,
+    Body,
+    Skin,
+    crystal,
+    depth_buffer,
+    fragment,
+    periodic_noise,
+    texture_tile,
+)
 
 GENERATOR_VERSION = 1  # raised whenever the images change
 IMAGES_PER_SPECIMEN = 3
 MIN_AREA = 40  # pixels; smaller visible parts of a particle are not labelled
-MIN_EXPOSURE = 0.3  # mean exposure; parts in deeper shadow are not labelled
+MIN_EXPOSURE = 0.15  # pixels in deeper shadow are not labelled, nor parts of twice this on average
+MOST = 800  # particles dropped for one image
 
 ARRANGEMENTS = ("dispersed", "monolayer", "packed", "clusters")
 FAMILIES = ("sphere", "ellipsoid", "secondary", "crystal", "irregular", "rod")
-TEXTURES = ("smooth", "grain", "crystallites", "pits", "striae")
-_CUBE = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
-_OCTA = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]], float) / 3**0.5
-_HEX = np.array([[np.cos(a), np.sin(a), 0] for a in (0, np.pi / 3, 2 * np.pi / 3)])
+SUBSTRATES = ("flat", "wavy", "grainy", "pores")
+TEXTURE_ODDS = {  # of TEXTURES, for each family
+    "sphere": (0.45, 0.3, 0.1, 0, 0.15, 0), "ellipsoid": (0.4, 0.35, 0.1, 0.05, 0.1, 0),
+    "secondary": (0, 0.1, 0.55, 0.35, 0, 0), "crystal": (0.55, 0.15, 0, 0, 0.1, 0.2),
+    "irregular": (0.1, 0.4, 0.2, 0, 0.2, 0.1), "rod": (0.4, 0.3, 0, 0, 0, 0.3),
+}  # fmt: skip
+FINE_HEIGHT = {"smooth": 0.6, "grain": 0.9, "crystallites": 2.4, "needles": 1.8, "pits": 1.8, "striae": 0.6}  # pixels
+COARSE = {"irregular": 0.12, "ellipsoid": 0.04, "secondary": 0.05, "crystal": 0.0}  # of the radius; others 0.015
 
 
 @dataclass(frozen=True)
@@ -36,100 +54,74 @@ class Specimen:
 
     arrangement: str
     family: str
-    habit: int  # which crystal
+    habit: str  # of its crystals
+    texture: str
     radius: float  # median
     spread: float  # standard deviation of the logarithm of the radius
-    fines: float  # fraction of particles of a third of the size
-    elongation: float
+    fines: float  # fraction of particles that are about three times smaller
+    slender: float  # ratio of axes of ellipsoids and prisms
     coverage: float  # projected area of all particles over the image's
-    texture: str
-    grain: float  # size of the texture's features
+    floor: str
     skin: Skin
-    roughness: float  # of the substrate
     optics: Optics
     pixel_size: float  # nm
 
 
-def _noise(rng: np.random.Generator, sigma: float, size: int = TILE) -> np.ndarray:
-    """Periodic smooth noise, zero mean and unit deviation, float32."""
-    pad = min(size, int(4 * sigma) + 1)
-    field = np.pad(rng.standard_normal((size, size), dtype=np.float32), pad, mode="wrap")
-    field = cv2.GaussianBlur(field, (0, 0), sigma)[pad:-pad, pad:-pad]
-    return (field - field.mean()) / field.std()
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _cells(rng: np.random.Generator, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Periodic random cells: distance to the nearest seed in units of the spacing, and a random value for each cell."""
-    n = max(8, int((TILE / spacing) ** 2))
-    seeds = np.ones((TILE, TILE), np.uint8)
-    seeds[rng.integers(0, TILE, n), rng.integers(0, TILE, n)] = 0
-    pad = int(3 * spacing) + 1
-    distance, index = cv2.distanceTransformWithLabels(
-        np.pad(seeds, pad, mode="wrap"), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    values = rng.random(index.max() + 1, dtype=np.float32)
-    inner = (slice(pad, -pad), slice(pad, -pad))
-    return (distance / spacing)[inner], values[index][inner]
+def _optics(rng: np.random.Generator, arrangement: str) -> Optics:
+    piled = arrangement in ("packed", "clusters")
+    return Optics(
+        edge=rng.uniform(0.03, 0.28), secant=rng.uniform(0.35, 1.0), cap=rng.uniform(2.5, 5),
+        direction=rng.uniform(0, 2 * np.pi), lateral=rng.uniform(0.0, 0.4), shadow=rng.uniform(0.5, 1.15),
+        well=rng.uniform(0.7, 1.2) if arrangement == "packed" else 0.15, albedo=rng.uniform(0.0, 0.2),
+        substrate=_log_uniform(rng, 0.25, 1.3) * (0.5 if arrangement == "packed" else 1.0),
+        blur=rng.uniform(0.6, 1.4), astigmatism=rng.uniform(1.0, 1.5), dose=_log_uniform(rng, 30, 1500),
+        row_jitter=rng.uniform(0.0, 0.015), charging=rng.uniform(0.3, 1.2) * (rng.random() < 0.3),
+        gamma=rng.uniform(0.55, 1.05), black=rng.uniform(5, 70), white=rng.uniform(170, 245),
+        focus=rng.uniform(0, 0.8) * piled,
+    )  # fmt: skip
 
 
-def _texture(rng: np.random.Generator, kind: str, grain: float) -> np.ndarray:
-    """A periodic tile (TILE, TILE), float32, about -1..1; `grain` is the size of its features in pixels."""
-    if kind == "smooth":
-        tile = 0.5 * _noise(rng, grain)
-    elif kind == "grain":
-        tile = 0.6 * _noise(rng, grain * 0.35) + 0.4 * _noise(rng, grain * 1.5)
-    elif kind == "crystallites":
-        distance, value = _cells(rng, grain)
-        tile = 1.2 * (value - 0.5) - 1.6 * distance**2 + 0.3 + 0.15 * _noise(rng, 1.0)
-    elif kind == "pits":
-        tile = 0.4 - 1.8 * np.clip(_noise(rng, grain * 0.5) - 1.0, 0, 1.2) + 0.15 * _noise(rng, 1.0)
-    else:
-        tile = cv2.blur(np.tile(_noise(rng, 1.2), (1, 3)), (int(3 * grain) | 1, 1))[:, TILE : 2 * TILE]
-        tile = 0.6 * tile / tile.std()
-    return np.clip(tile, -1.5, 1.5).astype(np.float32)
-
-
-def _specimen(seed: int, number: int) -> Specimen:
+@lru_cache(maxsize=4)
+def specimen(seed: int, number: int) -> Specimen:
+    """Specimen `number` of the set `seed`: what its three images have in common."""
     rng = np.random.default_rng([seed, 1, number])
     arrangement = ARRANGEMENTS[rng.choice(4, p=(0.25, 0.22, 0.33, 0.2))]
     family = FAMILIES[rng.choice(6, p=(0.24, 0.14, 0.2, 0.22, 0.14, 0.06))]
-    visible = np.exp(rng.uniform(np.log(12), np.log(120)))
-    coverage = {"dispersed": rng.uniform(0.12, 0.4), "monolayer": rng.uniform(0.6, 0.95),
-                "packed": rng.uniform(2.0, 2.8), "clusters": rng.uniform(0.4, 1.0)}[arrangement]  # fmt: skip
-    if arrangement == "clusters":
-        visible = max(visible, 40.0)
-    radius = float(np.clip(512 * (min(coverage, 0.9) / (np.pi * visible)) ** 0.5, 7, 75))
-    kinds = {"sphere": (0.45, 0.3, 0.1, 0.15, 0), "ellipsoid": (0.4, 0.4, 0.1, 0.1, 0), "secondary": (0, 0.1, 0.9, 0, 0),
-             "crystal": (0.5, 0.15, 0, 0.1, 0.25), "irregular": (0.1, 0.4, 0.2, 0.2, 0.1), "rod": (0.4, 0.3, 0, 0, 0.3)}
-    texture = TEXTURES[rng.choice(5, p=kinds[family])]
+    low, high = {"dispersed": (0.12, 0.4), "monolayer": (0.6, 0.95), "packed": (2.8, 3.4), "clusters": (0.4, 1.0)}[
+        arrangement
+    ]
+    coverage = rng.uniform(low, high)
+    seen = _log_uniform(rng, 60 if arrangement == "clusters" else 12, 140)  # particles in view
+    radius = float(np.clip(512 * (min(coverage, 0.9) / (np.pi * seen)) ** 0.5, 7, 75))
+    texture = TEXTURES[rng.choice(6, p=TEXTURE_ODDS[family])]
     grain = float(np.clip(radius * rng.uniform(0.1, 0.28), 2.5, 14))
-    fine = {"smooth": 0.015, "grain": 0.02, "crystallites": 0.05, "pits": 0.04, "striae": 0.012}[texture]
-    fine *= rng.uniform(0.5, 1.4) * min(1.0, grain / 6) 
-    coarse = {"irregular": 0.12, "ellipsoid": 0.04, "secondary": 0.05, "crystal": 0.0}.get(family, 0.015)
-    skin = Skin(_texture(rng, texture, grain), fine, np.clip(_noise(rng, TILE / 12), -1.5, 1.5), coarse * rng.uniform(0.5, 1.3))
-    optics = Optics(
-        edge=rng.uniform(0.05, 0.35), secant=rng.uniform(0.3, 0.9), cap=rng.uniform(2.5, 5),
-        direction=rng.uniform(0, 2 * np.pi), lateral=rng.uniform(0.0, 0.4), depth=rng.uniform(1.2, 2.6),
-        albedo=rng.uniform(0.0, 0.12), substrate=float(np.exp(rng.uniform(np.log(0.25), np.log(0.95)))),
-        blur=rng.uniform(0.6, 1.4), astigmatism=rng.uniform(1.0, 1.5), dose=float(np.exp(rng.uniform(np.log(25), np.log(400)))),
-        row_jitter=rng.uniform(0.0, 0.015), charging=rng.uniform(0.3, 1.2) * (rng.random() < 0.3),
-        gamma=rng.uniform(0.75, 1.15), black=rng.uniform(5, 45), white=rng.uniform(170, 245),
-        focus=rng.uniform(0, 0.8) * (arrangement == "packed"),
-    )  # fmt: skip
-    diameter = np.exp(rng.uniform(np.log(80), np.log(40_000)))  # nm
+    skin = Skin(
+        fine=texture_tile(rng, texture, grain),
+        fine_height=FINE_HEIGHT[texture] * rng.uniform(0.5, 1.4) * min(1.0, grain / 6),
+        coarse=np.clip(periodic_noise(rng, TILE / 12), -1.5, 1.5),
+        coarse_amplitude=COARSE.get(family, 0.015) * rng.uniform(0.5, 1.3),
+        rounding=rng.uniform(0.02, 0.25),
+    )
     return Specimen(
-        arrangement, family, int(rng.integers(5)), radius, rng.choice([0.06, 0.2, 0.35, 0.45]), rng.uniform(0, 0.5) * (rng.random() < 0.3),
-        rng.uniform(1.15, 1.9), coverage, texture, grain, skin, rng.uniform(0, 1), optics, float(diameter / (2 * radius)),
+        arrangement=arrangement, family=family, habit=CRYSTALS[rng.integers(len(CRYSTALS))], texture=texture,
+        radius=radius, spread=float(rng.choice([0.06, 0.2, 0.35, 0.45])),
+        fines=rng.uniform(0.1, 0.5) * (rng.random() < 0.35), slender=rng.uniform(1.15, 1.9), coverage=coverage,
+        floor=SUBSTRATES[rng.choice(4, p=(0.35, 0.25, 0.25, 0.15))], skin=skin, optics=_optics(rng, arrangement),
+        pixel_size=_log_uniform(rng, 80, 40_000) / (2 * radius),
     )  # fmt: skip
 
 
 def _drop(rng: np.random.Generator, radii: np.ndarray, shape: tuple[int, int], arrangement: str) -> np.ndarray:
     """Centres (N, 3) of spheres dropped one after the other; each takes the lowest of its candidate places."""
-    margin = float(np.median(radii)) * 1.2
-    low, high = np.array([-margin, -margin]), np.array([shape[1] + margin, shape[0] + margin])
+    median = float(np.median(radii))
+    low, high = np.full(2, -1.2 * median), np.array(shape[::-1]) + 1.2 * median
     tries = {"dispersed": 2, "monolayer": 40, "packed": 14, "clusters": 6}[arrangement]
-    hubs = rng.uniform(low, high, (int(rng.integers(2, 7)), 2))
-    width = rng.uniform(0.08, 0.16) * max(shape)
+    hubs = rng.uniform(low, high, (int(rng.integers(2, 8)), 2))
+    width = rng.uniform(0.05, 0.16) * max(shape)
     placed = np.empty((len(radii), 3))
     for i, r in enumerate(radii):
         if arrangement == "clusters" and rng.random() < 0.93:
@@ -140,85 +132,95 @@ def _drop(rng: np.random.Generator, radii: np.ndarray, shape: tuple[int, int], a
         if i:
             gap = (radii[:i] + r) ** 2 - ((xy[:, None] - placed[None, :i, :2]) ** 2).sum(-1)  # tries, placed
             rest = np.maximum(rest, np.where(gap > 0, placed[None, :i, 2] + np.sqrt(np.maximum(gap, 0)), 0).max(1))
-        best = int(rest.argmin())
+        stuck = r < 0.6 * median and rng.random() < 0.4  # fine ones also cling where they land first
+        best = 0 if stuck else int(rest.argmin())
         placed[i] = *xy[best], rest[best]
     return placed
 
 
-def _shape(rng: np.random.Generator, specimen: Specimen, r: float) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The quadric or the faces of one particle of radius `r` pixels, randomly turned."""
-    flat = specimen.arrangement in ("dispersed", "monolayer") and rng.random() < 0.7
-    spin = Rotation.from_euler("z", rng.uniform(0, 2 * np.pi))
-    turn = (spin * Rotation.from_rotvec(rng.normal(0, 0.06, 3)) if flat else Rotation.random(random_state=rng)).as_matrix()
-    family, k = specimen.family, specimen.elongation
-    if family in ("crystal", "irregular"):
-        if family == "irregular":
-            normals = rng.normal(size=(9, 3))
-            normals = np.vstack([normals, -normals]) / np.linalg.norm(np.vstack([normals, normals]), axis=1)[:, None]
-            distance = r * rng.uniform(0.68, 1.0, len(normals))
-        else:
-            normals, distance = _crystal(rng, specimen.habit, r, k)
-        return None, np.column_stack([normals @ turn.T, distance])
-    axes = np.array([1.0, 1.0, 1.0])
-    if family == "ellipsoid":
-        axes = np.array([k**0.6, rng.uniform(0.8, 1.1), k**-0.5])
-    elif family == "rod":
-        axes = np.array([1.35, 0.55, 0.55])
-    elif family == "secondary":
-        axes = rng.uniform(0.88, 1.08, 3)
-    axes = axes * r
-    return turn @ np.diag(axes**-2.0) @ turn.T, None
+def _turns(rng: np.random.Generator, count: int, flat: bool) -> np.ndarray:
+    """Rotation matrices (count, 3, 3): any direction; where `flat`, seven of ten lie on the substrate."""
+    turn = Rotation.from_quat(rng.normal(size=(count, 4))).as_matrix()
+    spin = Rotation.from_rotvec(rng.uniform(0, 2 * np.pi, (count, 1)) * [[0, 0, 1]])
+    spin = spin * Rotation.from_rotvec(rng.normal(0, 0.06, (count, 3)))  # lies nearly flat
+    lies = flat & (rng.random(count) < 0.7)
+    return np.where(lies[:, None, None], spin.as_matrix(), turn)
 
 
-def _crystal(rng: np.random.Generator, habit: int, r: float, k: float) -> tuple[np.ndarray, np.ndarray]:
-    """Outward normals (F, 3) and distances (F,) of a crystal: cube, octahedron, truncated, hexagonal plate or prism."""
-    j = lambda n: rng.uniform(0.92, 1.08, n)  # noqa: E731
-    if habit == 0:
-        normals, distance = _CUBE, 0.68 * r * j(3)
-    elif habit == 1:
-        normals, distance = _OCTA, 0.62 * r * j(4)
-    elif habit == 2:
-        normals, distance = np.vstack([_CUBE, _OCTA]), r * np.concatenate([0.78 * j(3), 0.78 * j(4)])
-    elif habit == 3:
-        normals, distance = np.vstack([_HEX, _CUBE[2:]]), r * np.concatenate([0.85 * j(3), 0.35 * j(1)])
-    else:
-        normals, distance = np.vstack([_HEX, _CUBE[2:]]), r * np.concatenate([0.55 * j(3), 0.5 * k * j(1)])
-    return np.vstack([normals, -normals]), np.concatenate([distance, distance])
+def _shape(
+    rng: np.random.Generator, material: Specimen, r: float, turn: np.ndarray
+) -> tuple[np.ndarray | None, np.ndarray | None, float]:
+    """The quadric or the faces of one particle of radius `r` pixels, and how far it reaches."""
+    k = material.slender
+    if material.family == "irregular":
+        normals, distance = fragment(rng, r)
+        return None, np.column_stack([normals @ turn.T, distance]), 1.5 * r
+    if material.family == "crystal":
+        normals, distance = crystal(rng, material.habit, r, k)
+        return None, np.column_stack([normals @ turn.T, distance]), 1.4 * r
+    axes = {
+        "sphere": (1.0, 1.0, 1.0), "ellipsoid": (k**0.6, rng.uniform(0.8, 1.1), k**-0.5), "rod": (1.35, 0.55, 0.55),
+        "secondary": tuple(rng.uniform(0.88, 1.08, 3)),
+    }[material.family]  # fmt: skip
+    quadric = (turn * (r * np.array(axes)) ** -2.0) @ turn.T
+    return quadric, None, r * max(axes) * (1.05 + 1.5 * material.skin.coarse_amplitude) + 3
 
 
-def _bodies(rng: np.random.Generator, specimen: Specimen, shape: tuple[int, int], unit: float) -> list[Body]:
-    median = max(specimen.radius * unit, 4.0)
-    margin = 1.2 * median
-    wanted = specimen.coverage * (shape[0] + 2 * margin) * (shape[1] + 2 * margin)
-    radii = median * np.exp(np.clip(specimen.spread * rng.standard_normal(600), -1.1, 1.0))
-    radii *= np.where(rng.random(600) < specimen.fines, 0.38, 1.0)
-    count = int(np.searchsorted(np.cumsum(np.pi * radii**2), wanted)) + 1
+def _bodies(rng: np.random.Generator, material: Specimen, shape: tuple[int, int], median: float) -> list[Body]:
+    """Particles of one image, dropped and shaped."""
+    wanted = material.coverage * (shape[0] + 2.4 * median) * (shape[1] + 2.4 * median)
+    radii = median * np.exp(np.clip(material.spread * rng.standard_normal(MOST), -1.1, 1.0))
+    radii *= np.where(rng.random(MOST) < material.fines, 0.38, 1.0)
+    count = min(int(np.searchsorted(np.cumsum(np.pi * radii**2), wanted)) + 1, MOST)
     radii = np.maximum(radii[:count], 3.5)
-    if specimen.arrangement != "packed":  # the largest first: small ones find the gaps
+    if material.arrangement in ("dispersed", "monolayer"):  # the largest first: small ones find the gaps
         radii = np.sort(radii)[::-1]
-    places = _drop(rng, radii * 0.97, shape, specimen.arrangement)
+    places = _drop(rng, radii * 0.97, shape, material.arrangement)
+    if material.arrangement == "packed":  # a pile is not level
+        places[:, 2] += median * np.sin(places[:, :2] @ rng.normal(0, 3 / max(shape), 2) + rng.uniform(0, 6))
     bodies = []
-    for (x, y, z), r in zip(places, radii, strict=True):
-        quadric, faces = _shape(rng, specimen, r)
-        offset = tuple(int(v) for v in rng.integers(0, TILE, 2))
-        bodies.append(Body(x, y, z, float(r), quadric, faces, offset, float(np.exp(rng.normal(0, 0.06)))))  # type: ignore[arg-type]
+    turns = _turns(rng, count, material.arrangement in ("dispersed", "monolayer"))
+    skins = rng.uniform(0, (TILE, TILE, 2 * np.pi), (count, 3))
+    brightness = np.exp(rng.normal(0, 0.06, count))
+    for i, (x, y, z) in enumerate(places):
+        quadric, faces, reach = _shape(rng, material, radii[i], turns[i])
+        bodies.append(Body(x, y, z, radii[i], reach, quadric, faces, tuple(skins[i]), brightness[i]))
     return bodies
+
+
+def _floor(rng: np.random.Generator, material: Specimen, shape: tuple[int, int], median: float) -> np.ndarray:
+    """Height of the substrate, float32 (H, W)."""
+    fine, wide = periodic_noise(rng, 1.5), periodic_noise(rng, 12.0)
+    if material.arrangement == "packed":
+        floor = wide - 3 * median
+    elif material.floor == "flat":
+        floor = 0.15 * fine
+    elif material.floor == "wavy":
+        floor = 2.5 * wide
+    elif material.floor == "grainy":
+        floor = 0.5 * fine + 1.2 * periodic_noise(rng, 4.0)
+    else:
+        floor = 0.2 * fine - 14 * np.clip(3 * periodic_noise(rng, 5.0) - 4.5, 0, 1)
+    return cv2.resize(floor, shape[::-1], interpolation=cv2.INTER_CUBIC)
 
 
 def _visible(owner: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Labels int32 of the visible regions that are large and lit enough; each is one connected region."""
-    regions = np.zeros_like(owner)
+    labels = np.zeros_like(owner)
     count = 0
     for index, box in enumerate(ndimage.find_objects(owner), start=1):
         if box is None:
             continue
-        _, parts, stats, _ = cv2.connectedComponentsWithStats((owner[box] == index).astype(np.uint8), connectivity=4)
-        for part in np.flatnonzero(stats[1:, cv2.CC_STAT_AREA] >= MIN_AREA) + 1:
+        seen = (owner[box] == index) & (free[box] > MIN_EXPOSURE)
+        _, parts, stats, _ = cv2.connectedComponentsWithStats(seen.astype(np.uint8), connectivity=4)
+        for part, area in enumerate(stats[:, cv2.CC_STAT_AREA]):
+            if part == 0 or area < MIN_AREA:
+                continue
             inside = parts == part
-            if free[box][inside].mean() >= MIN_EXPOSURE:
+            if free[box][inside].mean() >= 2 * MIN_EXPOSURE:
                 count += 1
-                regions[box][inside] = count
-    return regions
+                labels[box][inside] = count
+    return labels
 
 
 def generate(seed: int, index: int, size: tuple[int, int] = (512, 512)) -> Sample:
@@ -235,19 +237,21 @@ def generate(seed: int, index: int, size: tuple[int, int] = (512, 512)) -> Sampl
     rows, cols = size
     unit = (rows * cols) ** 0.5 / 512
     number = index // IMAGES_PER_SPECIMEN
-    specimen = _specimen(seed, number)
-    optics = specimen.optics
+    material = specimen(seed, number)
     rng = np.random.default_rng([seed, 2, index])
-    radius = max(specimen.radius * unit, 4.0)
-    rough = cv2.resize(_noise(rng, 4.0, 128), (cols, rows), interpolation=cv2.INTER_CUBIC)
-    floor = rough * np.float32(0.8 * specimen.roughness)
-    for attempt in range(8):
-        bodies = _bodies(rng, specimen, (rows, cols), unit)
-        height, owner, texture = depth_buffer(bodies, specimen.skin, floor)
-        free = exposure(height, radius, optics)
+    shared = material.optics
+    optics = replace(  # the operator sets focus, brightness and contrast anew
+        shared, blur=shared.blur * rng.uniform(0.85, 1.2), black=shared.black * rng.uniform(0.7, 1.3),
+        white=shared.white + rng.uniform(-10, 8),
+    )  # fmt: skip
+    median = max(material.radius * unit, 4.0)
+    floor = _floor(rng, material, (rows, cols), median)
+    labels: np.ndarray = np.zeros((rows, cols), np.int32)
+    while not labels.any():
+        bodies = _bodies(rng, material, (rows, cols), median)
+        height, owner, texture = depth_buffer(bodies, material.skin, floor)
+        free = exposure(height, median, optics)
         labels = _visible(owner, free)
-        if labels.any():
-            break
     brightness = np.array([optics.substrate] + [b.brightness for b in bodies])
-    image = micrograph(height, owner, texture, brightness, free, radius, optics, rng)
-    return Sample(image, labels, f"sem-{index:05d}", f"specimen-{number:04d}", specimen.pixel_size / unit)
+    image = micrograph(height, owner, texture, brightness, free, median, optics, rng)
+    return Sample(image, labels, f"sem-{index:05d}", f"specimen-{number:04d}", material.pixel_size / unit)
