@@ -84,7 +84,8 @@ class LoRALinear(nn.Module):
     def weight(self) -> Tensor:
         """The adapted matrix W + factor * B A, (out, in), computed in float32 even under autocast."""
         parts = list(self.base.weight.chunk(len(self.slices)))
-        with torch.autocast(self.base.weight.device.type, enabled=False):
+        kind = "cpu" if self.base.weight.is_meta else self.base.weight.device.type  # there is no autocast on meta
+        with torch.autocast(kind, enabled=False):
             for name in self.adapted:
                 i, a, b = self.slices.index(name), self.get_parameter(f"A_{name}"), self.get_parameter(f"B_{name}")
                 parts[i] = torch.addmm(parts[i].float(), b.float(), a.float(), alpha=self.factor).to(parts[i])
