@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,3 +79,11 @@ def labels_from_mask(mask: np.ndarray) -> np.ndarray:
     if len(values) == 0 or not values[-1]:
         return np.zeros(mask.shape, np.int32)
     return label(mask == values[-1], connectivity=mask.ndim).astype(np.int32)
+
+
+def content_hash(sample: Sample) -> str:
+    """SHA-256 hex of the decoded pixels of image (uint8) and labels (int32, little-endian) with their shapes."""
+    digest = hashlib.sha256(f"{sample.image.shape} {sample.labels.shape} ".encode())
+    digest.update(np.ascontiguousarray(sample.image).tobytes())
+    digest.update(np.ascontiguousarray(sample.labels.astype("<i4")).tobytes())
+    return digest.hexdigest()
