@@ -42,11 +42,16 @@ class Skin:
     rounding: float  # of a polyhedron's edges, of the radius
 
 
+def _enlarge(tile: np.ndarray, fx: int, fy: int) -> np.ndarray:
+    """Resize a tile by whole factors so that it still repeats."""
+    padded = cv2.resize(np.pad(tile, 2, mode="wrap"), None, fx=fx, fy=fy, interpolation=cv2.INTER_CUBIC)
+    return padded[2 * fy : -2 * fy, 2 * fx : -2 * fx]
+
+
 def periodic_noise(rng: np.random.Generator, sigma: float, size: int = TILE) -> np.ndarray:
     """Smooth noise that repeats, (size, size) float32, zero mean and unit deviation."""
     if sigma > 6 and size % 4 == 0:  # smooth enough to be made on a quarter of the grid
-        coarse = np.pad(periodic_noise(rng, sigma / 4, size // 4), 2, mode="wrap")
-        return cv2.resize(coarse, None, fx=4, fy=4, interpolation=cv2.INTER_CUBIC)[8:-8, 8:-8]
+        return _enlarge(periodic_noise(rng, sigma / 4, size // 4), 4, 4)
     pad = min(size, int(4 * sigma) + 1)
     field = np.pad(rng.standard_normal((size, size), dtype=np.float32), pad, mode="wrap")
     field = cv2.GaussianBlur(field, (0, 0), sigma)[pad:-pad, pad:-pad]
@@ -56,13 +61,15 @@ def periodic_noise(rng: np.random.Generator, sigma: float, size: int = TILE) -> 
 def _cells(rng: np.random.Generator, spacing: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Random cells that repeat: distance to the nearest seed over the spacing, and a random value for each cell."""
     n = max(8, int(size[0] * size[1] / spacing**2))
-    seeds: np.ndarray = np.ones(size, np.uint8)
-    seeds[rng.integers(0, size[0], n), rng.integers(0, size[1], n)] = 0
+    seeds: np.ndarray = np.zeros(size, np.float32)  # a seed's value where there is one
+    seeds[rng.integers(0, size[0], n), rng.integers(0, size[1], n)] = rng.uniform(0.01, 1, n)
     pad = min(int(3 * spacing) + 1, *size)
+    seeds = np.pad(seeds, pad, mode="wrap")
     distance, index = cv2.distanceTransformWithLabels(
-        np.pad(seeds, pad, mode="wrap"), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+        (seeds == 0).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    values = rng.random(index.max() + 1, dtype=np.float32)
+    values: np.ndarray = np.zeros(index.max() + 1, np.float32)
+    values[index[seeds > 0]] = seeds[seeds > 0]
     inner = (slice(pad, -pad), slice(pad, -pad))
     return (distance / spacing)[inner], values[index][inner]
 
@@ -77,7 +84,9 @@ def texture_tile(rng: np.random.Generator, kind: str, grain: float) -> np.ndarra
         width = TILE if kind == "crystallites" else TILE // 4
         distance, value = _cells(rng, grain if kind == "crystallites" else grain * 0.6, (TILE, width))
         tile = 1.2 * (value - 0.5) - 1.6 * distance**2 + 0.3
-        tile = cv2.resize(tile, (TILE, TILE), interpolation=cv2.INTER_LINEAR) + 0.15 * periodic_noise(rng, 1.0)
+        if kind == "needles":
+            tile = _enlarge(tile, 4, 1)
+        tile = tile + 0.15 * periodic_noise(rng, 1.0)
     elif kind == "pits":
         tile = 0.4 - 1.8 * np.clip(periodic_noise(rng, grain * 0.5) - 1.0, 0, 1.2) + 0.15 * periodic_noise(rng, 1.0)
     elif kind == "striae":
