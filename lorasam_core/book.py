@@ -13,18 +13,22 @@ from lorasam_core.pages import edition_pages, execute_pages
 from lorasam_core.records import Edition, root
 
 
+class BookError(RuntimeError):
+    """The book could not be finished; the message says why."""
+
+
 def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str | Path = "runs") -> Path:
     """Render an edition; returns the path of index.html, and prints it last.
 
     source: the book's folder ("" is book/). Pages that are not current are executed from the records; nothing is
-    trained. Raises ValueError when a run or a page is missing, and RuntimeError when jupyter-book warns or fails.
+    trained. Raises ValueError when a run is missing, and BookError when a page fails or jupyter-book warns.
     """
     source = Path(source) if source else root() / "book"
     if missing := edition.missing():
         raise ValueError(f"the edition {edition.name} lacks the run {missing[0]!r}; run its experiments first.")
     pages, failures = execute_pages(edition_pages(edition), edition, workers, runs)
     if failures:
-        raise ValueError("\n".join(failures))
+        raise BookError("\n".join(failures))
     generated = source / "_generated"
     shutil.rmtree(generated, ignore_errors=True)
     generated.mkdir(parents=True)
@@ -48,4 +52,4 @@ def _jupyter_book(source: Path) -> None:
     if subprocess.run(command, env={**os.environ, "PYTHONPATH": path}).returncode != 0:
         # the next build would find these pages unchanged, and be silent about their warnings
         shutil.rmtree(source / "_build" / ".doctrees", ignore_errors=True)
-        raise RuntimeError("jupyter-book has warned or failed; its messages stand above, and the book is not finished.")
+        raise BookError("jupyter-book has warned or failed; its messages stand above, and the book is not finished.")

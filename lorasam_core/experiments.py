@@ -144,7 +144,7 @@ def listing(planned: Plan, folder: Path) -> pd.DataFrame:
 
 def move_aside(folder: Path, planned: Plan, whole: bool) -> Path | None:
     """Move the edition (`whole`) or the planned runs to <edition>.old-<time>; returns it, or None if none was there."""
-    aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S}")
+    aside = folder.with_name(f"{folder.name}.old-{datetime.now():%Y%m%d-%H%M%S-%f}")
     if whole:
         return folder.rename(aside) if folder.is_dir() else None
     there = [folder / i for i in _unique(planned) if (folder / i).is_dir()]
@@ -152,14 +152,6 @@ def move_aside(folder: Path, planned: Plan, whole: bool) -> Path | None:
         aside.mkdir(exist_ok=True)
         path.rename(aside / path.name)
     return aside if there else None
-
-
-def check_samples(planned: Plan, folder: Path) -> None:
-    """Read every image that a run to be done will read; raises the reader's ValueError for the first bad one."""
-    waiting = [r for r in _unique(planned).values() if not is_finished(folder / r.run_id)]
-    for data in {id(r.data): r.data for r in waiting if r.config.data != "synthetic"}.values():
-        for i in range(len(data)):
-            data[i]
 
 
 def run(
@@ -175,7 +167,8 @@ def run(
     from lorasam_core import book, pages
     from lorasam_core.runs import check_disk
 
-    table = load_profile(profile)
+    with pool(workers):  # refuses a bad number
+        table = load_profile(profile)
     folder = Path(runs) / edition_name(table, data)
     page_list = pages.page_list(table, folder, data, only)
     everything = plan(table, data)
@@ -183,15 +176,12 @@ def run(
     if dry_run:
         print(listing(planned, folder).to_string(index=False))
         return []
-    with pool(workers):  # refuses a bad number before anything happens
-        pass
-    check_samples(planned, folder)
-    check_disk(folder, sum(r.bytes_needed for r in _unique(planned).values()))
+    done = [i for i in _unique(planned) if is_finished(folder / i)]
+    check_disk(folder, sum(r.bytes_needed for i, r in _unique(planned).items() if fresh or i not in done))
     if fresh and (aside := move_aside(folder, planned, whole=only is None)):
         print(f"old runs are in {aside}")
     _write_edition(folder, table, data, everything)
-    done = sum(is_finished(folder / i) for i in _unique(planned))
-    print(f"{folder}: {len(_unique(planned))} runs, {done} finished before")
+    print(f"{folder}: {len(_unique(planned))} runs, {0 if fresh else len(done)} finished before")
     failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb).items()]
     edition = read_edition(folder)
     failures += pages.execute_pages(page_list, edition, workers, runs)[1]
@@ -199,7 +189,10 @@ def run(
         absent = ", ".join(edition.missing()) or "pages"
         print(f"the book is not built: missing are {absent}; call again without --only, or mend what failed.")
     elif make_book:
-        book.build(edition, book_dir, workers, runs)
+        try:
+            book.build(edition, book_dir, workers, runs)
+        except book.BookError as error:
+            failures.append(str(error))
     return failures
 
 

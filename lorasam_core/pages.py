@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = commands.parse_args(arguments)
     try:
         book.build(find_edition(args.edition, args.runs), args.book, args.workers, args.runs)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, book.BookError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -29,9 +29,12 @@ from lorasam_core.lora import LoRAConfig, add_lora, count_trainable, lora_parame
 from lorasam_core.records import METRICS, Record, is_finished, read_record, write_json
 from lorasam_core.sam import load_sam
 
-logger = logging.getLogger(__name__)
-
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
+NOTHING_TRAINED = {
+    "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "steps": 0, "images_seen": 0, "best_step": 0,
+}  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=2)
@@ -142,7 +145,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
     trackers: Sequence[Any] = tracking.make_trackers(config, folder, wandb)
-    metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, "trainable_parameters": 0}
+    metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     if config.method == "lora":
         add_lora(sam, lora_config(config))
         metrics["trainable_parameters"] = count_trainable(sam)
