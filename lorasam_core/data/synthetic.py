@@ -34,6 +34,7 @@ GENERATOR_VERSION = 1  # raised whenever the images change
 IMAGES_PER_SPECIMEN = 3
 MIN_AREA = 40  # pixels; smaller visible parts of a particle are not labelled
 MIN_EXPOSURE = 0.15  # pixels in deeper shadow are not labelled, nor parts of twice this on average
+SMALLEST = 9.0  # median radius, pixels: below it particles would be too small to be labelled
 MOST = 800  # particles dropped for one image
 
 ARRANGEMENTS = ("dispersed", "monolayer", "packed", "clusters")
@@ -96,7 +97,7 @@ def specimen(seed: int, number: int) -> Specimen:
     ]
     coverage = rng.uniform(low, high)
     seen = _log_uniform(rng, 60 if arrangement == "clusters" else 12, 140)  # particles in view
-    radius = float(np.clip(512 * (min(coverage, 0.9) / (np.pi * seen)) ** 0.5, 7, 75))
+    radius = float(np.clip(512 * (min(coverage, 0.9) / (np.pi * seen)) ** 0.5, SMALLEST, 75))
     texture = TEXTURES[rng.choice(6, p=TEXTURE_ODDS[family])]
     grain = float(np.clip(radius * rng.uniform(0.1, 0.28), 2.5, 14))
     skin = Skin(
@@ -226,7 +227,8 @@ def _visible(owner: np.ndarray, free: np.ndarray) -> np.ndarray:
 def generate(seed: int, index: int, size: tuple[int, int] = (512, 512)) -> Sample:
     """Image `index` of the endless set `seed`: grey uint8 (H, W), labels int32 (H, W), pixel_size in nm.
 
-    The field of view does not depend on `size` (H, W). Each label is one connected visible region of at least
+    The field of view does not depend on `size` (H, W), but small images hold fewer particles: their median radius is
+    at least SMALLEST pixels. Each label is one connected visible region of at least
     MIN_AREA pixels, numbered from 1; what lies in deep shadow is background. Raises ValueError for a negative
     seed or index and for a side under 64 pixels.
     """
@@ -244,7 +246,7 @@ def generate(seed: int, index: int, size: tuple[int, int] = (512, 512)) -> Sampl
         shared, blur=shared.blur * rng.uniform(0.85, 1.2), black=shared.black * rng.uniform(0.7, 1.3),
         white=shared.white + rng.uniform(-10, 8),
     )  # fmt: skip
-    median = max(material.radius * unit, 4.0)
+    median = max(material.radius * unit, SMALLEST)
     floor = _floor(rng, material, (rows, cols), median)
     labels: np.ndarray = np.zeros((rows, cols), np.int32)
     while not labels.any():
