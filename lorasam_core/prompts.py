@@ -24,7 +24,7 @@ def choose_instances(labels: np.ndarray, k: int, rng: np.random.Generator, min_a
 
 def points_inside(labels: np.ndarray, ids: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """One pixel of each instance, drawn uniformly: float32 (K, 2), X and Y. An id not in labels raises ValueError."""
-    points = np.empty((len(ids), 2), np.float32)
+    points: np.ndarray = np.empty((len(ids), 2), np.float32)
     for row, instance in enumerate(ids):
         ys, xs = _pixels(labels, instance)
         pick = rng.integers(len(ys))
@@ -42,7 +42,7 @@ def jittered_boxes(labels: np.ndarray, ids: np.ndarray, rng: np.random.Generator
     if jitter < 0:
         raise ValueError(f"jitter is {jitter}; give 0 or more.")
     height, width = labels.shape
-    boxes = np.empty((len(ids), 4), np.float32)
+    boxes: np.ndarray = np.empty((len(ids), 4), np.float32)
     for row, instance in enumerate(ids):
         ys, xs = _pixels(labels, instance)
         tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()], float)

@@ -104,7 +104,7 @@ def _read(records: dict[str, Record], i: str) -> tuple[Sample, bool]:
 
 def _find_folder(name: str) -> Path:
     """The folder of that path, or of that name in $LORASAM_DATA."""
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     local = os.environ.get("LORASAM_DATA")
     if name and local and (Path(local) / name).is_dir():
