@@ -25,8 +25,9 @@ def save(path, array):
 def folder(tmp_path):
     """Four images with instance ids, PNG and TIFF, 8 and 16 bit."""
     rng = np.random.default_rng(0)
-    for k, (suffix, dtype) in enumerate([(".png", np.uint8), (".tif", np.uint8), (".png", np.uint16), (".tif", np.uint16)]):
-        save(tmp_path / "powder" / "images" / f"p{k}{suffix}", rng.integers(0, 200, IDS.shape).astype(dtype))
+    for k in range(4):
+        name, dtype = f"p{k}" + (".tif" if k % 2 else ".png"), np.uint8 if k < 2 else np.uint16
+        save(tmp_path / "powder" / "images" / name, rng.integers(0, 200, IDS.shape).astype(dtype))
         save(tmp_path / "powder" / "labels" / f"p{k}.png", IDS)
     return tmp_path / "powder"
 
@@ -94,6 +95,10 @@ def float_with_nan(folder):
     save(folder / "images" / "p1.tif", array)
 
 
+def groups_csv(text):
+    return lambda folder: (folder / "groups.csv").write_text(text)
+
+
 def empty(folder):
     for path in sorted(folder.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -110,20 +115,18 @@ BAD = {
     "no picture": (lambda f: (f / "images" / "p0.png").write_text("hello"), r"p0\.png cannot be read"),
     "NaN": (float_with_nan, r"p1\.tif holds NaN or infinite values; replace them"),
     "a mask with no particle": (replace_labels(IDS * 0), r"p2\.png has no particle; label one, or remove it"),
-    "two images with one id": (lambda f: save(f / "images" / "p2.tif", IDS), r"p2\.png and p2\.tif have one id; rename"),
-    "two masks with one id": (lambda f: save(f / "labels" / "p2.tif", IDS), r"p2\.png and p2\.tif have one id; rename"),
+    "two images with one id": (lambda f: save(f / "images" / "p2.tif", IDS), r"images.p2\.png and p2\.tif have one id"),
+    "two masks with one id": (lambda f: save(f / "labels" / "p2.tif", IDS), r"labels.p2\.png and p2\.tif have one id"),
     "a JPEG mask": (jpeg_mask, r"p2\.jpg is a JPEG, whose compression changes ids; save the mask as PNG"),
     "a coloured mask": (replace_labels(np.dstack([IDS, IDS // 2, IDS]).astype(np.uint8)), r"p2\.png is coloured; save"),
     "a single group": (
-        lambda f: (f / "groups.csv").write_text("id,group\n" + "".join(f"p{k},steel\n" for k in range(4))),
+        groups_csv("id,group\n" + "".join(f"p{k},steel\n" for k in range(4))),
         r"only the group 'steel' and a split by group needs at least 3; add images of other specimens",
     ),
-    "a group that is missing": (lambda f: (f / "groups.csv").write_text("id,group\np0,a\n"), r"names no group for p1; add"),
-    "groups without column": (lambda f: (f / "groups.csv").write_text("p0,a\n"), r"groups\.csv has no column 'id'; name"),
-    "a group twice": (
-        lambda f: (f / "groups.csv").write_text("id,group\np0,a\np0,b\n"), r"groups\.csv lists p0 twice; keep one line"
-    ),
-    "an empty table": (lambda f: (f / "groups.csv").write_text(""), r"groups\.csv cannot be read as a table"),
+    "a group that is missing": (groups_csv("id,group\np0,a\n"), r"groups\.csv names no group for p1; add"),
+    "groups without column": (groups_csv("p0,a\n"), r"groups\.csv has no column 'id'; name"),
+    "a group twice": (groups_csv("id,group\np0,a\np0,b\n"), r"groups\.csv lists p0 twice; keep one line"),
+    "an empty table": (groups_csv(""), r"groups\.csv cannot be read as a table"),
     "a wrong pixel size": (
         lambda f: (f / "pixel_size.csv").write_text("id,pixel_size\np0,5 nm\n"), r"gives '5 nm' for p0; give nm a pixel"
     ),
