@@ -29,9 +29,7 @@ class VirtualSet:
     Raises ValueError for no samples or a size below 1, IndexError beyond the end.
     """
 
-    def __init__(
-        self, samples: Sequence[Sample], size: int | None = None, seed: int = 0, crop_size: int = 512
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], size: int | None = None, seed: int = 0, crop_size: int = 512) -> None:
         if not len(samples):
             raise ValueError("There is no training image to augment; give at least one sample.")
         if size is not None and size < 1:

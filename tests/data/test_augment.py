@@ -56,9 +56,7 @@ def test_misalignment_by_one_pixel_would_be_seen():
 def test_right_angles_agree_with_numpy(degrees):
     rng = np.random.default_rng(0)
     image, labels = rng.integers(0, 256, (40, 40), np.uint8), rng.integers(0, 300, (40, 40)).astype(np.int32)
-    view, ids = augment(
-        image, labels, rng, 40, angle=(degrees, degrees), shift=0, flip=0, **GEOMETRY_ONLY
-    )
+    view, ids = augment(image, labels, rng, 40, angle=(degrees, degrees), shift=0, flip=0, **GEOMETRY_ONLY)
     turns = {0: 0, 90: 1}[degrees]
     np.testing.assert_array_equal(view, np.rot90(image, turns))
     np.testing.assert_array_equal(ids, np.rot90(labels, turns))

@@ -9,9 +9,7 @@ from lorasam_core.data.windows import sliding_windows
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 100), overlap=st.floats(0, 0.95)
-)
+@given(height=st.integers(1, 90), width=st.integers(1, 90), size=st.integers(1, 100), overlap=st.floats(0, 0.95))
 def test_cover_inside_and_overlap(height, width, size, overlap):
     seen = np.zeros((height, width), int)
     windows = sliding_windows((height, width), size, overlap)
