@@ -43,3 +43,13 @@ def randomise(parameters: list[nn.Parameter], seed: int = 2, scale: float = 0.05
     with torch.no_grad():
         for parameter in parameters:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Same names, same bits."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A copy of the state dict."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -82,13 +82,15 @@ class LoRALinear(nn.Module):
         self.train(base.training)
 
     def weight(self) -> Tensor:
-        """The adapted matrix W + factor * B A, (out, in), computed in float32 even under autocast."""
+        """The adapted matrix W + factor * B A, (out, in), computed in float32 or better, even under autocast."""
         parts = list(self.base.weight.chunk(len(self.slices)))
+        exact = torch.promote_types(self.base.weight.dtype, torch.float32)
         kind = "cpu" if self.base.weight.is_meta else self.base.weight.device.type  # there is no autocast on meta
         with torch.autocast(kind, enabled=False):
             for name in self.adapted:
                 i, a, b = self.slices.index(name), self.get_parameter(f"A_{name}"), self.get_parameter(f"B_{name}")
-                parts[i] = torch.addmm(parts[i].float(), b.float(), a.float(), alpha=self.factor).to(parts[i])
+                update = torch.addmm(parts[i].to(exact), b.to(exact), a.to(exact), alpha=self.factor)
+                parts[i] = update.to(parts[i])
         return torch.cat(parts)
 
     def forward(self, x: Tensor) -> Tensor:
