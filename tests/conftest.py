@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,3 +24,25 @@ def emps_folder() -> Path:
     if not local or not (Path(local) / "emps" / "test.csv").is_file():
         pytest.skip("no EMPS here: set LORASAM_DATA to a folder that holds emps/")
     return Path(local) / "emps"
+
+
+@pytest.fixture(scope="session")
+def smoke_book(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """The smoke profile from nothing to the book, by the command that a user gives, in folders of its own.
+
+    index: the book's index.html; html, book: its folder and its sources; edition: the folder of the runs; runs: that of
+    all editions; command: what was called; output, status, seconds: what came of it.
+    """
+    checkout = Path(__file__).resolve().parents[1]
+    folder = tmp_path_factory.mktemp("smoke")
+    unwanted = shutil.ignore_patterns("_build", "_generated", "results", "__pycache__")
+    book = Path(shutil.copytree(checkout / "book", folder / "book", ignore=unwanted))
+    command = [sys.executable, "-m", "lorasam_core.experiments", "run", "--profile", "smoke"]
+    command += ["--runs", str(folder / "runs"), "--book", str(book)]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    html = book / "_build" / "html"
+    return SimpleNamespace(
+        index=html / "index.html", html=html, book=book, edition=folder / "runs" / "smoke", runs=folder / "runs",
+        command=command, output=done.stdout, status=done.returncode, seconds=time.perf_counter() - start,
+    )  # fmt: skip
