@@ -33,7 +33,7 @@ from .sem_shapes import (
 GENERATOR_VERSION = 1  # raised whenever the images change
 IMAGES_PER_SPECIMEN = 3
 MIN_AREA = 40  # pixels; smaller visible parts of a particle are not labelled
-MIN_EXPOSURE = 0.15  # pixels in deeper shadow are not labelled, nor parts of twice this on average
+MIN_EXPOSURE = 0.1  # pixels in deeper shadow are not labelled, nor parts of twice this on average
 SMALLEST = 9.0  # median radius, pixels: below it particles would be too small to be labelled
 MOST = 800  # particles dropped for one image
 
@@ -77,7 +77,7 @@ def _optics(rng: np.random.Generator, arrangement: str) -> Optics:
     return Optics(
         edge=rng.uniform(0.03, 0.28), secant=rng.uniform(0.35, 1.0), cap=rng.uniform(2.5, 5),
         direction=rng.uniform(0, 2 * np.pi), lateral=rng.uniform(0.0, 0.4), shadow=rng.uniform(0.5, 1.15),
-        well=rng.uniform(0.7, 1.2) if arrangement == "packed" else 0.15, albedo=rng.uniform(0.0, 0.2),
+        well=rng.uniform(0.9, 1.5) if arrangement == "packed" else 0.15, albedo=rng.uniform(0.0, 0.2),
         substrate=_log_uniform(rng, 0.25, 1.3) * (0.5 if arrangement == "packed" else 1.0),
         blur=rng.uniform(0.6, 1.4), astigmatism=rng.uniform(1.0, 1.5), dose=_log_uniform(rng, 30, 1500),
         row_jitter=rng.uniform(0.0, 0.015), charging=rng.uniform(0.3, 1.2) * (rng.random() < 0.3),
