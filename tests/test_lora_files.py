@@ -151,10 +151,10 @@ def test_other_keys_or_shapes_are_refused(trained, tmp_path):
         assert not any(isinstance(m, LoRALinear) for m in plain.modules())
 
 
-def test_a_damaged_or_foreign_file_is_refused(trained, sam, tmp_path):
+def test_a_damaged_or_foreign_file_is_refused(trained, tmp_path):
     path = tmp_path / "adapter.safetensors"
     save_adapter(trained, path)
-    whole = path.read_bytes()
+    sam, whole = tiny_sam(), path.read_bytes()
     for content in (whole[: len(whole) // 2], whole[:5], b"", b"not a tensor in sight"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"adapter.safetensors cannot be read .*; copy it again"):
