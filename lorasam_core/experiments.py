@@ -80,7 +80,7 @@ def sweep(
             raise ValueError(f"the edition {kept.name} lacks the run {missing[0]!r} of {experiment}; run it first.")
         return kept.experiment(experiment)
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
-    folder = Path(edition) if edition else Path("runs") / edition_name(profile, data)
+    folder = Path(edition) if edition else root() / "runs" / edition_name(profile, data)
     planned = plan(profile, data, only=experiment)
     errors = _execute(planned, folder, workers, wandb, executor)
     if errors:

@@ -18,7 +18,7 @@ from lorasam_core.records import Edition, find_edition, root
 
 KEY = "lorasam_key"  # in an executed notebook's metadata: what it was made from
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
-TYPES = {"str": str, "int": int, "float": (int, float), "bool": bool}
+TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 @dataclass(frozen=True)

@@ -216,7 +216,7 @@ def _logged(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        handler.stream.write(traceback.format_exc())
+        package.error(traceback.format_exc())
         raise
     finally:
         logging.captureWarnings(False)

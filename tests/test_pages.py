@@ -165,11 +165,39 @@ def test_folder_outside_the_checkout_is_given_as_it_is(checkout, tmp_path_factor
     assert page_list(load_profile("p"), checkout / "runs" / "p")[0].parameters["edition"] == "runs/p"
 
 
-def test_published_pages_lie_beside_local_runs(checkout):
+def test_book_of_a_published_edition_is_made_from_its_records_alone(checkout, monkeypatch, capsys):
+    (checkout / "notebooks" / "profiles" / "p.yaml").write_text(PROFILE.split("- {name: bad")[0])
     target = checkout / "book" / "results" / "p"
     target.parent.mkdir(parents=True)
     (checkout / "runs" / "p").rename(target)
-    assert pages.pages_folder(read_edition(target)) == Path("runs/published-p/pages")
+    info = json.loads((target / "edition.json").read_text())
+    del info["experiments"]["lacking"]
+    (target / "edition.json").write_text(json.dumps(info))
+    before = {p.name for p in target.rglob("*")}
+    stale = checkout / "book" / "_generated" / "stale.md"
+    stale.parent.mkdir()
+    stale.write_text("")
+    monkeypatch.setattr(book.report, "write_fragments", lambda edition, folder: (folder / "landing.md").write_text("x"))
+    monkeypatch.setattr(book, "_jupyter_book", lambda source: None)
+    pages.main(["build"])
+    assert (checkout / "runs" / "published-p" / "pages" / "01_good.ipynb").is_file()
+    assert {p.name for p in stale.parent.iterdir()} == {"01_good.ipynb", "landing.md"}
+    assert {p.name for p in target.rglob("*")} == before
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last == str(checkout.resolve() / "book" / "_build" / "html" / "index.html")
+
+
+def test_a_warning_of_jupyter_book_is_an_error_also_the_next_time(checkout, monkeypatch):
+    tool = checkout / "jupyter-book"
+    tool.write_text('#!/bin/sh\necho "$@" > called\nexit 1\n')
+    tool.chmod(0o755)
+    monkeypatch.setattr(book.sys, "executable", str(checkout / "python"))
+    kept = checkout / "book" / "_build" / ".doctrees"
+    kept.mkdir(parents=True)
+    with pytest.raises(book.BookError, match="jupyter-book has warned or failed"):
+        book._jupyter_book(checkout / "book")
+    assert not kept.exists()  # else the same pages would pass unread
+    assert {"build", "-W", "--keep-going", "-n"} <= set((checkout / "called").read_text().split())
 
 
 def test_book_refuses_an_edition_that_lacks_a_run(checkout):

@@ -1,0 +1,179 @@
+"""One run from settings to finished folder, with a random compact model on generated particles."""
+
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lorasam_core import runs
+from lorasam_core.config import RunConfig
+from lorasam_core.data import Split
+from lorasam_core.executor import RunError
+from lorasam_core.lora import read_adapter
+from lorasam_core.records import read_record
+from lorasam_core.sam import build_vit_t
+
+FILES = {
+    "adapter.safetensors", "config.json", "environment.json", "history.csv", "log.jsonl", "log.txt", "metrics.json",
+    "per_image.csv", "split.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Settings of a tiny run; the base is a file of random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("base") / "random.pth"
+    torch.save(build_vit_t().state_dict(), path)
+    yield RunConfig(
+        checkpoint=str(path), image_size=64, limit=10, rank=2, steps=2, batch_size=2, crop_size=96, prompts_per_image=2,
+        evaluate=("predictor", "box"), test_limit=1, device="cpu", precision="32-true",
+    )  # fmt: skip
+    runs.base_sam.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def record(settings, tmp_path_factory):
+    return runs.run_one(settings, tmp_path_factory.mktemp("edition"))
+
+
+def test_a_run_leaves_exactly_its_files(record):
+    assert {p.name for p in record.path.iterdir()} == FILES
+    assert [p.name for p in record.path.parent.iterdir()] == [record.run_id]
+
+
+def test_metrics_agree_with_tables_and_adapter(record, settings):
+    metrics, rows = record.metrics, record.per_image
+    assert metrics["run_id"] == record.run_id == record.path.name
+    for evaluator, metric in (("predictor", "dice"), ("box", "iou_best")):
+        shown = rows.loc[rows["evaluator"] == evaluator, metric]
+        assert metrics["test"][evaluator][metric]["mean"] == pytest.approx(shown.mean())
+        assert metrics["test"][evaluator][metric]["n"] == len(shown) == settings.test_limit
+    assert rows.columns[0] == "evaluator"
+    tensors, _ = read_adapter(record.adapter)
+    assert metrics["trainable_parameters"] == sum(t.numel() for t in tensors.values())
+    assert metrics["steps"] == 2 and metrics["images_seen"] == 4 and metrics["peak_memory_mb"] > 0
+    assert not record.history.empty
+
+
+def test_record_says_where_it_comes_from(record, settings):
+    data, base = runs.dataset("synthetic", 0, 10), runs.base_sam("vit_t", settings.checkpoint, 64)
+    environment = record.environment
+    assert environment["base_hash"] == base.base_hash and environment["data_fingerprint"] == data.fingerprint
+    assert environment["precision"] == "32-true" and environment["wall_seconds"] > 0
+    assert environment["images"] == {part: len(data.subset(part)) for part in ("train", "val", "test")}
+    assert Split.load(record.path / "split.json").hash == data.split.hash == environment["split_hash"]
+    assert set(record.per_image["id"]) <= set(data.subset("test").ids)
+    log = (record.path / "log.txt").read_text()
+    assert record.run_id in log and "finished in" in log
+
+
+def test_base_in_memory_is_not_changed_by_a_run(record, settings):
+    torch.manual_seed(0)
+    fresh = build_vit_t().state_dict()
+    kept = runs.base_sam("vit_t", settings.checkpoint, 64).state_dict()
+    assert set(fresh) == set(kept)
+    resized = {"image_encoder.pos_embed"} | {k for k in fresh if fresh[k].shape != kept[k].shape}
+    assert all(torch.equal(fresh[k], kept[k]) for k in set(fresh) - resized)
+
+
+def test_a_finished_run_is_read_and_stays_byte_identical(record, settings, monkeypatch):
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in record.path.iterdir()}
+    monkeypatch.setattr(runs, "_work", None)
+    again = runs.run_one(settings, record.path.parent)
+    assert again.metrics == record.metrics
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in record.path.iterdir()} == before
+
+
+def test_the_same_run_gives_the_same_numbers(record, settings, tmp_path):
+    torch.manual_seed(123)  # what happened before in the process does not matter
+    np.random.default_rng().random()
+    again = runs.run_one(settings, tmp_path)
+    assert again.run_id == record.run_id and again.metrics["test"] == record.metrics["test"]
+    pd.testing.assert_frame_equal(again.per_image, record.per_image)
+
+
+def test_frozen_is_evaluated_and_not_trained(settings, tmp_path):
+    frozen = runs.run_one(settings.replace(method="frozen", evaluate=("predictor",)), tmp_path)
+    assert {p.name for p in frozen.path.iterdir()} == FILES - {"adapter.safetensors", "history.csv"}
+    assert frozen.adapter is None and frozen.history.empty
+    assert frozen.metrics["trainable_parameters"] == frozen.metrics["steps"] == 0
+    assert 0 <= frozen.metrics["test"]["predictor"]["dice"]["mean"] <= 1
+
+
+def test_a_failed_run_keeps_its_log_and_does_not_look_finished(settings, tmp_path, monkeypatch):
+    def boom(*arguments, **options):
+        raise FloatingPointError("the loss of batch 3 is not finite")
+
+    monkeypatch.setattr(runs.training, "train", boom)
+    with pytest.raises(RunError, match=r"'unlucky' failed \(FloatingPointError: the loss of batch 3 .*log\.txt"):
+        runs.run_one(settings.replace(name="unlucky"), tmp_path)
+    (failed,) = tmp_path.iterdir()
+    assert failed.name.endswith(".failed") and "Traceback" in (failed / "log.txt").read_text()
+    with pytest.raises(ValueError, match="not a finished run"):
+        read_record(failed)
+
+
+def test_stopped_by_hand_leaves_nothing(settings, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.training, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_one(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(settings, tmp_path, monkeypatch):
+    def work(run, folder, wandb):
+        for name, values in (("config", run.config.to_dict()), ("metrics", {"run_id": run.run_id})):
+            (folder / f"{name}.json").write_text(json.dumps(values))
+
+    monkeypatch.setattr(runs, "_work", work)
+    run_id = runs.prepare(settings).run_id
+    dead, alive = tmp_path / f"{run_id}.part-999999999", tmp_path / f"{run_id}.part-{os.getppid()}"
+    dead.mkdir()
+    alive.mkdir()
+    assert runs.run_one(settings, tmp_path).run_id == run_id
+    assert not dead.exists() and alive.exists()
+
+
+def test_another_process_that_finished_first_wins(settings, tmp_path, monkeypatch):
+    def work(run, folder, wandb):
+        for place, value in ((folder, "mine"), (tmp_path / run.run_id, "theirs")):
+            place.mkdir(exist_ok=True)
+            (place / "config.json").write_text(json.dumps(run.config.to_dict()))
+            (place / "metrics.json").write_text(json.dumps({"run_id": value}))
+
+    monkeypatch.setattr(runs, "_work", work)
+    assert runs.run_one(settings, tmp_path).metrics == {"run_id": "theirs"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_used_is_refused_before_anything_is_written(settings, tmp_path, monkeypatch):
+    for wrong, message in (
+        (settings.replace(data="nowhere"), "'nowhere' is no data set"),
+        (settings.replace(checkpoint=str(tmp_path / "no.pth")), "does not exist"),
+        (settings.replace(device="tpu"), "device is 'tpu'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runs.run_one(wrong, tmp_path)
+    monkeypatch.setattr(runs, "check_disk", lambda folder, needed: (_ for _ in ()).throw(ValueError("full")))
+    with pytest.raises(ValueError, match="full"):
+        runs.run_one(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_space_is_asked_of_the_disk_that_holds_the_folder(tmp_path):
+    runs.check_disk(tmp_path / "not" / "yet" / "there", 1)
+    with pytest.raises(ValueError, match=r"MB of free space and the runs need about .*--runs"):
+        runs.check_disk(tmp_path / "not" / "yet", 10**18)
+
+
+def test_space_grows_with_the_rank(settings):
+    small, large = (runs.prepare(settings.replace(rank=rank)).bytes_needed for rank in (2, 2048))
+    # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192
+    assert large - small == 2 * 4 * (2048 - 2) * 2 * (192 + 192) * 6
