@@ -43,8 +43,9 @@ class Page:
         show_markdown(banner(self.edition))
 
     def say(self, *sentences: str) -> None:
-        """Show computed sentences as one paragraph."""
-        show_markdown(" ".join(sentences))
+        """Show computed sentences as one paragraph; nothing for none."""
+        if sentences:
+            show_markdown(" ".join(sentences))
 
     def figure(
         self, figure: Any, name: str, caption: str, alt: str, runs: Runs = (), data: pd.DataFrame | None = None

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from lorasam_core.records import Edition, Record
-from lorasam_core.study import REPORTED, reported
+from lorasam_core.study import REPORTED, STUDY, reported
 from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown, test_rows
 
 SUBJECTS = (
@@ -85,6 +86,18 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
             "with another model on other data."
         )
     return " ".join(text)
+
+
+def cases_sentence(cases: pd.DataFrame) -> str:
+    """What the shown test cases say, and that the study's are other images."""
+    gains = cases["adapted"] - cases["frozen"]
+    better = int((gains > 0).sum())
+    theirs = STUDY["test_cases"].values()
+    return (
+        f"The adapted model's Dice is higher than the frozen one's in {better} of the {len(cases)} cases; the change "
+        f"runs from {gains.min():+.1f} to {gains.max():+.1f} points. {REPORTED.capitalize()}: from "
+        f"{min(b - a for a, b in theirs):+.1f} to {max(b - a for a, b in theirs):+.1f} points, on four other images."
+    )
 
 
 def _seed_noise(seeds: Sequence[Record]) -> str:

@@ -97,10 +97,8 @@ def instance_mosaic(
         masks = np.array([a["segmentation"] for a in labels_or_annotations], dtype=bool).reshape(-1, *image.shape[:2])
         scores = np.array([a["predicted_iou"] for a in labels_or_annotations], dtype=float)
         labels = paint(masks, scores, image.shape[:2])
-    rng = np.random.default_rng(seed)
-    count = int(labels.max(initial=0))
-    hue, light = rng.uniform(0, 1, count), rng.uniform(0.7, 1.0, count)
-    colors = mpl.colors.hsv_to_rgb(np.stack([hue, rng.uniform(0.45, 0.9, count), light], axis=-1))
+    draws = np.random.default_rng(seed).random((int(labels.max(initial=0)), 3))  # row by row: id i keeps its colour
+    colors = mpl.colors.hsv_to_rgb(draws * [1.0, 0.45, 0.3] + [0.0, 0.45, 0.7])
     table = np.vstack([np.zeros((1, 3)), colors.reshape(-1, 3)])
     return (table[labels] * 255).round().astype(np.uint8)
 
@@ -249,6 +247,21 @@ def interval_chart(table: pd.DataFrame, xlabel: str = "score") -> Figure:
     axes.set_yticks(range(len(metrics)), metrics)
     axes.set(xlabel=xlabel, ylim=(len(metrics) - 0.5, -0.5))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", **labels: str) -> Figure:
+    """Lines of y over x, one colour a value of `hue`; `log` names the logarithmic axes, `labels` xlabel and ylabel."""
+    figure = Figure(figsize=(6.2, 3.2))
+    axes = figure.subplots()
+    names = list(dict.fromkeys(table[hue]))
+    colors = [COLORS.get(name, OTHER[k % len(OTHER)]) for k, name in enumerate(names)]
+    sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, palette=colors, ax=axes)
+    axes.set(**{f"{axis}scale": "log" for axis in log}, **labels)
+    axes.set_xticks(sorted(set(table[x])), [f"{v:g}" for v in sorted(set(table[x]))], minor=False)
+    axes.minorticks_off()
+    axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

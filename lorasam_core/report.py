@@ -12,16 +12,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from lorasam_core.config import RunConfig
 from lorasam_core.figures import Page, banner, figure_markdown, output_folder, table_markdown
-from lorasam_core.findings import ablation_sentence, curves_sentence, findings
-from lorasam_core.records import Edition, Record
-from lorasam_core.study import REPORTED, STUDY, adapter_parameters, break_even
+from lorasam_core.findings import ablation_sentence, cases_sentence, curves_sentence, findings
+from lorasam_core.profiles import configs, edition_name, load_profile
+from lorasam_core.records import Edition, Record, root
+from lorasam_core.study import REPORTED, STUDY, break_even, width_of
 from lorasam_core.tables import (
     ablation_display,
     ablation_table,
     adapted_runs,
+    cases_table,
+    compare,
     frozen_runs,
     interval,
     main_rows,
@@ -29,13 +34,14 @@ from lorasam_core.tables import (
     paired,
     run_table,
     shown,
+    test_cases,
 )  # fmt: skip
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs",
-    "adapter_parameters", "banner", "break_even", "curves_sentence", "edition_facts", "findings", "frozen_runs",
-    "interval", "main_rows", "main_table", "paired", "picture_samples", "records_of", "run_table", "shown",
-    "update_readme", "write_fragments",
+    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
+    "break_even", "cases_sentence", "cases_table", "compare", "curves_sentence", "edition_facts", "edition_folder",
+    "findings", "frozen_runs", "interval", "main_config", "main_rows", "main_table", "paired", "picture_samples",
+    "picture_set", "records_of", "run_table", "shown", "test_cases", "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -43,31 +49,53 @@ MAIN_PICTURE = "main-picture"
 INTERVALS = "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images."
 
 
-def picture_samples(
-    edition: Edition, part: str = "test", ids: Sequence[str] | None = None, count: int = 12
-) -> tuple[list[Any], str]:
-    """(Samples to draw, a sentence on what they are): the edition's own, or generated particles where it has none here.
+def edition_folder(profile: str, edition: str | Path = "", data: str = "") -> Path:
+    """The folder of an edition's runs: `edition` where it is given, else runs/<profile>; relative to the repository."""
+    if edition:
+        return root() / edition
+    return root() / "runs" / edition_name(load_profile(profile), data)
 
-    part: train, val or test; ids: these images, in this order; else `count` of them, spread over the part. A published
-    edition whose data are not on this machine and cannot be fetched falls back, and the sentence says so.
+
+def main_config(edition: Edition) -> RunConfig:
+    """Settings of the main run: of its record, or of the profile where it has not been done."""
+    try:
+        return adapted_runs(edition)[0].config
+    except ValueError:
+        table = configs(load_profile(edition.info.get("profile", "quick")), data=str(edition.info.get("data", "")))
+        return next(c for runs in table.values() for c in reversed(runs) if c.method == "lora")
+
+
+def picture_set(edition: Edition) -> tuple[Any, str]:
+    """(SampleSet to draw from, a sentence on what it is): the edition's data, or generated particles in their stead.
+
+    An edition whose data are not on this machine and cannot be fetched falls back, and the sentence says so.
     """
     from lorasam_core.data import load_dataset
 
-    config = adapted_runs(edition)[0].config
+    config = main_config(edition)
     try:
-        samples = load_dataset(config.data, part, seed=config.split_seed, limit=config.limit)
-        by_id = {samples[i].id: samples[i] for i in range(len(samples))} if ids is not None else {}
-        if ids is not None:
-            return [by_id[i] for i in ids], f"Images: {samples.name}, {part} part."
-    except (OSError, ValueError, KeyError) as error:
+        samples = load_dataset(config.data, seed=config.split_seed, limit=config.limit)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        samples = load_dataset("synthetic", part, limit=30)
-        note = f"Generated particles stand in: this edition's own images are not on this machine ({reason})."
-    else:
-        note = f"Images: {samples.name}, {part} part."
-    wanted = len(ids) if ids is not None else count
-    step = max(1, len(samples) // wanted)
-    return [samples[i] for i in range(0, len(samples), step)][:wanted], note
+        return load_dataset("synthetic", limit=30), (
+            f"Generated particles stand in, because this edition's own images are not on this machine ({reason})."
+        )
+    return samples, "Generated particles." if config.data == "synthetic" else f"Images: {samples.name}."
+
+
+def picture_samples(
+    edition: Edition, part: str = "test", ids: Sequence[str] | None = None, count: int = 12
+) -> tuple[list[Any], str]:
+    """(Samples, the sentence of `picture_set`): the images `ids` in this order, else `count` spread over a part.
+
+    Stand-ins for images that are not here are as many others.
+    """
+    whole, note = picture_set(edition)
+    if ids is not None and set(ids) <= set(whole.ids):
+        return [whole[whole.ids.index(i)] for i in ids], note
+    samples = whole.subset(part)
+    places = np.linspace(0, len(samples) - 1, min(len(ids) if ids is not None else count, len(samples)))
+    return [samples[int(i)] for i in places.round()], note
 
 
 def edition_facts(edition: Edition) -> pd.DataFrame:

@@ -34,11 +34,6 @@ STUDY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def adapter_parameters(rank: int, width: int = 768, blocks: int = 12, targets: int = 2) -> int:
-    """Numbers in A (r x width) and B (width x r) of square projections: 36,864 r for q and v of ViT-B."""
-    return blocks * targets * 2 * width * rank
-
-
 def break_even(width: int = 768) -> int:
     """The rank at which A and B together hold as many numbers as the width x width matrix that they update."""
     return width // 2

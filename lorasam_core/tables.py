@@ -5,7 +5,7 @@ Imports no torch. Dice and the like are shown in %, with the bootstrap's 95 % in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ def main_rows(edition: Edition) -> pd.DataFrame:
                 percent = {key: 100 * found[key] for key in ("mean", "low", "high")}
                 rows.append({"metric": label, "series": name, **percent, "n": found["n"], "groups": found["groups"]})
     table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
-    table.attrs.update(made_by="lorasam_core.report.main_rows", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.tables.main_rows", runs=run_ids(*series.values()))
     return table
 
 
@@ -135,7 +135,24 @@ def main_table(edition: Edition) -> pd.DataFrame:
             "test images": str(int(after["n"])),
         })  # fmt: skip
     table = pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "test images"])
-    table.attrs.update(made_by="lorasam_core.report.main_table", runs=run_ids(frozen, adapted))
+    table.attrs.update(made_by="lorasam_core.tables.main_table", runs=run_ids(frozen, adapted))
+    return table
+
+
+def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for plots.interval_chart.
+
+    Columns: metric, series, mean, low, high in %, n, groups, in METRICS' order.
+    """
+    rows = []
+    for label, evaluator, metric in METRICS:
+        for name, tables in series.items():
+            if evaluator in tables and metric in tables[evaluator]:
+                values, groups = tables[evaluator][metric].to_numpy(float), tables[evaluator]["group"].to_numpy()
+                mean, low, high = (100 * x for x in bootstrap_interval(values, groups))
+                rows.append((label, name, mean, low, high, len(values), len(set(groups))))
+    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
+    table.attrs.update(made_by="lorasam_core.tables.compare")
     return table
 
 
@@ -174,7 +191,7 @@ def ablation_table(records: Sequence[Record], field: str) -> pd.DataFrame:
             "reported_millions": float("nan") if millions is None else millions,
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    table.attrs.update(made_by="lorasam_core.report.ablation_table", runs=run_ids(records), field=field, model=model)
+    table.attrs.update(made_by="lorasam_core.tables.ablation_table", runs=run_ids(records), field=field, model=model)
     return table
 
 
@@ -198,6 +215,46 @@ def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+# ------------------------------------------------------------------------------------------------- test cases
+def test_cases(frozen: Sequence[Record], adapted: Sequence[Record], count: int = 4) -> pd.DataFrame:
+    """Test images from the lowest to the highest adapted Dice of the mask generator's union, evenly spaced by rank.
+
+    Columns: case (1 is the lowest), id, frozen, adapted (Dice in %). Fewer test images give fewer cases.
+    """
+    before, after = (test_rows(runs, "generator", "dice") for runs in (frozen, adapted))
+    rows = before.merge(after, on=["id", "group"], suffixes=("_frozen", "_adapted")).sort_values("dice_adapted")
+    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    table = pd.DataFrame({
+        "case": range(1, len(rows) + 1), "id": rows["id"].to_list(),
+        "frozen": 100 * rows["dice_frozen"].to_numpy(), "adapted": 100 * rows["dice_adapted"].to_numpy(),
+    })  # fmt: skip
+    table.attrs.update(made_by="lorasam_core.tables.test_cases", runs=run_ids(frozen, adapted))
+    return table
+
+
+test_cases.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
+
+
+def cases_table(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases as the reader sees them, the study's four beside ours, each ordered from the lowest Dice to the highest."""
+    theirs = sorted(STUDY["test_cases"].values(), key=lambda pair: pair[1])
+    ours = list(cases.itertuples(index=False))
+    rows = []
+    for k in range(max(len(ours), len(theirs))):
+        mine, other = ours[k] if k < len(ours) else None, theirs[k] if k < len(theirs) else None
+        rows.append({
+            "case": str(k + 1),
+            "test image": mine.id if mine else "–",
+            "Dice, %: frozen": f"{mine.frozen:.2f}" if mine else "–",
+            "adapted": f"{mine.adapted:.2f}" if mine else "–",
+            f"Dice, %: frozen, {REPORTED}": f"{other[0]:.2f}" if other else "–",
+            f"adapted, {REPORTED}": f"{other[1]:.2f}" if other else "–",
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs.update(cases.attrs)
+    return table
+
+
 def run_table(edition: Edition) -> pd.DataFrame:
     """Every run of the edition: id, name, what it adapts, steps, seconds, images a second, peak memory."""
     names: dict[str, list[str]] = {}
@@ -216,5 +273,5 @@ def run_table(edition: Edition) -> pd.DataFrame:
         for r in edition.records
     ]
     table = pd.DataFrame(rows, columns=["run", "in", "steps", "seconds", "images a second", "peak memory, MB"])
-    table.attrs.update(made_by="lorasam_core.report.run_table", runs=run_ids(edition.records))
+    table.attrs.update(made_by="lorasam_core.tables.run_table", runs=run_ids(edition.records))
     return table

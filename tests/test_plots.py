@@ -52,6 +52,8 @@ def test_mosaic_is_black_outside_and_one_colour_an_instance():
     assert len(first) == len(second) == 1 and first.max() > 150 and not np.array_equal(first, second)
     assert np.array_equal(out, plots.instance_mosaic(image(), labels))
     assert not np.array_equal(out, plots.instance_mosaic(image(), labels, seed=1))
+    fewer = np.where(labels == 7, 0, labels)
+    assert np.array_equal(plots.instance_mosaic(image(), fewer)[labels == 1], out[labels == 1])
 
 
 def test_mosaic_of_annotations_paints_the_best_on_top():

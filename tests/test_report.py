@@ -132,7 +132,7 @@ def test_curves_sentence_reads_the_history(edition):
 
 
 def test_study_numbers_agree_with_each_other():
-    assert study.adapter_parameters(512) == 18_874_368 and study.break_even() == 384
+    assert study.break_even() == 384 and study.break_even(192) == 96
     assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "vit_t") == (96.14, 11.44)
     assert study.reported("learning_rate", 1e-4, "vit_t")[0] == study.STUDY["test_dice"]
     assert study.reported("scaling", "none") == (None, None) and study.equivalent("scaling") == []

@@ -1,0 +1,131 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Why SAM struggles with a powder
+#
+# The Segment Anything Model has learnt from pictures of *things*: what can be named, pointed at and told from the rest.
+# A powder is not a thing, and each of its particles looks like the one beneath it. This page gives a model that has
+# never seen a micrograph both kinds of picture, and measures the difference.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+frozen = experiments.sweep(profile, "zero_shot", folder, data)[0]
+page = report.Page(read_edition(folder), "02_zero_shot")
+page.banner()
+
+# %% [markdown]
+# The model is the base of this edition, frozen: no adapter, no training on particles.
+
+# %%
+from lorasam_core.devices import resolve_device
+from lorasam_core.sam import load_sam
+
+config = frozen.config
+sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
+total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
+page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in the image encoder.")
+
+# %% [markdown]
+# ## Describable objects
+#
+# Generated scenes stand for ordinary pictures: a few whole objects on a ground, each with an outline, a colour or a
+# texture of its own. These scenes were never trained on. Their labels are the whole objects.
+
+# %%
+from lorasam_core.data import Sample
+from lorasam_core.data.scenes import generate_scene
+from lorasam_core.metrics import paint
+from lorasam_core.pretraining import HELD_OUT_SEED
+
+scenes = [generate_scene(HELD_OUT_SEED, index) for index in range(6)]
+wholes = [scene.masks[scene.levels == 0] for scene in scenes]
+labels = [paint(masks, range(len(masks)), masks.shape[1:]) for masks in wholes]
+described = [Sample(s.image, y, f"scene {i + 1}", f"scene {i + 1}") for i, (s, y) in enumerate(zip(scenes, labels))]
+
+# %% [markdown]
+# The **predictor** is asked once, with a box around the whole image: its single mask, in blue, is what the model takes
+# for the object. The **mask generator** asks with a grid of points and keeps the masks that the model rates well.
+
+# %%
+from lorasam_core.evaluation import evaluate, predict_foreground
+from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+
+generator = MaskGenerator(sam, **(STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS))
+pictures = {}
+for s in described[:2]:
+    pictures[s.id] = s.image
+    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image))
+    pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
+    pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
+
+# %%
+caption = "The frozen model on generated scenes of describable objects."
+alt = "Two colourful scenes; beside each the predictor's blue mask, the mask generator's instances, the true objects."
+page.figure(plots.panels(pictures, columns=4), "zero-shot-scenes", caption, alt, runs=[frozen])
+
+# %% [markdown]
+# ## Particles
+#
+# The same model, asked in the same way.
+
+# %%
+particles, note = report.picture_samples(page.edition, part="test", count=2)
+pictures = {}
+for s in particles:
+    pictures[s.id] = s.image
+    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image))
+    pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
+    pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
+
+# %%
+caption = f"The same frozen model on micrographs of particles. {note}"
+alt = "Two micrographs; beside each the predictor's blue mask, the mask generator's instances and the true particles."
+page.figure(plots.panels(pictures, columns=4), "zero-shot-particles", caption, alt, runs=[frozen])
+
+# %%
+marked = [100 * predict_foreground(sam, s.image).mean() for s in particles]
+covered = [100 * s.foreground.mean() for s in particles]
+pairs = [f"{m:.0f} % of {s.id}, where particles cover {c:.0f} %" for m, c, s in zip(marked, covered, particles)]
+page.say(f"The predictor marks {', and '.join(pairs)}.")
+
+# %% [markdown]
+# ## Measured
+#
+# Every test image of this edition was given to the frozen model; here are the same metrics on the six scenes.
+
+# %%
+of_particles = dict(tuple(frozen.per_image.groupby("evaluator")))
+rows = report.compare({"scenes": evaluate(sam, described), "particles": of_particles})
+caption = "The frozen model on describable scenes and on the test images of this edition, with 95 % intervals."
+alt = "Means and intervals of each metric, scenes and particles in two colours."
+page.figure(plots.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, runs=[frozen], data=rows)
+
+# %%
+means = rows.pivot(index="metric", columns="series", values="mean")
+gap = (means["scenes"] - means["particles"]).sort_values()
+page.say(
+    f"Scenes score higher than particles in {(gap > 0).sum()} of {len(gap)} metrics. The gap is widest in "
+    f"*{gap.index[-1]}* ({gap.iloc[-1]:+.1f} points) and smallest in *{gap.index[0]}* ({gap.iloc[0]:+.1f} points)."
+)
+
+# %% [markdown]
+# A gap can be closed in two ways: by better prompts, or by an encoder that has learnt what a particle looks like. The
+# study chose the second, with [LoRA](03_lora_layer.ipynb).

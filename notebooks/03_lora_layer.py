@@ -1,0 +1,220 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The layer, from nothing
+#
+# LoRA {cite:p}`hu2022lora` leaves a matrix $W$ as it is and learns what to add to it: a product of two thin matrices,
+#
+# $$
+# W x \;\longrightarrow\; W x + s \, B A x, \qquad A \in \mathbb{R}^{r \times d}, \quad B \in \mathbb{R}^{d \times r}.
+# $$
+#
+# The rank $r$ says how thin they are, and the factor $s$ how loud the update is. This page builds the layer in a few
+# lines, checks each claim that is made for it, and then puts it into the model of this edition.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+experiments.sweep(profile, "lora_layer", folder, data)
+page = report.Page(read_edition(folder), "03_lora_layer")
+page.banner()
+
+# %% [markdown]
+# ## The layer
+#
+# $A$ starts at random, $B$ at zero. The linear layer that is adapted is kept, frozen.
+
+# %%
+import torch
+from torch import nn
+
+
+# %%
+class LoRALinear(nn.Module):
+    def __init__(self, base, rank, factor=1.0):
+        super().__init__()
+        self.base, self.factor = base.requires_grad_(False), factor
+        self.A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rank, base.in_features), a=5**0.5))
+        self.B = nn.Parameter(torch.zeros(base.out_features, rank))
+
+    def forward(self, x):
+        return self.base(x) + self.factor * (x @ self.A.T @ self.B.T)
+
+
+# %% [markdown]
+# ## B = 0: nothing changes yet
+#
+# The adapted layer is the layer that was there, to the last bit. Training starts from what the model knows.
+
+# %%
+torch.manual_seed(0)
+plain = nn.Linear(64, 64)
+x = torch.randn(10, 64)
+before = plain(x).detach()
+layer = LoRALinear(plain, rank=4)
+assert torch.equal(layer(x), before)
+page.say("Of the layer's outputs,", f"{(layer(x) != before).sum()} of {before.numel()} differ from the plain layer's.")
+
+# %% [markdown]
+# ## One step
+#
+# While $B$ is zero no gradient reaches $A$. The first step moves $B$ alone, and the second one both.
+
+# %%
+weight = plain.weight.clone()
+optimiser = torch.optim.Adam([layer.A, layer.B], lr=1e-2)
+for step in (1, 2):
+    optimiser.zero_grad()
+    layer(x).square().mean().backward()
+    norms = layer.A.grad.norm(), layer.B.grad.norm()
+    optimiser.step()
+    page.say(f"Step {step}: the gradient's norm is {norms[0]:.4f} for A and {norms[1]:.4f} for B.")
+
+# %%
+assert torch.equal(plain.weight, weight) and plain.weight.grad is None
+page.say("After both steps the frozen weight is bit-identical to what it was, and has no gradient.")
+
+# %% [markdown]
+# ## Merging
+#
+# $W + s\,BA$ is a matrix of the same shape as $W$. Once training is over it can take the place of $W$, and the model
+# is again as large and as fast as it was.
+
+# %%
+merged = nn.Linear(64, 64)
+merged.load_state_dict({"weight": plain.weight + layer.factor * layer.B @ layer.A, "bias": plain.bias})
+difference = (merged(x) - layer(x)).abs().max().item()
+assert difference < 1e-5
+page.say(f"Merged and unmerged outputs differ by {difference:.1e} at most, which is rounding.")
+
+# %% [markdown]
+# ## In SAM
+#
+# SAM's attention computes query, key and value in one linear layer, `qkv`. LoRA is put on the query and the value
+# slices of every block of the image encoder; prompt encoder and mask decoder stay as they are.
+
+# %%
+from lorasam_core.lora import LoRAConfig, add_lora, count_trainable
+from lorasam_core.sam import load_sam
+
+config = report.main_config(page.edition)
+sam = load_sam(config.model, config.checkpoint, config.image_size)
+image = torch.rand(1, 3, sam.image_encoder.img_size, sam.image_encoder.img_size)
+with torch.no_grad():
+    untouched = sam.image_encoder(image)
+add_lora(sam, LoRAConfig(config.rank, config.alpha, config.scaling, config.targets, config.blocks))
+
+# %%
+with torch.no_grad():
+    adapted = sam.image_encoder(image)
+assert torch.equal(adapted, untouched)
+total, trained = sum(p.numel() for p in sam.parameters()), count_trainable(sam)
+page.say(
+    f"With LoRA of rank {config.rank} on {', '.join(config.targets)}, {trained:,} of {total:,} parameters are trained "
+    f"({100 * trained / total:.1f} %), and the image embedding is bit-identical to the frozen model's."
+)
+
+# %%
+from lorasam_core.lora import lora_parameters, merge
+
+for p in lora_parameters(sam):
+    torch.nn.init.normal_(p, std=0.02)  # as if it had been trained
+with torch.no_grad():
+    unmerged = sam.image_encoder(image)
+    error = (merge(sam).image_encoder(image) - unmerged).abs().max() / unmerged.abs().max()
+changed = (unmerged - untouched).abs().max() / untouched.abs().max()
+page.say(f"With random A and B the embedding changes by {changed:.2f} of its largest value; merging, by {error:.0e}.")
+
+# %% [markdown]
+# ## Counting
+#
+# A rank of $r$ costs $r$ rows of $A$ and $r$ columns of $B$ for each of the two slices in each block. Past
+# half the width of the encoder, $A$ and $B$ together hold more numbers than the matrix that they update; beyond the
+# width, more than its full rank can use. Ranks scale with the width: the table puts each rank of the study beside the
+# rank of this edition's model that is the same share of its width.
+
+# %%
+import pandas as pd
+
+from lorasam_core.lora import lora_parameter_count
+
+width, depth = report.width_of(config.model), len(sam.image_encoder.blocks)
+wide, deep = report.STUDY["width"], report.STUDY["blocks"]
+
+# %%
+rows = []
+for rank, (_, millions) in report.STUDY["rank"].items():
+    here = rank * width // wide
+    theirs = lora_parameter_count(wide, deep, rank, ("q", "v"))
+    ours = lora_parameter_count(width, depth, here, ("q", "v"))
+    rows.append((rank, f"{theirs:,}", f"{millions:g} M", f"{2 * rank / wide:.2f}", here, f"{ours:,}"))
+
+# %%
+columns = [
+    "rank, ViT-B", "parameters, computed for q and v", f"parameters, {report.REPORTED}",
+    "A and B over W", f"same share, {config.model}", f"parameters, {config.model}",
+]  # fmt: skip
+caption = "Trainable parameters by rank: computed, and those reported by the study beside them."
+page.table(pd.DataFrame(rows, columns=columns), "lora-parameters", caption)
+
+# %%
+counts = {r: lora_parameter_count(wide, deep, r, ("q", "v")) / 1e6 for r in report.STUDY["rank"]}
+ratios = [counts[r] / millions for r, (_, millions) in report.STUDY["rank"].items()]
+page.say(
+    f"The computed counts are {min(ratios):.2f} to {max(ratios):.2f} times those {report.REPORTED}; no choice of "
+    f"adapted layers explains all rows. Break-even is at rank {report.break_even(wide)} for ViT-B and at "
+    f"{report.break_even(width)} for this edition's model."
+)
+
+# %% [markdown]
+# ## How loud is a step?
+#
+# Adam's first step moves every number of $B$ by the learning rate, whatever the rank. How much the *product* moves then
+# depends on the rank and on the factor $s$: `alpha/r`, `alpha/sqrt(r)` {cite:p}`kalajdzievski2023rslora` or none.
+
+# %%
+from lorasam_core.config import SCALINGS
+
+rows, rate = [], 1e-4
+for rank in report.STUDY["rank"]:
+    down = nn.init.kaiming_uniform_(torch.empty(rank, wide), a=5**0.5)
+    up = rate * torch.randn(wide, rank).sign()
+    for scaling in SCALINGS:
+        factor = LoRAConfig(rank, alpha=32, scaling=scaling).factor
+        rows.append((rank, scaling, factor * (up @ down).norm().item()))
+steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm"])
+
+# %%
+figure = plots.line_chart(steps, "rank", "norm", "scaling", xlabel="rank", ylabel="norm of the first update")
+caption = f"Size of the first update of a {wide} x {wide} matrix by rank, under three scaling rules, with alpha = 32."
+alt = "Three lines over the rank: falling for alpha/r, level for alpha/sqrt(r), rising without scaling."
+page.figure(figure, "lora-step-size", caption, alt, data=steps)
+
+# %%
+ends = steps.pivot(index="rank", columns="scaling", values="norm")
+grown = (ends.iloc[-1] / ends.iloc[0]).round(2)
+page.say(
+    f"From rank {ends.index[0]} to {ends.index[-1]} the first step changes by a factor of {grown['none']} without "
+    f"scaling, {grown['alpha/sqrt(r)']} with alpha/sqrt(r) and {grown['alpha/r']} with alpha/r at a fixed alpha."
+)
+
+# %% [markdown]
+# So a sweep over ranks can be a sweep over step sizes in disguise. [The rank page](05_rank.ipynb) reads its numbers
+# with that in mind.
