@@ -1,0 +1,1 @@
+"""LoRA for the Segment Anything Model on electron micrographs: the tested core."""

@@ -1,0 +1,141 @@
+"""Every knob of one run, frozen and validated, with a stable run id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+RESULT_VERSION = 1  # raised whenever the code's results change, so that old runs are not mistaken for new ones
+
+METHODS = ("lora", "frozen")
+OBJECTIVES = ("semantic", "instance", "mixed")
+SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
+TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
+EVALUATORS = ("predictor", "point", "box", "generator")
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+NOT_RESULTS = ("device", "workers", "name")  # change where and how a run is done, not what comes out of it
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: data, model, adapter, optimisation and evaluation. Raises ValueError for a value out of range."""
+
+    name: str = "main"  # label in tables; not part of the run id
+    method: str = "lora"  # lora | frozen (the base as it is: evaluation only)
+    # data
+    data: str = "synthetic"  # synthetic | emps | a folder
+    limit: int | None = None  # at most this many images in all
+    split_seed: int = 0
+    # model
+    model: str = "vit_t"
+    checkpoint: str | None = None
+    image_size: int | None = None  # side of the model's square input, pixels; None: the model's own
+    # adapter
+    rank: int = 32
+    alpha: float | None = None  # None: equal to rank
+    scaling: str = "alpha/r"
+    targets: tuple[str, ...] = ("q", "v")
+    blocks: tuple[int, ...] | None = None  # None: all
+    dropout: float = 0.0
+    # optimisation
+    objective: str = "mixed"
+    epochs: int = 40
+    steps: int | None = None  # optimiser steps; overrides epochs
+    virtual_size: int | None = None  # augmented images an epoch; None: 24 a training image
+    crop_size: int = 512  # pixels of the original image
+    batch_size: int = 8
+    accumulate: int = 1  # batches an optimiser step
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.01
+    warmup: float = 0.05  # fraction of the steps
+    clip_norm: float = 1.0
+    prompts_per_image: int = 8  # instances an image in the instance objective
+    validate_every: int | None = None  # steps; None: ten times a run
+    patience: int | None = None  # validations without improvement before stopping; None: never
+    seed: int = 0
+    # evaluation
+    evaluate: tuple[str, ...] = ("predictor",)
+    generator: str = "quick"  # quick | study: the mask generator's settings
+    test_limit: int | None = None  # at most this many test images
+    # machine
+    precision: str = "auto"
+    device: str = "auto"
+    workers: int = 0  # data-loading processes
+
+    def __post_init__(self) -> None:
+        for name in ("targets", "blocks", "evaluate"):  # lists come from YAML and JSON
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        self._check_choices()
+        self._check_ranges()
+
+    def _check_choices(self) -> None:
+        for name, allowed in (
+            ("method", METHODS), ("objective", OBJECTIVES), ("scaling", SCALINGS),
+            ("precision", PRECISIONS), ("generator", ("quick", "study")),
+        ):  # fmt: skip
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+        for name, allowed in (("targets", TARGETS), ("evaluate", EVALUATORS)):
+            unknown = [x for x in getattr(self, name) if x not in allowed]
+            if unknown:
+                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(allowed)}.")
+        if not self.targets:
+            raise ValueError(f"targets is empty; choose from {', '.join(TARGETS)}.")
+
+    def _check_ranges(self) -> None:
+        for name in (
+            "rank", "epochs", "steps", "batch_size", "accumulate", "crop_size", "virtual_size", "limit",
+            "test_limit", "prompts_per_image", "validate_every", "patience", "image_size",
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number above 0.")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha!r}; give a number above 0, or none for alpha = rank.")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number from 0 to below 1.")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay is {self.weight_decay!r}; give 0 or more.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready dictionary of every field."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunConfig:
+        """Build from a dictionary; raises ValueError that names an unknown key."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is not a setting of a run; the settings are {', '.join(sorted(known))}.")
+        return cls(**values)
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """A copy with some fields changed."""
+        return replace(self, **changes)
+
+    def run_id(self, base_hash: str, data_fingerprint: str, split_hash: str) -> str:
+        """12 hex digits of the SHA-256 of all that decides the result; the precision must be resolved before."""
+        if self.precision == "auto":
+            raise ValueError("precision is 'auto'; resolve it by the machine before asking for a run id.")
+        values = {k: v for k, v in self.to_dict().items() if k not in NOT_RESULTS and k != "checkpoint"}
+        values |= {"base": base_hash, "fingerprint": data_fingerprint, "split": split_hash, "version": RESULT_VERSION}
+        if self.method == "frozen":  # what only training reads cannot change a frozen model's result
+            for name in TRAINING_FIELDS:
+                values.pop(name)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+TRAINING_FIELDS = (
+    "rank", "alpha", "scaling", "targets", "blocks", "dropout", "objective", "epochs", "steps", "virtual_size",
+    "crop_size", "batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm",
+    "prompts_per_image", "validate_every", "patience",
+)  # fmt: skip

@@ -1,0 +1,91 @@
+"""The one optimisation loop: knows no model, no notebook and no tracker."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from tqdm.auto import tqdm
+
+
+class NonFiniteLoss(ValueError):
+    """The loss became NaN or infinite; the message names the step and the batch."""
+
+
+def warmup_cosine(steps: int, peak: float, warmup: float, floor: float = 0.0) -> Callable[[int], float]:
+    """Learning rate of a step: linear warm-up over a fraction of the steps, then a cosine down to floor * peak."""
+    warm = max(1, round(warmup * steps))
+
+    def rate(step: int) -> float:
+        if step < warm:
+            return peak * (step + 1) / warm
+        progress = min(1.0, (step - warm) / max(1, steps - warm))
+        return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+    return rate
+
+
+def fit(
+    fabric: Fabric,
+    objective: Any,
+    optimizer: Any,
+    batches: Iterator[Any],
+    steps: int,
+    rate: Callable[[int], float],
+    *,
+    start: int = 0,
+    accumulate: int = 1,
+    clip_norm: float = 1.0,
+    after_step: Callable[[int, dict[str, float]], bool | None] = lambda step, row: None,
+    label: str = "train",
+) -> int:
+    """Take optimiser steps start..steps and return the number of the last.
+
+    objective(batch, step) -> (scalar loss, dict of scalars), both set up by Fabric as optimizer is. batches yields
+    dictionaries with "ids" (what an error names) and "size" (images). after_step(step, row) may return True to stop.
+    Raises NonFiniteLoss before the step that would spoil the weights.
+    """
+    begun = time.perf_counter()
+    images = 0
+    with tqdm(total=steps, initial=start, desc=label, unit="step", mininterval=1.0) as bar:
+        for step in range(start, steps):
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step)
+            row: dict[str, float] = {}
+            for _ in range(accumulate):
+                batch = next(batches)
+                loss, measures = objective(batch, step)
+                if not torch.isfinite(loss):
+                    raise NonFiniteLoss(
+                        f"The loss is {loss.item()} at step {step + 1}, images {', '.join(map(str, batch['ids']))}; "
+                        "lower the learning rate, or look at these images."
+                    )
+                fabric.backward(loss / accumulate)
+                for name, value in ({"loss": loss} | measures).items():
+                    row[name] = row.get(name, 0.0) + _number(value) / accumulate
+                images += batch["size"]
+            try:
+                fabric.clip_gradients(objective, optimizer, max_norm=clip_norm)
+            except RuntimeError as error:  # torch's own words for a gradient that is not finite
+                raise NonFiniteLoss(
+                    f"The gradient is not finite at step {step + 1}, images {', '.join(map(str, batch['ids']))}; "
+                    "lower the learning rate, or look at these images."
+                ) from error
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            seconds = time.perf_counter() - begun
+            row |= {"learning_rate": rate(step), "seconds": seconds, "images_per_s": images / seconds}
+            bar.set_postfix(loss=f"{row['loss']:.3f}", img_s=f"{row['images_per_s']:.1f}", refresh=False)
+            bar.update()
+            if after_step(step + 1, row):
+                return step + 1
+    return steps
+
+
+def _number(value: float | Tensor) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)

@@ -1,0 +1,170 @@
+"""What a training step asks of SAM: the whole image (semantic) or its particles (instance), and the batches for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from lorasam_core.config import RunConfig
+from lorasam_core.data.virtual import VirtualSet
+from lorasam_core.losses import iou_head_loss, mask_iou, minimum_mask_loss, per_mask_dice_ce
+from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside, whole_image_box
+
+CPU_CHUNK = 16  # prompts a decoder call: larger batches are bound by memory on a CPU
+
+
+class TrainingItems(Dataset[dict[str, Any]]):
+    """The virtual set as SAM's input: image uint8 (3, S, S), semantic target bool (m, m), and up to K instances with
+    their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels. m = S / 4 patches.
+
+    Item i is a pure function of (seed, i), prompts included.
+    """
+
+    def __init__(self, virtual: VirtualSet, image_size: int, mask_size: int, k: int) -> None:
+        self.virtual, self.image_size, self.mask_size, self.k = virtual, image_size, mask_size, k
+
+    def __len__(self) -> int:
+        return len(self.virtual)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        image, labels = self.virtual[i]
+        rng = np.random.default_rng((self.virtual.seed, i, 1))
+        frame = _resize_labels(labels, self.image_size, self.image_size)
+        ids = choose_instances(frame, self.k, rng) if frame.any() else np.zeros(0, np.int64)
+        targets = np.zeros((len(ids), self.mask_size, self.mask_size), bool)
+        for row, instance in enumerate(ids):
+            targets[row] = shrink(labels == instance, self.mask_size, self.mask_size)
+        rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+        return {
+            "id": f"{self.virtual.samples[self.virtual.parent(i)].id}#{i}",
+            "image": torch.from_numpy(ResizeLongestSide(self.image_size).apply_image(rgb)).permute(2, 0, 1),
+            "semantic": torch.from_numpy(shrink(labels > 0, self.mask_size, self.mask_size)),
+            "targets": torch.from_numpy(targets),
+            "points": torch.from_numpy(points_inside(frame, ids, rng)),
+            "boxes": torch.from_numpy(jittered_boxes(frame, ids, rng)),
+        }
+
+
+def shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bool (H, W) to bool (height, width): True where at least half of the area is."""
+    return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
+
+
+def _resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    resized = cv2.resize(labels.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.astype(np.int32)  # float32 holds every id below 2**24 exactly
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A batch: images (B, 3, S, S), semantic (B, m, m); instances of all images in a row, `owner` (N,) their image."""
+    batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("image", "semantic")}
+    batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes")}
+    counts = torch.tensor([len(item["targets"]) for item in items])
+    batch["owner"] = torch.repeat_interleave(torch.arange(len(items)), counts)
+    return batch | {"ids": [item["id"] for item in items], "size": len(items)}
+
+
+def endless(items: Dataset[dict[str, Any]], config: RunConfig, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Batches on the device for ever, each epoch in an order of its own that (seed, epoch) decides."""
+    count, epoch = len(items), 0  # type: ignore[arg-type]
+    while True:
+        order: list[int] = []
+        while len(order) < max(count, config.batch_size):
+            order += np.random.default_rng((config.seed, epoch)).permutation(count).tolist()
+            epoch += 1
+        loader = DataLoader(
+            items, batch_size=config.batch_size, sampler=order, collate_fn=collate, num_workers=config.workers,
+            drop_last=True, pin_memory=device.type == "cuda", prefetch_factor=4 if config.workers else None,
+        )  # fmt: skip
+        for batch in loader:
+            yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+
+
+def decode(sam: Sam, embeddings: Tensor, owner: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    """All masks (N, 4, m, m) and IoU predictions (N, 4) of N prompts on the images that `owner` (N,) names.
+
+    embeddings: (B, C, h, w); sparse: (N, n, C); dense: (N, C, h, w). SAM's decoder takes one image a call and adds the
+    dense embeddings to it; here the image itself travels in that sum, so that one call serves prompts on many images.
+    """
+    nothing = torch.zeros_like(embeddings[:1])
+    position = sam.prompt_encoder.get_dense_pe()
+    chunk = CPU_CHUNK if embeddings.device.type == "cpu" else max(1, len(owner))
+    parts = [
+        sam.mask_decoder.predict_masks(nothing, position, sparse[rows], embeddings[owner[rows]] + dense[rows])
+        for rows in torch.arange(len(owner), device=owner.device).split(chunk)
+    ]
+    return torch.cat([masks for masks, _ in parts]), torch.cat([scores for _, scores in parts])
+
+
+class Objective(nn.Module):
+    """The loss of a batch. semantic: Dice + cross-entropy of the single mask for the whole-image box. instance: the
+    best of three masks for a point, the single mask for a box, and the IoU head's error. mixed alternates them.
+    """
+
+    def __init__(self, sam: Sam, kind: str) -> None:
+        super().__init__()
+        self.sam, self.kind = sam, kind
+
+    def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """batch as `collate` makes it -> (scalar loss, {"accuracy", "miou"} of the masks that were trained)."""
+        images = (batch["image"].float() - self.sam.pixel_mean) / self.sam.pixel_std
+        embeddings = self.sam.image_encoder(images)
+        instance = self.kind == "instance" or (self.kind == "mixed" and step % 2 == 1)
+        # coordinates in bf16 would be rounded to whole pixels, so prompts and decoder stay in float32
+        with torch.autocast(embeddings.device.type, enabled=False):
+            if instance and len(batch["targets"]):
+                return self.instance(embeddings.float(), batch)
+            return self.semantic(embeddings.float(), batch["semantic"])
+
+    def semantic(
+        self, embeddings: Tensor, target: Tensor, valid: Tensor | None = None, sizes: Sequence[tuple[int, int]] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """embeddings (B, C, h, w), target and valid (B, m, m); sizes: (h, w) of each image in the input, without padding."""
+        logits = self.foreground(embeddings, sizes)
+        return per_mask_dice_ce(logits, target, valid).mean(), agreement(logits, target, valid)
+
+    def foreground(self, embeddings: Tensor, sizes: Sequence[tuple[int, int]] = ()) -> Tensor:
+        """Logits (B, m, m) of the single mask for the whole-image box."""
+        side = self.sam.image_encoder.img_size
+        boxes = np.concatenate([whole_image_box(size) for size in sizes or [(side, side)] * len(embeddings)])
+        sparse, dense = self.sam.prompt_encoder(None, torch.from_numpy(boxes).to(embeddings.device), None)
+        masks, _ = decode(self.sam, embeddings, torch.arange(len(embeddings), device=embeddings.device), sparse, dense)
+        return masks[:, 0]
+
+    def instance(self, embeddings: Tensor, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Half of the instances by a point, half by a box."""
+        target, owner = batch["targets"], batch["owner"]
+        by_point = torch.arange(len(target), device=target.device) % 2 == 0
+        points, boxes = batch["points"][by_point, None], batch["boxes"][~by_point]
+        encode = self.sam.prompt_encoder
+        sparse_p, dense_p = encode((points, torch.ones(points.shape[:2], device=points.device)), None, None)
+        losses, measures = [], []
+        masks, scores = decode(self.sam, embeddings, owner[by_point], sparse_p, dense_p)
+        best, index = minimum_mask_loss(masks[:, 1:], target[by_point])
+        losses += [best, iou_head_loss(scores[:, 1:], masks[:, 1:], target[by_point]).expand(len(best))]
+        measures.append(masks[torch.arange(len(index), device=index.device), index + 1])
+        if len(boxes):
+            sparse_b, dense_b = encode(None, boxes, None)
+            masks, scores = decode(self.sam, embeddings, owner[~by_point], sparse_b, dense_b)
+            losses += [per_mask_dice_ce(masks[:, 0], target[~by_point])]
+            losses += [iou_head_loss(scores[:, :1], masks[:, :1], target[~by_point]).expand(len(boxes))]
+            measures.append(masks[:, 0])
+        loss = torch.cat(losses).sum() / len(target)
+        return loss, agreement(torch.cat(measures), torch.cat([target[by_point], target[~by_point]]))
+
+
+@torch.no_grad()
+def agreement(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
+    """Pixel accuracy and mIoU (mean of foreground's and background's IoU), as the study logs them: (B, m, m) -> scalars."""
+    inside = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
+    right = ((logits > 0) == target) & inside
+    miou = (mask_iou(logits, target, valid) + mask_iou(-logits, ~target, valid)) / 2
+    return {"accuracy": right.sum() / inside.sum(), "miou": miou.mean()}

@@ -1,0 +1,190 @@
+"""Train a LoRA adapter: the objective, the loop, validation by the split's own part, and the best adapter kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from lorasam_core.config import RunConfig
+from lorasam_core.data.sets import SampleSet
+from lorasam_core.data.virtual import VirtualSet
+from lorasam_core.devices import peak_memory_mb, resolve_device, resolve_precision
+from lorasam_core.loop import NonFiniteLoss, fit, warmup_cosine
+from lorasam_core.lora import load_adapter, lora_parameters, save_adapter
+from lorasam_core.losses import mask_iou
+from lorasam_core.objectives import Objective, TrainingItems, decode, endless, shrink
+from lorasam_core.prompts import choose_instances, points_inside
+from lorasam_core.sam import preprocess
+
+COLUMNS = (
+    "step", "epoch", "images_seen", "learning_rate", "train_loss", "train_accuracy", "train_miou", "val_loss",
+    "val_accuracy", "val_miou", "val_dice", "val_instance_iou", "val_score", "seconds", "images_per_s",
+)  # fmt: skip
+VALIDATIONS = 10  # a run, where validate_every is not given
+
+
+def train(
+    sam: Sam, train_set: SampleSet, val_set: SampleSet, config: RunConfig, run_dir: str | Path,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:  # fmt: skip
+    """Train the LoRA parameters of `sam` and leave the adapter that validated best in it.
+
+    sam: with LoRA added, on its device. Writes config.json, history.csv and adapter.safetensors into run_dir. Each
+    callback may have on_log(step, row). Returns {"val", "steps", "best_step", "images_seen", "seconds", "images_per_s",
+    "peak_memory_mb"}. Raises NonFiniteLoss, which names the batch, with the state before it in last_good.safetensors.
+    """
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+    return Trainer(sam, train_set, val_set, config, run_dir, callbacks).run()
+
+
+class Trainer:
+    """The state of one run between steps."""
+
+    def __init__(
+        self, sam: Sam, train_set: SampleSet, val_set: SampleSet, config: RunConfig, run_dir: Path,
+        callbacks: Sequence[Any],
+    ) -> None:  # fmt: skip
+        self.sam, self.config, self.run_dir, self.callbacks = sam, config, run_dir, callbacks
+        device = str(sam.device) if config.device == "auto" else resolve_device(config.device)
+        precision: Any = resolve_precision(config.precision, device)
+        self.fabric = Fabric(accelerator=device.split(":")[0], devices=1, precision=precision)
+        torch.manual_seed(config.seed)
+        virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
+        mask_size = sam.prompt_encoder.mask_input_size[0]
+        self.items = TrainingItems(virtual, sam.image_encoder.img_size, mask_size, config.prompts_per_image)
+        images_a_step = config.batch_size * config.accumulate
+        self.steps_an_epoch = max(1, math.ceil(len(virtual) / images_a_step))
+        self.steps = config.steps or config.epochs * self.steps_an_epoch
+        self.validate_every = config.validate_every or max(1, self.steps // VALIDATIONS)
+        self.log_every = max(1, self.steps // 200)
+        self.objective = Objective(sam, config.objective)
+        self.validation = Validation(sam, self.objective, val_set, config)
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, float] = {}
+        self.best_step = self.stale = 0
+
+    def run(self) -> dict[str, Any]:
+        """The whole run; see `train`."""
+        config, begun = self.config, time.perf_counter()
+        optimizer = torch.optim.Adam(
+            lora_parameters(self.sam), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        objective, optimizer = self.fabric.setup(self.objective, optimizer)  # type: ignore[assignment]
+        rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
+        self.sam.train()
+        try:
+            last = fit(
+                self.fabric, objective, optimizer, endless(self.items, config, self.fabric.device), self.steps, rate,
+                accumulate=config.accumulate, clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
+            )  # fmt: skip
+        except NonFiniteLoss as error:
+            kept = self.run_dir / "last_good.safetensors"
+            save_adapter(self.sam, kept, run=config.name)
+            raise NonFiniteLoss(f"{error} The state before it is in {kept.name}.") from error
+        finally:
+            self.sam.eval()
+            pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.run_dir / "history.csv", index=False)
+        load_adapter(self.sam, self.run_dir / "adapter.safetensors")
+        seconds, seen = time.perf_counter() - begun, last * config.batch_size * config.accumulate
+        return {
+            "val": self.best, "steps": last, "best_step": self.best_step, "images_seen": seen, "seconds": seconds,
+            "images_per_s": seen / seconds, "peak_memory_mb": peak_memory_mb(str(self.fabric.device)),
+        }  # fmt: skip
+
+    def after_step(self, step: int, row: dict[str, float]) -> bool:
+        """Log, validate when due, keep the best adapter; True when validation no longer improves."""
+        due = step % self.validate_every == 0 or step == self.steps
+        if not due and step % self.log_every:
+            return False
+        images = self.config.batch_size * self.config.accumulate
+        record: dict[str, Any] = {
+            "step": step, "epoch": step / self.steps_an_epoch, "images_seen": step * images,
+            "learning_rate": row["learning_rate"], "train_loss": row["loss"], "train_accuracy": row["accuracy"],
+            "train_miou": row["miou"], "seconds": row["seconds"], "images_per_s": row["images_per_s"],
+        }  # fmt: skip
+        if due:
+            measures = self.validation.measure()
+            record |= {f"val_{key}": value for key, value in measures.items()}
+            self._keep_best(step, measures)
+        self.rows.append(record)
+        for callback in self.callbacks:
+            if hasattr(callback, "on_log"):
+                callback.on_log(step, record)
+        return due and self.config.patience is not None and self.stale >= self.config.patience
+
+    def _keep_best(self, step: int, measures: dict[str, float]) -> None:
+        if self.best and measures["score"] <= self.best["score"]:
+            self.stale += 1
+            return
+        self.best, self.best_step, self.stale = measures, step, 0
+        save_adapter(self.sam, self.run_dir / "adapter.safetensors", step=step, val=json.dumps(measures))
+
+
+class Validation:
+    """Whole images through the predictor's transform, compared at mask resolution without the padding.
+
+    score, by which the best adapter is chosen: the foreground's Dice (semantic), the instances' IoU for a point
+    (instance), or the mean of both (mixed).
+    """
+
+    def __init__(self, sam: Sam, objective: Objective, val_set: SampleSet, config: RunConfig) -> None:
+        self.sam, self.objective, self.kind = sam, objective, config.objective
+        self.autocast = resolve_precision(config.precision, str(sam.device)) == "bf16-mixed"
+        side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
+        self.items = []
+        for number, sample in enumerate(val_set):
+            image, (height, width) = preprocess(sam, sample.image)
+            rows, columns = round(height * grid / side), round(width * grid / side)
+            valid = np.zeros((grid, grid), bool)
+            valid[:rows, :columns] = True
+            ids = choose_instances(sample.labels, config.prompts_per_image, np.random.default_rng((0, number)))
+            masks = np.zeros((1 + len(ids), grid, grid), bool)
+            for row, mask in enumerate([sample.labels > 0, *(sample.labels == n for n in ids)]):
+                masks[row, :rows, :columns] = shrink(mask, rows, columns)
+            points = points_inside(sample.labels, ids, np.random.default_rng((1, number)))
+            points *= np.array([width, height], np.float32) / np.array(sample.labels.shape[::-1], np.float32)
+            self.items.append(
+                (image.cpu(), (height, width), torch.from_numpy(masks), torch.from_numpy(valid), torch.from_numpy(points))
+            )
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, float]:
+        """loss, accuracy, miou, dice, instance_iou and score: means over the validation images."""
+        training = self.sam.training
+        self.sam.eval()
+        rows = pd.DataFrame([self._image(*item) for item in self.items])
+        self.sam.train(training)
+        means: dict[str, float] = {str(k): float(v) for k, v in rows.mean().items()}
+        parts = {"semantic": ["dice"], "instance": ["instance_iou"], "mixed": ["dice", "instance_iou"]}[self.kind]
+        return means | {"score": float(np.mean([means[part] for part in parts]))}
+
+    def _image(self, image: Tensor, size: tuple[int, int], masks: Tensor, valid: Tensor, points: Tensor) -> dict[str, float]:
+        device = self.sam.device
+        masks, valid, points = masks.to(device), valid.to(device)[None], points.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
+            embedding = self.sam.image_encoder(image.to(device)).float()
+        loss, measures = self.objective.semantic(embedding, masks[:1], valid, [size])
+        overlap = mask_iou(self.objective.foreground(embedding, [size]), masks[:1], valid)
+        row = {"loss": float(loss), **{k: float(v) for k, v in measures.items()}}
+        row["dice"] = float((2 * overlap / (1 + overlap)).mean())
+        row["instance_iou"] = math.nan
+        if self.kind != "semantic" and len(points):
+            sparse, dense = self.sam.prompt_encoder((points[:, None], torch.ones(len(points), 1, device=device)), None, None)
+            owner = torch.zeros(len(points), dtype=torch.long, device=device)
+            logits, _ = decode(self.sam, embedding, owner, sparse, dense)
+            best = mask_iou(logits[:, 1:], masks[1:], valid.expand(len(points), -1, -1)).max(1).values
+            row["instance_iou"] = float(best.mean())
+        return row
