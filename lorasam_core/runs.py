@@ -25,7 +25,7 @@ from lorasam_core import devices, evaluation, mask_generator, tracking, training
 from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.executor import RunError
-from lorasam_core.lora import LoRAConfig, add_lora, count_trainable, lora_parameter_count
+from lorasam_core.lora import LoRAConfig, add_lora, count_trainable, lora_parameter_count, save_adapter
 from lorasam_core.records import METRICS, Record, is_finished, read_record, write_json
 from lorasam_core.sam import load_sam
 
@@ -153,6 +153,10 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
     metrics["test"], rows = evaluate(sam, run.data.subset("test"), config, run.device)
     rows.to_csv(folder / "per_image.csv", index=False)
+    if config.method == "lora":  # the best adapter, which `train` left in the model, with where it comes from
+        origin = {"run_id": run.run_id, "split_hash": run.data.split.hash, "data_fingerprint": run.data.fingerprint}
+        kept = {key: metrics[key] for key in ("val", "test", "best_step")}
+        save_adapter(sam, folder / "adapter.safetensors", **origin, metrics=kept)
     metrics["peak_memory_mb"] = round(devices.peak_memory_mb(run.device), 1)
     for tracker in trackers:
         if hasattr(tracker, "on_end"):

@@ -1,5 +1,6 @@
 """One run from settings to finished folder, with a random compact model on generated particles."""
 
+import copy
 import json
 import os
 
@@ -7,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lorasam_core import runs
 from lorasam_core.config import RunConfig
 from lorasam_core.data import Split
 from lorasam_core.executor import RunError
-from lorasam_core.lora import read_adapter
+from lorasam_core.lora import load_adapter, read_adapter
 from lorasam_core.records import read_record
 from lorasam_core.sam import build_vit_t
 
@@ -53,8 +55,7 @@ def test_metrics_agree_with_tables_and_adapter(record, settings):
         assert metrics["test"][evaluator][metric]["mean"] == pytest.approx(shown.mean())
         assert metrics["test"][evaluator][metric]["n"] == len(shown) == settings.test_limit
     assert rows.columns[0] == "evaluator"
-    tensors, _ = read_adapter(record.adapter)
-    assert metrics["trainable_parameters"] == sum(t.numel() for t in tensors.values())
+    assert metrics["trainable_parameters"] == sum(t.numel() for t in load_file(record.adapter).values())
     assert metrics["steps"] == 2 and metrics["images_seen"] == 4 and metrics["peak_memory_mb"] > 0
     assert not record.history.empty
 
@@ -69,6 +70,18 @@ def test_record_says_where_it_comes_from(record, settings):
     assert set(record.per_image["id"]) <= set(data.subset("test").ids)
     log = (record.path / "log.txt").read_text()
     assert record.run_id in log and "finished in" in log
+
+
+def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
+    metadata, _ = read_adapter(record.adapter)
+    assert (metadata["run_id"], metadata["base_hash"]) == (record.run_id, record.environment["base_hash"])
+    assert metadata["split_hash"] == record.environment["split_hash"]
+    assert metadata["metrics"]["test"] == record.metrics["test"]
+    sam = copy.deepcopy(runs.base_sam("vit_t", settings.checkpoint, 64))
+    load_adapter(sam, record.adapter)
+    test = runs.dataset("synthetic", 0, 10).subset("test")
+    _, rows = runs.evaluate(sam, test, record.config, "cpu")
+    np.testing.assert_allclose(rows["dice"].dropna(), record.per_image["dice"].dropna(), rtol=1e-6)
 
 
 def test_base_in_memory_is_not_changed_by_a_run(record, settings):
