@@ -26,9 +26,7 @@ def _relative_index(size: int, device: torch.device) -> Tensor:
 @lru_cache(maxsize=64)
 def _one_hot_positions(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(height * width, height + width): each key's row and column as one-hot vectors."""
-    row, column = torch.meshgrid(
-        torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
-    )
+    row, column = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     hot = torch.cat([F.one_hot(row.flatten(), height), F.one_hot(column.flatten(), width)], dim=1)
     return hot.to(dtype)
 

@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "scikit-image",
 
 
 def resolve_device(device: str = "auto") -> str:
-    """"auto" becomes cuda, mps or cpu, whichever is there; raises ValueError for a device that is not."""
+    """The device's name; "auto" becomes cuda, mps or cpu, whichever is there; raises ValueError for a device that is not."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
@@ -30,7 +30,10 @@ def resolve_device(device: str = "auto") -> str:
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """"auto" becomes bf16-mixed where the machine multiplies bf16 natively (CUDA from Ampere on, AMX, AVX512-BF16), else 32-true."""
+    """The precision's name; "auto" becomes bf16-mixed where the machine multiplies bf16 natively, else 32-true.
+
+    Natively: CUDA from Ampere on, CPUs with AMX or AVX512-BF16.
+    """
     if precision != "auto":
         return precision
     if device.startswith("cuda"):
@@ -93,9 +96,9 @@ def _commit() -> str | None:
     """The checkout's commit, with + where files differ from it; None outside a checkout."""
     here = Path(__file__).parent
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True)
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no", "--", "."], cwd=here, capture_output=True, text=True
+        head, dirty = (
+            subprocess.run(["git", *arguments.split()], cwd=here, capture_output=True, text=True)
+            for arguments in ("rev-parse --short HEAD", "status --porcelain --untracked-files=no -- .")
         )
     except OSError:
         return None

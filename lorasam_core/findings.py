@@ -20,9 +20,9 @@ SUBJECTS = (
 LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}
 
 
-def findings(edition: Edition) -> list[str]:
+def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[str]:
     """Sentences on frozen against adapted, from the records: predictor, prompted instances, mask generator."""
-    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
     out = []
     for evaluator, metric, subject in SUBJECTS:
         before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)

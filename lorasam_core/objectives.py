@@ -39,7 +39,7 @@ class TrainingItems(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.virtual.seed, i, 1))
         frame = _resize_labels(labels, self.image_size, self.image_size)
         ids = choose_instances(frame, self.k, rng) if frame.any() else np.zeros(0, np.int64)
-        targets = np.zeros((len(ids), self.mask_size, self.mask_size), bool)
+        targets: np.ndarray = np.zeros((len(ids), self.mask_size, self.mask_size), bool)
         for row, instance in enumerate(ids):
             targets[row] = shrink(labels == instance, self.mask_size, self.mask_size)
         rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
@@ -74,7 +74,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def endless(items: Dataset[dict[str, Any]], config: RunConfig, device: torch.device) -> Iterator[dict[str, Any]]:
     """Batches on the device for ever, each epoch in an order of its own that (seed, epoch) decides."""
-    count, epoch = len(items), 0  # type: ignore[arg-type]
+    count, epoch = len(items), 0
     while True:
         order: list[int] = []
         while len(order) < max(count, config.batch_size):
@@ -127,7 +127,7 @@ class Objective(nn.Module):
     def semantic(
         self, embeddings: Tensor, target: Tensor, valid: Tensor | None = None, sizes: Sequence[tuple[int, int]] = ()
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """embeddings (B, C, h, w), target and valid (B, m, m); sizes: (h, w) of each image in the input, without padding."""
+        """embeddings (B, C, h, w), target and valid (B, m, m); sizes: (h, w) of each image without its padding."""
         logits = self.foreground(embeddings, sizes)
         return per_mask_dice_ce(logits, target, valid).mean(), agreement(logits, target, valid)
 
@@ -163,7 +163,7 @@ class Objective(nn.Module):
 
 @torch.no_grad()
 def agreement(logits: Tensor, target: Tensor, valid: Tensor | None = None) -> dict[str, Tensor]:
-    """Pixel accuracy and mIoU (mean of foreground's and background's IoU), as the study logs them: (B, m, m) -> scalars."""
+    """Pixel accuracy and mIoU (mean of foreground's and background's IoU), as the study logs: (B, m, m) -> scalars."""
     inside = torch.ones_like(target, dtype=torch.bool) if valid is None else valid
     right = ((logits > 0) == target) & inside
     miou = (mask_iou(logits, target, valid) + mask_iou(-logits, ~target, valid)) / 2

@@ -1,8 +1,8 @@
-"""The compact SAM's recipe: from random weights to promptable, on generated scenes, by the same loop as everything else.
+"""The compact SAM's recipe: from random weights to promptable, on generated scenes, by the loop that trains adapters.
 
-Phases after Kirillov et al. 2023 (Segment Anything, appendix A), scaled down: a dense warm-up of the encoder, then point and
-box prompts with the minimum loss over three masks, the IoU head and a corrective point with the mask so far as a prompt;
-first at 128 pixels, then at 256. Each phase starts from the averaged weights of the one before.
+Phases after Kirillov et al. 2023 (Segment Anything, appendix A), scaled down: a dense warm-up of the encoder, then
+point and box prompts with the minimum loss over three masks, the IoU head, and a corrective point with the mask so far
+as a prompt. Each phase starts from the averaged weights of the one before.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class ScenePrompts(Dataset[dict[str, Tensor]]):
 
 
 def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    labels, one = mask.astype(np.int32), np.array([1])
+    labels: np.ndarray = mask.astype(np.int32)
+    one: np.ndarray = np.array([1])
     return points_inside(labels, one, rng), jittered_boxes(labels, one, rng, jitter=0.05)
 
 
@@ -110,9 +111,10 @@ def tie_cross_attention(sam: Sam, scale: float = 1.5) -> None:
 
 
 def mask_loss(logits: Tensor, target: Tensor, balance: float) -> Tensor:
-    """Dice plus cross-entropy, a share `balance` of it with object and background weighed alike: (N, M, H, W) -> (N, M).
+    """Dice plus cross-entropy of each mask: (N, M, H, W) logits and (N, H, W) target -> (N, M).
 
-    Balanced at first, because from random weights the plain loss collapses to empty masks.
+    A share `balance` of the cross-entropy weighs object and background alike. Balanced at first, because from random
+    weights the plain loss collapses to empty masks.
     """
     logits, truth = logits.float(), target.float()[:, None].expand_as(logits)
     entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
@@ -153,17 +155,16 @@ class DenseObjective(nn.Module):
 class PromptedObjective(nn.Module):
     """Points (best of three masks), boxes (single mask), the IoU head, and now and then a corrective round."""
 
-    def __init__(self, sam: Sam, balance: tuple[float, float], steps: int) -> None:
+    def __init__(self, sam: Sam, steps: int) -> None:
         super().__init__()
-        self.sam, self.balance, self.steps = sam, balance, steps
+        self.sam, self.steps = sam, steps
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        first, last = self.balance
-        share = first + (last - first) * min(1.0, 2 * step / self.steps)
+        share = 1.0 - 0.7 * min(1.0, 2 * step / self.steps)  # of the balanced cross-entropy, down in the first half
         embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
         target = batch["targets"].flatten(0, 1)
         # positions of prompts need float32: bf16 would round them to whole pixels
-        decode = torch.autocast(embeddings.device.type, enabled=False)(self._decode)
+        decode = torch.autocast(embeddings.device.type, enabled=False)(self.decode)
         masks, scores = decode(embeddings.float(), batch)
         by_point = (torch.arange(len(target), device=target.device) % PROMPTS) < PROMPTS // 2
         losses, true_iou = mask_loss(masks, target, share), hard_iou(masks, target)
@@ -186,7 +187,7 @@ class PromptedObjective(nn.Module):
             loss = loss + mask_loss(masks[:, :1], target, share).mean() + F.mse_loss(scores[:, :1], true_iou)
         return loss, measures
 
-    def _decode(
+    def decode(
         self, embeddings: Tensor, batch: dict[str, Any], previous: Tensor | None = None, target: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """All four masks (B * K, 4, h, w) and IoU predictions (B * K, 4), an image at a time as SAM's decoder wants."""
@@ -235,12 +236,12 @@ def normalise(sam: Sam, images: Tensor) -> Tensor:
 def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
     """Mean over objects of held-out scenes: IoU by a point (best of three, best rated), by a box; IoU head's error."""
     device = sam.device
-    objective = PromptedObjective(sam, (0.0, 0.0), 1).eval()
+    objective = PromptedObjective(sam, 1).eval()
     rows = []
     for items in DataLoader(ScenePrompts(HELD_OUT_SEED, sam.image_encoder.img_size, count), batch_size=batch):
         items = {key: value.to(device) for key, value in items.items()}
         items["boxes"] = items["boxes"].float()
-        masks, scores = objective._decode(sam.image_encoder(normalise(sam, items["image"])), items)
+        masks, scores = objective.decode(sam.image_encoder(normalise(sam, items["image"])), items)
         true_iou = hard_iou(masks, items["targets"].flatten(0, 1))
         by_point = (torch.arange(len(true_iou), device=device) % PROMPTS) < PROMPTS // 2
         rated = true_iou[:, 1:].gather(1, scores[:, 1:].argmax(1, keepdim=True))[:, 0]
@@ -257,11 +258,13 @@ def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
     return dict(zip(names, torch.stack(rows).mean(0).tolist(), strict=True))
 
 
-def pretrain(out: Path, device: str = "auto", phases: tuple[Phase, ...] = PHASES, seed: int = 0, workers: int = 1) -> Sam:
-    """Run the recipe, resuming from `out`/state.pt where one is; log in `out`/history.csv. Returns the averaged model."""
+def pretrain(
+    out: Path, device: str = "auto", phases: tuple[Phase, ...] = PHASES, seed: int = 0, workers: int = 1
+) -> Sam:
+    """Run the recipe, resumed from `out`/state.pt where one is; log in `out`/history.csv; return the averaged model."""
     out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(device)
-    fabric = Fabric(accelerator=device, devices=1, precision=resolve_precision("auto", device))  # type: ignore[arg-type]
+    fabric = Fabric(accelerator=device, devices=1, precision=resolve_precision("auto", device))
     seed_everything(seed, verbose=False)
     state = torch.load(out / "state.pt", weights_only=False) if (out / "state.pt").exists() else None
     sam = build_vit_t(phases[0].size)
@@ -282,8 +285,7 @@ def _run_phase(
     fabric: Fabric, sam: Sam, phase: Phase, number: int, state: dict[str, Any] | None, rows: list[dict[str, Any]],
     out: Path, workers: int,
 ) -> Sam:  # fmt: skip
-    balance = (1.0, 0.3)
-    objective: nn.Module = DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, balance, phase.steps)
+    objective: nn.Module = DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, phase.steps)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=phase.rate, weight_decay=0.05, betas=(0.9, 0.98))
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
     start = 0

@@ -93,7 +93,8 @@ def _default_checkpoint(name: str) -> Path:
 
     file, known_hash = CHECKPOINTS[name]
     try:
-        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=pooch.os_cache("lorasam"), progressbar=True))
+        cache = pooch.os_cache("lorasam")
+        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, progressbar=True))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{file} could not be downloaded ({str(error)[:120]}); go online, or give a local file as checkpoint."

@@ -28,6 +28,10 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: F1 at IoU 0.5", "generator", "f1"),
     ("mask generator: PQ", "generator", "pq"),
 )
+SHOWN_SETTINGS = (
+    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "epochs", "batch_size",
+    "learning_rate", "weight_decay", "crop_size", "seed", "precision",
+)  # fmt: skip
 SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 
@@ -104,9 +108,12 @@ def run_ids(*groups: Iterable[Record]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------- main table
-def main_rows(edition: Edition) -> pd.DataFrame:
-    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups."""
-    series = {"frozen": frozen_runs(edition), "adapted": adapted_runs(edition)}
+def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
+    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups.
+
+    adapted: runs (seeds) to show in place of the edition's main ones.
+    """
+    series = {"frozen": frozen_runs(edition), "adapted": adapted or adapted_runs(edition)}
     rows = []
     for label, evaluator, metric in METRICS:
         for name, runs in series.items():
@@ -119,9 +126,9 @@ def main_rows(edition: Edition) -> pd.DataFrame:
     return table
 
 
-def main_table(edition: Edition) -> pd.DataFrame:
+def main_table(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
     """Frozen against adapted, a row a metric: % with 95 % interval, and the paired gain on the same test images."""
-    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
     rows = []
     for label, evaluator, metric in METRICS:
         before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
@@ -213,6 +220,17 @@ def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
         out[f"test Dice, %, {REPORTED}"] = [f"{v:.2f}" if np.isfinite(v) else "–" for v in table["reported_dice"]]
     out.attrs.update(table.attrs)
     return out
+
+
+def settings_table(record: Record) -> pd.DataFrame:
+    """What decided a run, as two columns of text: setting, value."""
+    config = record.config.to_dict()
+    rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
+    rows = [(name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in rows if v is not None]
+    rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))
+    table = pd.DataFrame(rows, columns=["setting", "value"])
+    table.attrs.update(made_by="lorasam_core.tables.settings_table", runs=[record.run_id])
+    return table
 
 
 # ------------------------------------------------------------------------------------------------- test cases

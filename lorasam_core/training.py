@@ -82,7 +82,7 @@ class Trainer:
         optimizer = torch.optim.Adam(
             lora_parameters(self.sam), lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        objective, optimizer = self.fabric.setup(self.objective, optimizer)  # type: ignore[assignment]
+        objective, optimizer = self.fabric.setup(self.objective, optimizer)
         rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
         self.sam.train()
         try:
@@ -156,9 +156,8 @@ class Validation:
                 masks[row, :rows, :columns] = shrink(mask, rows, columns)
             points = points_inside(sample.labels, ids, np.random.default_rng((1, number)))
             points *= np.array([width, height], np.float32) / np.array(sample.labels.shape[::-1], np.float32)
-            self.items.append(
-                (image.cpu(), (height, width), torch.from_numpy(masks), torch.from_numpy(valid), torch.from_numpy(points))
-            )
+            tensors = torch.from_numpy(masks), torch.from_numpy(valid), torch.from_numpy(points)
+            self.items.append((image.cpu(), (height, width), *tensors))
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
@@ -171,7 +170,9 @@ class Validation:
         parts = {"semantic": ["dice"], "instance": ["instance_iou"], "mixed": ["dice", "instance_iou"]}[self.kind]
         return means | {"score": float(np.mean([means[part] for part in parts]))}
 
-    def _image(self, image: Tensor, size: tuple[int, int], masks: Tensor, valid: Tensor, points: Tensor) -> dict[str, float]:
+    def _image(
+        self, image: Tensor, size: tuple[int, int], masks: Tensor, valid: Tensor, points: Tensor
+    ) -> dict[str, float]:
         device = self.sam.device
         masks, valid, points = masks.to(device), valid.to(device)[None], points.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.autocast):
@@ -182,7 +183,8 @@ class Validation:
         row["dice"] = float((2 * overlap / (1 + overlap)).mean())
         row["instance_iou"] = math.nan
         if self.kind != "semantic" and len(points):
-            sparse, dense = self.sam.prompt_encoder((points[:, None], torch.ones(len(points), 1, device=device)), None, None)
+            named = torch.ones(len(points), 1, device=device)
+            sparse, dense = self.sam.prompt_encoder((points[:, None], named), None, None)
             owner = torch.zeros(len(points), dtype=torch.long, device=device)
             logits, _ = decode(self.sam, embedding, owner, sparse, dense)
             best = mask_iou(logits[:, 1:], masks[1:], valid.expand(len(points), -1, -1)).max(1).values

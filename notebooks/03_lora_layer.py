@@ -202,17 +202,18 @@ for rank in report.STUDY["rank"]:
 steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm"])
 
 # %%
-figure = plots.line_chart(steps, "rank", "norm", "scaling", xlabel="rank", ylabel="norm of the first update")
-caption = f"Size of the first update of a {wide} x {wide} matrix by rank, under three scaling rules, with alpha = 32."
+first = steps[steps["rank"] == min(steps["rank"])].set_index("scaling")["norm"]
+steps["relative"] = steps["norm"] / steps["scaling"].map(first)
+figure = plots.line_chart(steps, "rank", "relative", "scaling", log="x", ylabel="first update, relative")
+caption = f"Norm of the first update of a {wide} x {wide} matrix, relative to the lowest rank, at a fixed alpha."
 alt = "Three lines over the rank: falling for alpha/r, level for alpha/sqrt(r), rising without scaling."
 page.figure(figure, "lora-step-size", caption, alt, data=steps)
 
 # %%
-ends = steps.pivot(index="rank", columns="scaling", values="norm")
-grown = (ends.iloc[-1] / ends.iloc[0]).round(2)
+grown = steps[steps["rank"] == max(steps["rank"])].set_index("scaling")["relative"]
 page.say(
-    f"From rank {ends.index[0]} to {ends.index[-1]} the first step changes by a factor of {grown['none']} without "
-    f"scaling, {grown['alpha/sqrt(r)']} with alpha/sqrt(r) and {grown['alpha/r']} with alpha/r at a fixed alpha."
+    f"From rank {min(steps['rank'])} to {max(steps['rank'])} the first step changes by a factor of {grown['none']:.2f} "
+    f"without scaling, {grown['alpha/sqrt(r)']:.2f} with alpha/sqrt(r) and {grown['alpha/r']:.2f} with alpha/r."
 )
 
 # %% [markdown]
