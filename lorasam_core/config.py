@@ -79,10 +79,11 @@ class RunConfig:
         ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
-        for name, allowed in (("targets", TARGETS), ("evaluate", EVALUATORS)):
-            unknown = [x for x in getattr(self, name) if x not in allowed]
+        several: dict[str, tuple[str, ...]] = {"targets": TARGETS, "evaluate": EVALUATORS}
+        for name, choices in several.items():
+            unknown = [x for x in getattr(self, name) if x not in choices]
             if unknown:
-                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(allowed)}.")
+                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(choices)}.")
         if not self.targets:
             raise ValueError(f"targets is empty; choose from {', '.join(TARGETS)}.")
 

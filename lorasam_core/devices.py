@@ -17,7 +17,7 @@ PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "scikit-image",
 
 
 def resolve_device(device: str = "auto") -> str:
-    """The device's name; "auto" becomes cuda, mps or cpu, whichever is there; raises ValueError for a device that is not."""
+    """The device's name; "auto" becomes cuda, mps or cpu. Raises ValueError for one that the machine does not have."""
     if device == "auto":
         if torch.cuda.is_available():
             return "cuda"
