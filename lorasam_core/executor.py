@@ -85,7 +85,8 @@ def execute(
                 futures[name] = Future()
                 futures[name].set_exception(error)
         for name, arguments in jobs:
-            bar.set_description(name)
+            if not futures[name].done():
+                bar.set_description(name)
             try:
                 results[name] = futures[name].result()
             except BrokenProcessPool:

@@ -157,7 +157,7 @@ def execute_page(page: Page, target: Path, key: str) -> Path:
         with environment(**settings):
             notebook = papermill.execute_notebook(
                 read_notebook(page.notebook), part, page.parameters, kernel_name="python3", cwd=root(),
-                progress_bar=False,
+                progress_bar=False, extra_arguments=["--log-level=ERROR"],
             )  # fmt: skip
     except BaseException:
         if part.is_file():

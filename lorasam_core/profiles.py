@@ -91,11 +91,11 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
     names = [run["name"] for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two runs of {table['name']} have one name; give each its own.")
-    notebook = table.get("notebook") or ""
+    notebook = str(table.get("notebook") or "")
     return {
         "name": str(table["name"]),
         "notebook": notebook,
-        "page": table.get("page") or notebook,
+        "page": str(table.get("page") or notebook),
         "runs": runs,
         "parameters": table.get("parameters") or {},
     }
