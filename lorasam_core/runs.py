@@ -144,7 +144,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     run.data.split.save(folder / "split.json")
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
-    trackers: Sequence[Any] = tracking.make_trackers(config, folder, wandb)
+    trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     if config.method == "lora":
         add_lora(sam, lora_config(config))
@@ -165,6 +165,14 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     write_json(folder / "environment.json", {**describe(run), "wall_seconds": wall})
     logger.info("finished in %.1f s", wall)
     write_json(folder / METRICS, metrics)
+
+
+class LogRows:
+    """A callback that puts the history into the log as it grows."""
+
+    def on_log(self, step: int, row: dict[str, Any]) -> None:
+        shown = {key: row[key] for key in ("train_loss", "val_loss", "val_score") if row.get(key) is not None}
+        logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
 
 def describe(run: Prepared) -> dict[str, Any]:

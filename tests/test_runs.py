@@ -69,7 +69,7 @@ def test_record_says_where_it_comes_from(record, settings):
     assert Split.load(record.path / "split.json").hash == data.split.hash == environment["split_hash"]
     assert set(record.per_image["id"]) <= set(data.subset("test").ids)
     log = (record.path / "log.txt").read_text()
-    assert record.run_id in log and "finished in" in log
+    assert record.run_id in log and "step 2: train_loss" in log and "finished in" in log
 
 
 def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
