@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 
 class NonFiniteLoss(ValueError):
