@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -15,6 +18,24 @@ SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
 TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
 EVALUATORS = ("predictor", "point", "box", "generator")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+ONE_OF = {
+    "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "precision": PRECISIONS,
+    "generator": ("quick", "study"),
+}  # fmt: skip
+SEVERAL = {"targets": TARGETS, "evaluate": EVALUATORS}
+WHOLE_NUMBERS = {
+    "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "crop_size": 1, "prompts_per_image": 1, "seed": 0,
+    "split_seed": 0, "workers": 0,
+}  # each with its least value  # fmt: skip
+OPTIONAL = {"steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size"}  # 1 or none
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "alpha": (lambda x: 0 < x < math.inf, "a number above 0, or none for alpha = rank"),
+    "dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
+    "warmup": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
+    "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
+}
 NOT_RESULTS = ("device", "workers", "name")  # change where and how a run is done, not what comes out of it
 
 
@@ -65,46 +86,56 @@ class RunConfig:
     workers: int = 0  # data-loading processes
 
     def __post_init__(self) -> None:
+        for name in ("data", "checkpoint"):
+            if isinstance(value := getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         for name in ("targets", "blocks", "evaluate"):  # lists come from YAML and JSON
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
+            if isinstance(value := getattr(self, name), list | str):
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         self._check_choices()
-        self._check_ranges()
+        self._check_whole_numbers()
+        self._check_numbers()
+        # one way to write each run, so that one run has one id
+        for name, order in SEVERAL.items():
+            object.__setattr__(self, name, tuple(x for x in order if x in getattr(self, name)))
+        if self.blocks is not None:
+            object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
 
     def _check_choices(self) -> None:
-        for name, allowed in (
-            ("method", METHODS), ("objective", OBJECTIVES), ("scaling", SCALINGS),
-            ("precision", PRECISIONS), ("generator", ("quick", "study")),
-        ):  # fmt: skip
+        for name in ("name", "data", "model", "device"):
+            if not isinstance(value := getattr(self, name), str) or not (value or name == "name"):
+                raise ValueError(f"{name} is {value!r}; give a text.")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, str):
+            raise ValueError(f"checkpoint is {self.checkpoint!r}; give a path, or none for the model's own.")
+        for name, allowed in ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
-        several: dict[str, tuple[str, ...]] = {"targets": TARGETS, "evaluate": EVALUATORS}
-        for name, choices in several.items():
-            unknown = [x for x in getattr(self, name) if x not in choices]
-            if unknown:
-                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(choices)}.")
-        if not self.targets:
-            raise ValueError(f"targets is empty; choose from {', '.join(TARGETS)}.")
-
-    def _check_ranges(self) -> None:
-        for name in (
-            "rank", "epochs", "steps", "batch_size", "accumulate", "crop_size", "virtual_size", "limit",
-            "test_limit", "prompts_per_image", "validate_every", "patience", "image_size",
-        ):  # fmt: skip
+        for name, allowed in SEVERAL.items():
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
-        for name in ("learning_rate", "clip_norm"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number above 0.")
-        if self.alpha is not None and not self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha!r}; give a number above 0, or none for alpha = rank.")
-        for name in ("dropout", "warmup"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number from 0 to below 1.")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay is {self.weight_decay!r}; give 0 or more.")
+            if not isinstance(value, tuple) or not value:
+                raise ValueError(f"{name} is {value!r}; choose from {', '.join(allowed)}.")
+            if unknown := [x for x in value if x not in allowed]:
+                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(allowed)}.")
+
+    def _check_whole_numbers(self) -> None:
+        for name in OPTIONAL | WHOLE_NUMBERS.keys():
+            value, least = getattr(self, name), WHOLE_NUMBERS.get(name, 1)
+            if not ((value is None and name in OPTIONAL) or (_is_whole(value) and value >= least)):
+                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
+        blocks = self.blocks
+        if blocks is not None and not (
+            isinstance(blocks, tuple) and blocks and all(_is_whole(b) and b >= 0 for b in blocks)
+        ):
+            raise ValueError(f"blocks is {blocks!r}; give block numbers from 0, or none for all.")
+
+    def _check_numbers(self) -> None:
+        for name, (fits, wanted) in NUMBERS.items():
+            value = getattr(self, name)
+            if value is None and name == "alpha":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
+                raise ValueError(f"{name} is {value!r}; give {wanted}.")
+            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one setting
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary of every field."""
@@ -135,8 +166,12 @@ class RunConfig:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 TRAINING_FIELDS = (
     "rank", "alpha", "scaling", "targets", "blocks", "dropout", "objective", "epochs", "steps", "virtual_size",
     "crop_size", "batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm",
-    "prompts_per_image", "validate_every", "patience",
+    "prompts_per_image", "validate_every", "patience", "seed",
 )  # fmt: skip
