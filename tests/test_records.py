@@ -23,8 +23,8 @@ def make_edition(path, experiments, **info):
 
 
 def test_record_reads_what_the_run_wrote(tmp_path):
-    record = read_record(make_run(tmp_path / "abc", rank=7, targets=("q", "v", "k")))
-    assert (record.run_id, record.config.rank, record.config.targets) == ("abc", 7, ("q", "v", "k"))
+    record = read_record(make_run(tmp_path / "abc", rank=7, targets=("q", "k", "v")))
+    assert (record.run_id, record.config.rank, record.config.targets) == ("abc", 7, ("q", "k", "v"))
     assert record.per_image.loc[0, ["id", "group"]].tolist() == ["007", "01"]  # ids stay text
     assert record.history.empty and record.adapter is None
     assert record.named("reference").config == record.config.replace(name="reference")
