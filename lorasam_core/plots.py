@@ -36,7 +36,7 @@ STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
     "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
     "grid.color": "#E6E6E6", "grid.linewidth": 0.6, "axes.axisbelow": True, "figure.facecolor": "white",
-    "figure.constrained_layout.use": True, "svg.hashsalt": "lorasam", "savefig.dpi": 130, "lines.linewidth": 1.6,
+    "figure.constrained_layout.use": True, "svg.hashsalt": "lorasam", "savefig.dpi": 160, "lines.linewidth": 1.6,
 }  # fmt: skip
 AXIS_LABELS = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
@@ -236,7 +236,7 @@ def ablation_chart(table: pd.DataFrame, field: str, frozen: Mapping[str, float] 
 def interval_chart(table: pd.DataFrame, xlabel: str = "score") -> Figure:
     """Means with intervals, one row a metric, one colour a series; table: columns metric, series, mean, low, high."""
     metrics, series = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["series"]))
-    figure = Figure(figsize=(6.4, 0.7 + 0.34 * len(metrics)))
+    figure = Figure(figsize=(7.2, 0.7 + 0.34 * len(metrics)))
     axes = figure.subplots()
     for k, name in enumerate(series):
         rows = table[table["series"] == name]
@@ -259,8 +259,9 @@ def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", *
     colors = [COLORS.get(name, OTHER[k % len(OTHER)]) for k, name in enumerate(names)]
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, palette=colors, ax=axes)
     axes.set(**{f"{axis}scale": "log" for axis in log}, **labels)
-    axes.set_xticks(sorted(set(table[x])), [f"{v:g}" for v in sorted(set(table[x]))], minor=False)
-    axes.minorticks_off()
+    if "x" in log:
+        axes.set_xticks(sorted(set(table[x])), [f"{v:g}" for v in sorted(set(table[x]))], minor=False)
+        axes.minorticks_off()
     axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -29,7 +29,7 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: PQ", "generator", "pq"),
 )
 SHOWN_SETTINGS = (
-    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "epochs", "batch_size",
+    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
     "learning_rate", "weight_decay", "crop_size", "seed", "precision",
 )  # fmt: skip
 SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
@@ -41,8 +41,8 @@ def adapted_runs(edition: Edition, experiment: str = "main") -> list[Record]:
     if experiment in edition.experiments:
         runs = [r for r in edition.experiment(experiment) if r.config.method == "lora"]
         if runs:
-            first = runs[0].config.replace(name="", seed=0)
-            return [r for r in runs if r.config.replace(name="", seed=0) == first]
+            first = runs[0].config.replace(name="-", seed=0)
+            return [r for r in runs if r.config.replace(name="-", seed=0) == first]
     lora = [r for r in edition.records if r.config.method == "lora"]
     if not lora:
         raise ValueError(f"the edition {edition.name} has no adapted run; run its experiments first.")

@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Rank
+#
+# How many dimensions does the update need? The rank is what decides the size of an adapter, and the study's first
+# ablation. Its four ranks are shares of the width of ViT-B; here each stands beside the rank that is the same share of
+# the width of this edition's model.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+workers: int = 1  # processes that share the cores
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+records = experiments.sweep(profile, "rank", folder, data, workers)
+page = report.Page(read_edition(folder), "05_rank")
+page.banner()
+
+# %% [markdown]
+# ## Measured and reported
+#
+# Every run differs from the others in its rank alone. The study's Dice stands beside ours to compare the *shape* of the
+# result: its model, data and machine are others.
+
+# %%
+table = report.ablation_table(records, "rank")
+caption = "Test Dice of the predictor by rank, and the study's at the same share of the width."
+page.table(report.ablation_display(table), "rank", caption, data=table)
+
+# %%
+frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
+level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
+caption = "Test Dice by rank. Bars are 95 % intervals over groups; diamonds are reported by the study."
+alt = "Measured Dice over four ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
+page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, alt, data=table)
+
+# %%
+page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(page.edition)))
+
+# %% [markdown]
+# The intervals say how far the Dice would move with other test images of the same kind. They do not say how far it
+# would move with another seed, which the paragraph above does where this edition has several.
+#
+# ## What the rank changes beside the size
+#
+# Two things change with the rank: how many directions the update has, and how large a step of the optimiser is
+# ([the layer's page](03_lora_layer.ipynb) shows by how much).
+
+# %%
+config = records[0].config
+alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
+even = report.break_even(report.width_of(config.model))
+page.say(
+    f"These runs scale the update by `{config.scaling}` with {alpha}. Above rank {even}, half the width of "
+    f"`{config.model}`, A and B hold more numbers than the matrices that they update."
+)
+
+# %% [markdown]
+# If the number of directions were what counts, a rank past the width could bring nothing. If the size of the step is
+# what counts, a higher learning rate at a low rank does the same for less: compare
+# [learning rate](06_learning_rate.ipynb).
+#
+# ## One image, three ranks
+#
+# The mask generator's output for one test image. A number can hide what kind of error it counts.
+
+# %%
+from lorasam_core.devices import resolve_device
+from lorasam_core.lora import load_adapter
+from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+from lorasam_core.sam import load_sam
+
+settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
+(sample,), note = report.picture_samples(page.edition, count=1)
+pictures = {"input": plots.rgb(sample.image), "labels": plots.instance_mosaic(sample.image, sample.labels)}
+there = [record for record in records if record.adapter][:3]
+
+# %%
+counts = []
+for record in there:
+    sam = load_sam(config.model, config.checkpoint, config.image_size, resolve_device("auto"))
+    load_adapter(sam, record.adapter)
+    found = MaskGenerator(sam, **settings).generate(sample.image)
+    counts.append(f"{len(found)} at rank {record.config.rank}")
+    pictures[f"rank {record.config.rank}"] = plots.instance_mosaic(sample.image, found)
+
+# %%
+without = "" if there else " The adapters of these runs are not part of a published edition: only the image is shown."
+caption = f"One test image and the mask generator's instances at up to three ranks.{without} {note}"
+alt = "A micrograph, its labels, and the instances found at increasing ranks, each in a random colour on black."
+page.figure(plots.panels(pictures), "rank-instances", caption, alt, runs=there)
+
+# %%
+if there:
+    page.say(
+        f"The image holds {len(set(sample.labels.flat) - {0})} particles; the mask generator finds {', '.join(counts)}."
+    )

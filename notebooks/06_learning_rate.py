@@ -1,0 +1,84 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Learning rate
+#
+# The size of a step. Too small, and the budget of steps ends before the adapter has learnt; too large, and it forgets
+# what the base knew. The study varied it over four decades.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+workers: int = 1  # processes that share the cores
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+records = experiments.sweep(profile, "learning_rate", folder, data, workers)
+page = report.Page(read_edition(folder), "06_learning_rate")
+page.banner()
+
+# %% [markdown]
+# ## Measured and reported
+#
+# Every run differs from the others in its learning rate alone. The rate is the highest of a run: it is reached after a
+# warm-up and falls to zero along a cosine.
+
+# %%
+table = report.ablation_table(records, "learning_rate")
+caption = "Test Dice of the predictor by learning rate, and the study's at the same rate."
+page.table(report.ablation_display(table), "learning-rate", caption, data=table)
+
+# %%
+frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
+level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
+caption = "Test Dice by learning rate. Bars are 95 % intervals over groups; diamonds are reported by the study."
+alt = "Measured Dice over the learning rates with error bars, the study's reported Dice beside it, the frozen model."
+page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-dice", caption, alt, data=table)
+
+# %%
+page.say(report.ablation_sentence(records, "learning_rate", seeds=report.adapted_runs(page.edition)))
+
+# %% [markdown]
+# ## Curves
+#
+# A rate that is too small shows in the curve: the loss is still falling when the steps are spent. One that is too large
+# shows as a loss that jumps, or settles high.
+
+# %%
+import pandas as pd
+
+parts = [r.history.assign(rate=f"{r.config.learning_rate:g}")[["step", "rate", "val_loss"]] for r in records]
+losses = pd.concat(parts).dropna().rename(columns={"rate": "learning rate"})
+figure = plots.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")
+caption = "Validation loss by step, a line for each learning rate."
+alt = "Validation loss over the optimiser step, one line a learning rate."
+page.figure(figure, "learning-rate-curves", caption, alt, runs=records, data=losses)
+
+# %%
+ends = losses.sort_values("step").groupby("learning rate")["val_loss"].agg(["first", "last", "min"])
+best = ends["last"].idxmin()
+page.say(
+    f"At the last validation the loss is lowest for a rate of {best} ({ends.loc[best, 'last']:.3f}) and highest for "
+    f"{ends['last'].idxmax()} ({ends['last'].max():.3f})."
+)
+
+# %% [markdown]
+# The best rate belongs to a number of steps, a rank and a scaling. With fewer steps a higher rate wins: read the two
+# columns of the table with the length of the runs in mind.
+
+# %%
+page.say(f"The runs of this sweep took {records[0].metrics['steps']:,} steps each.")

@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Test cases
+#
+# Averages hide images. This page shows four test images of the main run, from the one with the lowest Dice to the one
+# with the highest, as the study does: the input, the frozen model and the adapted one side by side, with the same
+# region enlarged in all three.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+experiments.sweep(profile, "test_cases", folder, data)
+page = report.Page(read_edition(folder), "08_test_cases")
+page.banner()
+
+# %% [markdown]
+# ## Which images
+#
+# Test images are ordered by the Dice of the adapted mask generator's union; the cases are the first, the last and two
+# between, evenly spaced.
+
+# %%
+frozen, adapted = report.frozen_runs(page.edition), report.adapted_runs(page.edition)[:1]
+cases = report.test_cases(frozen, adapted)
+caption = "Dice of the mask generator's union by case, and of the study's four cases."
+page.table(report.cases_table(cases), "cases", caption, data=cases)
+
+# %%
+page.say(report.cases_sentence(cases))
+
+# %% [markdown]
+# ## The two models
+
+# %%
+from lorasam_core.devices import resolve_device
+from lorasam_core.lora import load_adapter
+from lorasam_core.sam import load_sam
+
+config, device = adapted[0].config, resolve_device("auto")
+base = load_sam(config.model, config.checkpoint, config.image_size, device)
+tuned = load_sam(config.model, config.checkpoint, config.image_size, device)
+about = load_adapter(tuned, adapted[0].adapter)
+page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
+
+# %%
+from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+
+samples, note = report.picture_samples(page.edition, ids=list(cases["id"]))
+settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
+before = [MaskGenerator(base, **settings).generate(s.image) for s in samples]
+after = [MaskGenerator(tuned, **settings).generate(s.image) for s in samples]
+
+# %% [markdown]
+# ## Mask generator
+#
+# Each instance has a random colour. The red box is where the two outputs differ most, enlarged in the corner.
+
+# %%
+from lorasam_core.metrics import dice
+
+names = ("lowest", "second", "third", "highest")
+for name, s, old, new in zip(names, samples, before, after):
+    unions = [plots.instance_mosaic(s.image, masks).any(axis=-1) for masks in (old, new)]
+    scores = [100 * dice(union, s.foreground) for union in unions]
+    titles = ("input", f"frozen, Dice {scores[0]:.1f} %", f"adapted, Dice {scores[1]:.1f} %")
+    figure = plots.comparison(s.image, old, new, plots.pick_inset(*unions), titles)
+    alt = "A micrograph and the instances that the frozen and the adapted model find in it, with an enlarged region."
+    page.figure(figure, f"case-{name}", f"Case {name}: {s.id}, mask generator. {note}", alt, runs=adapted)
+
+# %% [markdown]
+# ## Predictor
+#
+# One call, with a box around the whole image as its prompt; the single mask that comes back is laid over the image in
+# blue. It shows what the model itself takes for particles, before any grid of points or post-processing.
+
+# %%
+from lorasam_core.evaluation import predict_foreground
+
+marked = [[predict_foreground(sam, s.image) for sam in (base, tuned)] for s in samples]
+for name, s, masks in zip(names, samples, marked):
+    scores = [100 * dice(mask, s.foreground) for mask in masks]
+    titles = ("input", f"frozen, Dice {scores[0]:.1f} %", f"adapted, Dice {scores[1]:.1f} %")
+    figure = plots.comparison(s.image, *masks, plots.pick_inset(*masks), titles)
+    alt = "A micrograph, and over it in blue what the frozen and the adapted predictor mark, with an enlarged region."
+    page.figure(figure, f"case-{name}-predictor", f"Case {name}: {s.id}, predictor. {note}", alt, runs=adapted)
+
+# %%
+better = sum(dice(new, s.foreground) > dice(old, s.foreground) for s, (old, new) in zip(samples, marked))
+page.say(f"As a predictor, the adapted model has the higher Dice in {better} of these {len(samples)} images.")
+
+# %% [markdown]
+# ## The whole in one picture
+#
+# The case in the middle, neither the best nor the worst.
+
+# %%
+k = len(samples) // 2
+s, (old, new) = samples[k], marked[k]
+pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
+pictures["adapted: predictor"] = plots.overlay(s.image, new)
+pictures["labels"] = plots.instance_mosaic(s.image, s.labels)
+pictures["frozen: mask generator"] = plots.instance_mosaic(s.image, before[k])
+pictures["adapted: mask generator"] = plots.instance_mosaic(s.image, after[k])
+
+# %%
+colors = {title: plots.COLORS.get(title.split(":")[0], "black") for title in pictures}
+figure = plots.panels(pictures, plots.pick_inset(old, new), columns=3, colors=colors)
+caption = f"A test image of middle rank: input and labels, the frozen model, the adapted model. {note}"
+alt = "Six pictures: a micrograph and its labels; the frozen and the adapted predictor's mask in blue; their instances."
+page.figure(figure, "main-picture", caption, alt, runs=adapted)
+
+# %% [markdown]
+# What to look for in the enlarged regions: particles that touch and were taken for one, particles that lie beneath
+# others, and edges. The Dice in the titles counts none of these apart; [training](04_train.ipynb) has metrics that do.

@@ -1,0 +1,213 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your particles
+#
+# A folder of micrographs in; an adapter, masks and a table of sizes out. As it stands this page makes itself a small
+# folder of generated particles and works on that. To use your own, name the folder below and run the page again.
+#
+# The folder holds `images/` and, by the same file names, `labels/` (instance numbers) or `masks/` (particle or not), as
+# PNG or TIFF. Optional: `groups.csv` (id, group), which keeps images of one specimen together, and `pixel_size.csv`
+# (id, pixel_size), in nm. A few dozen labelled images are a start; the split needs at least three groups.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study
+edition: str = ""  # folder of its runs; "": runs/<profile>
+data: str = ""  # data of that edition; "": the profile's own
+images: str = ""  # your folder with images/ and labels/ or masks/; "": a demonstration is made
+unlabelled: str = ""  # folder of images to segment; "": the test images of the folder above
+output: str = "runs/your-particles"  # where adapter, masks and tables go
+model: str = "vit_t"  # vit_t, vit_b, vit_l or vit_h
+checkpoint: str = ""  # file of its weights; "": those that belong to it
+rank: int = 16  # of A and B
+steps: int = 12  # optimiser steps; a few hundred for real data
+learning_rate: float = 0.002  # lower it, to 0.0005 or so, for more steps
+crop_size: int = 256  # side of the training crops, pixels of your images
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.records import read_edition, root
+
+folder = report.edition_folder(profile, edition, data)
+experiments.sweep(profile, "your_particles", folder, data)
+page = report.Page(read_edition(folder), "09_your_particles")
+page.banner()
+
+# %% [markdown]
+# ## The folder
+#
+# Only when no folder is named: twenty small generated micrographs, written as yours would be.
+
+# %%
+import pandas as pd
+from skimage.io import imsave
+
+from lorasam_core.data.synthetic import generate
+
+out = root() / output
+source = root() / images if images else out / "demo"
+made = [] if images else [generate(seed=9, index=i, size=(256, 256)) for i in range(21)]
+
+# %%
+for kind in ("images", "labels"):
+    (source / kind).mkdir(parents=True, exist_ok=True)
+for s in made:
+    imsave(source / "images" / f"{s.id}.png", s.image, check_contrast=False)
+    imsave(source / "labels" / f"{s.id}.png", s.labels.astype("uint16"), check_contrast=False)
+if made:
+    rows = [(s.id, s.group, s.pixel_size) for s in made]
+    pd.DataFrame(rows, columns=["id", "group", "pixel_size"]).to_csv(source / "groups.csv", index=False)
+
+# %% [markdown]
+# Whatever cannot be used (an image without a mask, a mask of another size, a float image with NaN) is refused here,
+# with the name of the file and what to do about it.
+
+# %%
+from lorasam_core.data import load_dataset
+
+samples = load_dataset(source)
+parts = {part: samples.subset(part) for part in ("train", "val", "test")}
+counts = [f"{len(s)} images of {len(set(s.groups.values()))} groups in {part}" for part, s in parts.items()]
+page.say(f"{', '.join(counts)}.", *samples.notes)
+
+# %%
+caption = "Images of the folder."
+alt = "Six micrographs of the folder that this page works on."
+page.figure(plots.contact_sheet(samples[:6]), "yours-images", caption, alt)
+
+# %%
+caption = "Their labels. Particles that touch must have different colours here, or the model learns to merge them."
+alt = "The labels of the six micrographs, each particle in a random colour on black."
+page.figure(plots.contact_sheet(samples[:6], labels=True), "yours-labels", caption, alt)
+
+# %% [markdown]
+# ## The adapter
+#
+# Two runs: the frozen model, to compare with, and the adapted one. A run that is finished is not done again; change a
+# setting, an image or a label, and it is another run.
+
+# %%
+from lorasam_core.config import RunConfig
+
+settings = {"model": model, "checkpoint": checkpoint or None, "data": str(source), "crop_size": crop_size}
+settings |= {"rank": rank, "steps": steps, "learning_rate": learning_rate, "batch_size": 4}
+settings["evaluate"] = ("predictor", "point")
+
+# %%
+adapted = experiments.run_one(RunConfig(name="adapted", **settings), out / "runs")
+frozen = experiments.run_one(RunConfig(name="frozen", method="frozen", **settings), out / "runs")
+page.say(report.curves_sentence(adapted))
+
+# %%
+tables = {run.config.name: dict(tuple(run.per_image.groupby("evaluator"))) for run in (frozen, adapted)}
+rows = report.compare(tables)
+caption = (
+    "Frozen and adapted on the test images of the folder, with 95 % intervals over groups where there are several."
+)
+alt = "Means and intervals of each metric, the frozen model in blue and the adapted one in vermilion."
+page.figure(plots.interval_chart(rows, "%"), "yours-metrics", caption, alt, runs=[frozen, adapted], data=rows)
+
+# %%
+change, low, high = report.paired([frozen], [adapted], "predictor", "dice")
+page.say(f"The predictor's Dice changes by {report.shown(change, low, high, sign=True)} points on the test images.")
+
+# %% [markdown]
+# ## The masks
+#
+# The mask generator goes over every image. Its masks are painted into one label image each, the best on top, and
+# written as 16-bit PNG: 0 is background, and every other number a particle.
+
+# %%
+from lorasam_core.data.folders import by_stem
+from lorasam_core.data.readers import read_image
+from lorasam_core.devices import resolve_device
+from lorasam_core.lora import load_adapter
+from lorasam_core.sam import load_sam
+
+sam = load_sam(model, checkpoint or None, device=resolve_device("auto"))
+load_adapter(sam, adapted.adapter)
+files = by_stem(root() / unlabelled) if unlabelled else {}
+pictures = {name: read_image(path) for name, path in files.items()} or {s.id: s.image for s in parts["test"]}
+
+# %%
+from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
+from lorasam_core.metrics import paint
+
+(out / "masks").mkdir(exist_ok=True)
+labels = {}
+for name, image in pictures.items():
+    found = MaskGenerator(sam, **QUICK_SETTINGS).generate(image)
+    masks, scores = [a["segmentation"] for a in found], [a["predicted_iou"] for a in found]
+    labels[name] = paint(masks, scores, image.shape[:2])
+    imsave(out / "masks" / f"{name}.png", labels[name].astype("uint16"), check_contrast=False)
+
+# %%
+shown = {name: plots.rgb(image) for name, image in list(pictures.items())[:3]}
+shown |= {f"{name}: masks": plots.instance_mosaic(pictures[name], labels[name]) for name in list(shown)}
+caption = "Up to three images and the masks that were found in them."
+alt = "Micrographs in the first row, and below each the instances found in it, in random colours on black."
+page.figure(plots.panels(shown, columns=len(shown) // 2), "yours-masks", caption, alt, runs=[adapted])
+
+# %% [markdown]
+# ## The sizes
+#
+# In nm where the folder says how large a pixel is, else in pixels. Particles that the edge of an image cuts are
+# measured, marked, and left out of D10, D50 and D90.
+
+# %%
+from lorasam_core.particles import measure, size_distribution
+
+scale = {s.id: s.pixel_size for s in samples}
+measured = {name: measure(y, scale.get(name)) for name, y in labels.items()}
+sizes = pd.concat([table.assign(image=name) for name, table in measured.items()])
+sizes.to_csv(out / "sizes.csv", index=False)
+summary = pd.DataFrame([{"image": name, **size_distribution(table)} for name, table in measured.items()])
+page.table(summary.round(1), "yours-sizes", "Number-weighted sizes of each image.", runs=[adapted], data=sizes)
+
+# %%
+name = max(measured, key=lambda name: len(measured[name]))
+curves = {"adapted": measured[name]}
+if name in samples.ids:
+    labelled = samples[samples.ids.index(name)]
+    curves["labels"] = measure(labelled.labels, labelled.pixel_size)
+diameters = {key: table[~table["touches_border"]]["equivalent_diameter"] for key, table in curves.items()}
+
+# %%
+unit = measured[name].attrs["unit"]
+caption = f"Sizes in {name}: as found by the adapted model, and as labelled where there are labels."
+alt = "Cumulative curves of equivalent diameters on a logarithmic axis."
+page.figure(plots.size_plot(diameters, unit), "yours-size-curve", caption, alt, runs=[adapted], data=measured[name])
+
+# %% [markdown]
+# ## What you have now
+
+# %%
+import shutil
+
+shutil.copyfile(adapted.adapter, out / "adapter.safetensors")
+kept = [out / "adapter.safetensors", out / "sizes.csv", out / "masks"]
+size = kept[0].stat().st_size / 1e6
+page.say(f"Written: `{'`, `'.join(f'{output}/{path.name}' for path in kept)}`. The adapter is {size:.1f} MB.")
+
+# %% [markdown]
+# The adapter holds A and B alone and names the base that it belongs to. To use it elsewhere:
+#
+# ```python
+# sam = load_sam("vit_t")
+# load_adapter(sam, "adapter.safetensors")
+# MaskGenerator(sam, **QUICK_SETTINGS).generate(image)
+# ```
+#
+# What to change first: `steps`, to a few hundred, with a lower `learning_rate`; then look at the masks. Where touching
+# particles are merged, look at the labels again: a binary mask cannot teach what a particle is. Where small ones are
+# missed, a mask generator with a finer grid (`points_per_side`) finds more and takes longer.
