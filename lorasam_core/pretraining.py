@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from lorasam_core.sam import WEIGHTS, build_vit_t, resize_input, save_weights
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # scenes of the second seed are never trained on
 STRIDE = 4  # pixels of the input to one of the mask decoder's output, with patches of 16
+FULL_SIZE = 384  # pixels of a scene; smaller inputs are windows of it, so that objects keep their scale
+MIN_AREA = 400  # pixels; smaller objects are less than two patches
 PROMPTS = 8  # objects an image: half by a point, half by a box
 CORRECT_EVERY = 4  # steps from one corrective round to the next
 WHOLE_IMAGE = 0.25  # share of images with the whole-image box among their prompts; its target is every object
@@ -51,8 +53,9 @@ class Phase:
 
 
 PHASES = (
-    Phase("dense", "dense", 256, 16, 450, 1e-3),
-    Phase("prompted", "prompted", 256, 16, 1000, 8e-4),
+    Phase("dense", "dense", 256, 16, 260, 1.5e-3),
+    Phase("prompted", "prompted", 256, 16, 900, 8e-4),
+    Phase("full-size", "prompted", 384, 8, 100, 2e-4),
 )
 
 
@@ -69,8 +72,12 @@ class ScenePrompts(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index, 7))
-        scene = generate_scene(self.seed, index, self.size)
-        chosen = rng.choice(len(scene.masks), PROMPTS, replace=len(scene.masks) < PROMPTS)
+        scene = generate_scene(self.seed, index, FULL_SIZE)
+        if self.size < FULL_SIZE:
+            scene = _crop(scene, rng, self.size)
+        areas = scene.masks.sum((1, 2))
+        eligible = np.flatnonzero(areas >= min(MIN_AREA, areas.max()))
+        chosen = rng.choice(eligible, PROMPTS, replace=len(eligible) < PROMPTS)
         prompts = [_prompts_of(scene.masks[i], rng) for i in chosen]
         targets = scene.masks[chosen].copy()
         boxes = np.concatenate([box for _, box in prompts])
@@ -92,11 +99,44 @@ def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return points_inside(labels, one, rng), jittered_boxes(labels, one, rng, jitter=0.05)
 
 
+def _crop(scene: Scene, rng: np.random.Generator, size: int) -> Scene:
+    """The fullest of four random windows, with the masks that are seen in it."""
+    corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2))
+    union = scene.masks.any(axis=0)
+    y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + size, at[1] : at[1] + size].sum()))
+    masks = scene.masks[:, y : y + size, x : x + size]
+    seen = masks.any(axis=(1, 2))
+    seen[0] |= not seen.any()
+    return replace(
+        scene, image=scene.image[y : y + size, x : x + size], masks=masks[seen], levels=scene.levels[seen],
+        parents=np.full(int(seen.sum()), -1, np.int32),
+    )  # fmt: skip
+
+
 def _regions(scene: Scene) -> np.ndarray:
     regions = np.zeros(scene.masks.shape[1:], np.int32)
     for index in np.argsort(-scene.masks.sum((1, 2))):  # smaller ones over larger ones
         regions[scene.masks[index]] = index + 1
     return regions
+
+
+def place_tokens(sam: Sam, amplitude: float = 0.5) -> None:
+    """Start the absolute position table with sines and cosines of row and column (Dosovitskiy et al. start at random).
+
+    segment-anything leaves it at zero, for weights to be loaded; from there, position is found late.
+    """
+    table = sam.image_encoder.pos_embed
+    grid, quarter = table.shape[1], table.shape[-1] // 4
+    for block in sam.image_encoder.blocks:  # residual branches start small: a token starts as its own patch
+        block.attn.proj.weight.data *= 0.2
+        block.mlp.lin2.weight.data *= 0.2
+    rates = torch.pi / 2 * torch.logspace(0, 1, quarter, base=grid / 2)
+    angles = torch.linspace(-1, 1, grid)[:, None] * rates  # grid quarter
+    axis = torch.cat([angles.sin(), angles.cos()], dim=1)
+    half = axis.shape[1]
+    with torch.no_grad():
+        table[0, :, :, :half] = amplitude * axis[:, None]
+        table[0, :, :, half : 2 * half] = amplitude * axis[None, :]
 
 
 def tie_cross_attention(sam: Sam, scale: float = 1.5) -> None:
@@ -137,11 +177,13 @@ class DenseObjective(nn.Module):
     def __init__(self, sam: Sam) -> None:
         super().__init__()
         self.sam = sam
-        self.temperature = nn.Parameter(torch.tensor([5.0, -2.0]))  # scale and bias of the cosine
+        width = sam.image_encoder.neck[0].out_channels
+        self.read = nn.ConvTranspose2d(width, 32, STRIDE, stride=STRIDE)  # linear, and left behind after the warm-up
+        self.temperature = nn.Parameter(torch.tensor([8.0, -4.0]))  # scale and bias of the cosine
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
-        features = F.normalize(self.sam.mask_decoder.output_upscaling(embeddings), dim=1)  # B C h w
+        features = F.normalize(self.read(embeddings), dim=1)  # B C h w
         at = (batch["points"] / STRIDE).long().clamp(0, features.shape[-1] - 1)  # B K 2, x then y
         rows = torch.arange(len(at), device=at.device)[:, None]
         queries = features[rows, :, at[..., 1], at[..., 0]]  # B K C
@@ -268,6 +310,7 @@ def pretrain(
     seed_everything(seed, verbose=False)
     state = torch.load(out / "state.pt", weights_only=False) if (out / "state.pt").exists() else None
     sam = build_vit_t(phases[0].size)
+    place_tokens(sam)
     tie_cross_attention(sam)
     use_fast_attention(sam.image_encoder)
     rows: list[dict[str, Any]] = state["rows"] if state else []

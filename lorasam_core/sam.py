@@ -29,8 +29,8 @@ CHECKPOINTS = {  # name: (file, hash as pooch writes it)
 MODELS = ("vit_t", *CHECKPOINTS)
 
 
-def build_vit_t(image_size: int = 256) -> Sam:
-    """The compact SAM with random weights, from segment-anything's own modules: 256-pixel input, patches of 16."""
+def build_vit_t(image_size: int = 384) -> Sam:
+    """The compact SAM with random weights, from segment-anything's own modules: 384-pixel input, patches of 16."""
     patch, width, depth, prompt_width = 16, 192, 6, 128
     grid = image_size // patch
     sam = Sam(
