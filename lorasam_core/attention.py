@@ -19,16 +19,18 @@ from torch import Tensor, nn
 @lru_cache(maxsize=64)
 def _relative_index(size: int, device: torch.device) -> Tensor:
     """(size, size) index of the relative position query - key into a table of 2 * size - 1 rows."""
-    at = torch.arange(size, device=device)
-    return at[:, None] - at[None, :] + size - 1
+    with torch.inference_mode(False):  # what is kept must do for training too
+        at = torch.arange(size, device=device)
+        return at[:, None] - at[None, :] + size - 1
 
 
 @lru_cache(maxsize=64)
 def _one_hot_positions(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """(height * width, height + width): each key's row and column as one-hot vectors."""
-    row, column = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
-    hot = torch.cat([F.one_hot(row.flatten(), height), F.one_hot(column.flatten(), width)], dim=1)
-    return hot.to(dtype)
+    with torch.inference_mode(False):
+        at = torch.arange(height * width, device=device)
+        hot = torch.cat([F.one_hot(at // width, height), F.one_hot(at % width, width)], dim=1)
+        return hot.to(dtype)
 
 
 def _position_rows(table: Tensor, size: int) -> Tensor:
@@ -51,18 +53,14 @@ class FastAttention(Attention):
         # B N 3*heads*C -> 3 B heads N C
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         if self.use_rel_pos:
+            channels = v.shape[-1]
             q, k, v = self._with_positions(q, k, v, height, width)
-            out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., : self.qkv_width // heads]
+            out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :channels]
         else:
             out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
         # B heads N C -> B H W heads*C
         out = out.transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj(out)
-
-    @property
-    def qkv_width(self) -> int:
-        """Width of one of q, k, v."""
-        return int(self.proj.in_features)
 
     def _with_positions(self, q: Tensor, k: Tensor, v: Tensor, height: int, width: int) -> Sequence[Tensor]:
         batch, heads, tokens, _ = q.shape
