@@ -53,9 +53,9 @@ class Phase:
 
 
 PHASES = (
-    Phase("dense", "dense", 256, 16, 260, 1.5e-3),
-    Phase("prompted", "prompted", 256, 16, 900, 8e-4),
-    Phase("full-size", "prompted", 384, 8, 100, 2e-4),
+    Phase("dense", "dense", 256, 16, 150, 1.5e-3),
+    Phase("prompted", "prompted", 256, 12, 650, 8e-4),
+    Phase("full-size", "prompted", 384, 8, 60, 2e-4),
 )
 
 
@@ -101,15 +101,14 @@ def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
 
 def _crop(scene: Scene, rng: np.random.Generator, size: int) -> Scene:
     """The fullest of four random windows, with the masks that are seen in it."""
-    corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2))
-    union = scene.masks.any(axis=0)
+    union: np.ndarray = scene.masks.any(axis=0)
+    corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2)).tolist()
     y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + size, at[1] : at[1] + size].sum()))
     masks = scene.masks[:, y : y + size, x : x + size]
-    seen = masks.any(axis=(1, 2))
-    seen[0] |= not seen.any()
+    seen = np.flatnonzero(masks.any(axis=(1, 2)))
     return replace(
         scene, image=scene.image[y : y + size, x : x + size], masks=masks[seen], levels=scene.levels[seen],
-        parents=np.full(int(seen.sum()), -1, np.int32),
+        parents=np.full(len(seen), -1, np.int32),
     )  # fmt: skip
 
 
