@@ -101,7 +101,7 @@ def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
 
 def _crop(scene: Scene, rng: np.random.Generator, size: int) -> Scene:
     """The fullest of four random windows, with the masks that are seen in it."""
-    union: np.ndarray = scene.masks.any(axis=0)
+    union = np.logical_or.reduce(scene.masks)
     corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2)).tolist()
     y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + size, at[1] : at[1] + size].sum()))
     masks = scene.masks[:, y : y + size, x : x + size]
