@@ -1,0 +1,59 @@
+"""Publishing: what goes into the repository, and what never does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lorasam_core.config import RunConfig
+from lorasam_core.publish import publish
+from lorasam_core.records import Edition, read_edition
+
+
+def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapter_bytes: int = 10) -> Edition:
+    experiments = {
+        "main": [{"name": "main", "run_id": "aaa"}],
+        "rank": [{"name": "main", "run_id": "aaa"}, {"name": "rank 64", "run_id": "bbb"}],
+    }
+    folder.mkdir(parents=True)
+    (folder / "edition.json").write_text(json.dumps({"name": folder.name, "experiments": experiments}))
+    for run_id in finished:
+        run = folder / run_id
+        run.mkdir()
+        (run / "config.json").write_text(json.dumps(RunConfig().to_dict()))
+        (run / "metrics.json").write_text(json.dumps({"run_id": run_id}))
+        (run / "per_image.csv").write_text("evaluator,id,group\n")
+        (run / "adapter.safetensors").write_bytes(b"x" * adapter_bytes)
+        (run / "log.txt").write_text("a path of somebody's machine")
+    (folder / "pages").mkdir()
+    (folder / "pages" / "01_data.ipynb").write_text("{}")
+    return read_edition(folder)
+
+
+def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
+    published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
+    files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
+    records = {"config.json", "metrics.json", "per_image.csv"}
+    assert files == {"edition.json", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records)} | {
+        "aaa/adapter.safetensors"
+    }
+    assert published.published and [r.run_id for r in published.records] == ["aaa", "bbb"]
+
+
+def test_publishing_again_replaces(tmp_path: Path) -> None:
+    edition, results = make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results"
+    stale = publish(edition, results).path / "stale.txt"
+    stale.write_text("old")
+    assert not (publish(edition, results).path / "stale.txt").exists()
+    assert not stale.exists()
+
+
+def test_unfinished_and_large_editions_are_refused(tmp_path: Path) -> None:
+    results = tmp_path / "book" / "results"
+    with pytest.raises(ValueError, match="lacks the run 'rank 64'"):
+        publish(make_edition(tmp_path / "runs" / "half", finished=("aaa",)), results)
+    with pytest.raises(ValueError, match="takes 2 MB"):
+        publish(make_edition(tmp_path / "runs" / "large", adapter_bytes=3 * 2**20), results)
+    assert not list(results.glob("*"))
