@@ -53,9 +53,9 @@ class Phase:
 
 
 PHASES = (
-    Phase("dense", "dense", 256, 16, 150, 1.5e-3),
-    Phase("prompted", "prompted", 256, 12, 650, 8e-4),
-    Phase("full-size", "prompted", 384, 8, 60, 2e-4),
+    Phase("dense", "dense", 256, 16, 300, 1.5e-3),
+    Phase("prompted", "prompted", 256, 12, 1100, 8e-4),
+    Phase("full-size", "prompted", 384, 8, 100, 2e-4),
 )
 
 
