@@ -184,15 +184,15 @@ def run(
     print(f"{folder}: {len(_unique(planned))} runs, {0 if fresh else len(done)} finished before")
     failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb).items()]
     edition = read_edition(folder)
-    failures += pages.execute_pages(page_list, edition, workers, runs)[1]
-    if make_book and (failures or edition.missing()):
-        absent = ", ".join(edition.missing()) or "pages"
-        print(f"the book is not built: missing are {absent}; call again without --only, or mend what failed.")
-    elif make_book:
+    if make_book and not failures and not edition.missing():
         try:
-            book.build(edition, book_dir, workers, runs)
+            book.build(edition, book_dir, workers, runs)  # executes the pages first
         except book.BookError as error:
             failures.append(str(error))
+        return failures
+    failures += pages.execute_pages(page_list, edition, workers, runs)[1]
+    if make_book:
+        print(f"the book is not built: it lacks the runs {', '.join(edition.missing())}; call again without --only.")
     return failures
 
 

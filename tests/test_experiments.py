@@ -93,7 +93,7 @@ def test_a_failed_run_is_named_the_others_finish_and_the_status_is_1(world, caps
     assert "the run 'main' failed" in message and "log.txt" in message  # a text as status: printed, and 1
     assert world.done == ["frozen", "main", "rank 64", "rank 128"] and not world.books
     assert len(read_edition("runs/p").records) == 3
-    assert "the book is not built: missing are main, rank 32" in capsys.readouterr().out
+    assert "the book is not built: it lacks the runs main, rank 32" in capsys.readouterr().out
     world.bad = set()
     run()
     assert world.done[4:] == ["main"] and world.books == ["p"]
@@ -195,7 +195,16 @@ def test_a_page_reads_records_and_runs_nothing(world, monkeypatch):
         experiments.sweep("p", "main", edition="runs/p")
 
 
-def test_a_failed_page_is_named_and_the_status_is_1(world, monkeypatch):
+def test_a_book_that_fails_is_named_and_the_status_is_1(world, monkeypatch):
+    def build(*arguments):
+        raise book.BookError("the page x failed (Boom).")
+
+    monkeypatch.setattr(book, "build", build)
+    assert status_of() == "error: the page x failed (Boom)."
+    assert len(world.done) == 4
+
+
+def test_without_the_book_pages_are_made_and_a_failed_one_is_named(world, monkeypatch):
     monkeypatch.setattr(pages, "execute_pages", lambda *arguments: ([], ["the page x failed (Boom)."]))
-    assert "the page x failed" in status_of()
+    assert status_of("--no-book") == "error: the page x failed (Boom)."
     assert len(world.done) == 4 and not world.books
