@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 PACKAGES = ("torch", "torchvision", "segment-anything", "numpy", "scikit-image", "lightning-fabric", "safetensors")
@@ -56,6 +56,10 @@ def peak_memory_mb(device: str = "cpu") -> float:
     """Peak memory so far, MB: allocated on a CUDA device, else the process's resident set."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

@@ -17,6 +17,12 @@ class NonFiniteLoss(ValueError):
     """The loss became NaN or infinite; the message names the step and the batch."""
 
 
+def make_fabric(device: str, precision: Any) -> Fabric:
+    """Lightning Fabric on one device, by its name as torch writes it (cpu, cuda, cuda:1, mps)."""
+    kind, _, index = device.partition(":")
+    return Fabric(accelerator=kind, devices=[int(index)] if kind == "cuda" and index else 1, precision=precision)
+
+
 def warmup_cosine(steps: int, peak: float, warmup: float, floor: float = 0.0) -> Callable[[int], float]:
     """Learning rate of a step: linear warm-up over a fraction of the steps, then a cosine down to floor * peak."""
     warm = max(1, round(warmup * steps))
@@ -57,8 +63,10 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
             row: dict[str, float] = {}
+            seen: list[Any] = []
             for _ in range(accumulate):
                 batch = next(batches)
+                seen += batch["ids"]
                 loss, measures = objective(batch, step)
                 if not torch.isfinite(loss):
                     raise NonFiniteLoss(
@@ -71,9 +79,11 @@ def fit(
                 images += batch["size"]
             try:
                 fabric.clip_gradients(objective, optimizer, max_norm=clip_norm)
-            except RuntimeError as error:  # torch's own words for a gradient that is not finite
+            except RuntimeError as error:
+                if "non-finite" not in str(error):  # torch's words
+                    raise
                 raise NonFiniteLoss(
-                    f"The gradient is not finite at step {step + 1}, images {', '.join(map(str, batch['ids']))}; "
+                    f"The gradient is not finite at step {step + 1}, images {', '.join(map(str, seen))}; "
                     "lower the learning rate, or look at these images."
                 ) from error
             optimizer.step()
