@@ -75,6 +75,10 @@ caption = f"Twelve training images of this edition. {note}"
 alt = "Twelve micrographs of particles from the training part of this edition's data set."
 page.figure(plots.contact_sheet(chosen), "data-images", caption, alt)
 
+# %% [markdown]
+# Look at how much the images differ in contrast, in magnification and in how densely the particles lie: an adapter has
+# to do for all of them.
+
 # %%
 caption = f"Their labels. {note}"
 alt = "The labels of the twelve training images: one random colour a particle on black."
@@ -138,6 +142,9 @@ pictures = {"parent": parent.image} | {f"item {i}": variants[i][0] for i in rang
 caption = f"One training image and five items of its virtual set. {note}"
 alt = "A micrograph and five crops of it: rotated, mirrored, brighter and darker."
 page.figure(plots.panels(pictures, columns=6), "data-variants", caption, alt)
+
+# %% [markdown]
+# The items come from different windows of the image, turned and mirrored. Their labels must have made the same journey:
 
 # %%
 pictures = {"parent": plots.instance_mosaic(parent.image, parent.labels)}

@@ -85,8 +85,11 @@ caption = "Images of the folder."
 alt = "Six micrographs of the folder that this page works on."
 page.figure(plots.contact_sheet(samples[:6]), "yours-images", caption, alt)
 
+# %% [markdown]
+# And their labels. Particles that touch must have different colours here, or the model learns to merge them.
+
 # %%
-caption = "Their labels. Particles that touch must have different colours here, or the model learns to merge them."
+caption = "The labels of the same images."
 alt = "The labels of the six micrographs, each particle in a random colour on black."
 page.figure(plots.contact_sheet(samples[:6], labels=True), "yours-labels", caption, alt)
 
