@@ -16,6 +16,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from lorasam_core.attention import use_fast_attention
+from lorasam_core.devices import resolve_device
 from lorasam_core.lora import hash_base
 
 WEIGHTS = Path(__file__).parent / "weights" / "vit_t.safetensors"
@@ -60,8 +61,8 @@ def load_sam(
     name: vit_t (weights in this package) or vit_b, vit_l, vit_h (official checkpoints: downloaded once, checked by
     hash). checkpoint: a local file instead. image_size: side of the square input in pixels, a multiple of the patch;
     position tables are resized to it and the originals kept in `sam.original_tables`. The model carries `base_name`
-    and `base_hash` (SHA-256 of its weights before any resizing). Raises ValueError for an unknown name, a missing,
-    truncated or tampered file, or one of another architecture.
+    and `base_hash` (SHA-256 of its weights before any resizing). device: auto, or one that the machine has. Raises
+    ValueError for an unknown name, a missing, truncated or tampered file, or one of another architecture.
     """
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; choose one of {', '.join(MODELS)}.")
@@ -72,7 +73,7 @@ def load_sam(
         sam.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} does not hold a {name} model ({str(error).splitlines()[1].strip()[:120]}); "
+            f"{path} does not hold a {name} model ({_brief(error)}); "
             "name the model that it holds, or give another checkpoint."
         ) from error
     use_fast_attention(sam.image_encoder)
@@ -81,7 +82,7 @@ def load_sam(
     sam.original_tables = {}
     if image_size is not None:
         resize_input(sam, image_size)
-    return sam.eval().to(device)
+    return sam.eval().to(resolve_device(device))
 
 
 def _default_checkpoint(name: str) -> Path:
@@ -97,7 +98,7 @@ def _default_checkpoint(name: str) -> Path:
         return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, progressbar=True))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{file} could not be downloaded ({str(error)[:120]}); go online, or give a local file as checkpoint."
+            f"{file} could not be downloaded ({_brief(error)}); go online, or give a local file as checkpoint."
         ) from error
 
 
@@ -122,8 +123,14 @@ def _read_state(path: Path, name: str) -> dict[str, Tensor]:
         return {key: value.float() for key, value in state.items()}
     except Exception as error:  # each reader has errors of its own for a broken file
         raise ValueError(
-            f"{path} is not a readable checkpoint ({type(error).__name__}: {str(error)[:100]}); fetch it again."
+            f"{path} is not a readable checkpoint ({type(error).__name__}: {_brief(error)}); fetch it again."
         ) from error
+
+
+def _brief(error: Exception) -> str:
+    """The start of a library's own message, on one line and without an end."""
+    text = " ".join(str(error).split()).removeprefix("Error(s) in loading state_dict for Sam:").strip()
+    return text.split(". ")[0][:120].rstrip(".")
 
 
 def save_weights(sam: Sam, path: Path, metadata: dict[str, str]) -> str:
@@ -149,15 +156,16 @@ def resize_input(sam: Sam, image_size: int) -> Sam:
         originals = {"image_encoder.pos_embed": encoder.pos_embed.detach().clone()}
         # 1 h w C -> 1 C h w and back
         table = F.interpolate(encoder.pos_embed.permute(0, 3, 1, 2), (new, new), mode="bicubic", antialias=True)
-        encoder.pos_embed = nn.Parameter(table.permute(0, 2, 3, 1).contiguous().detach())
+        trained = encoder.pos_embed.requires_grad
+        encoder.pos_embed = nn.Parameter(table.permute(0, 2, 3, 1).contiguous().detach(), trained)
         for index, block in enumerate(encoder.blocks):
             if block.window_size:
                 continue
             for axis in ("rel_pos_h", "rel_pos_w"):
-                kept = getattr(block.attn, axis).detach()
-                originals[f"image_encoder.blocks.{index}.attn.{axis}"] = kept.clone()
-                resized = F.interpolate(kept.T[None], 2 * new - 1, mode="linear")[0].T.contiguous()
-                setattr(block.attn, axis, nn.Parameter(resized))
+                kept = getattr(block.attn, axis)
+                originals[f"image_encoder.blocks.{index}.attn.{axis}"] = kept.detach().clone()
+                resized = F.interpolate(kept.detach().T[None], 2 * new - 1, mode="linear")[0].T.contiguous()
+                setattr(block.attn, axis, nn.Parameter(resized, kept.requires_grad))
         sam.original_tables = {**originals, **getattr(sam, "original_tables", {})}
     encoder.img_size = image_size
     prompts.input_image_size = (image_size, image_size)
