@@ -40,6 +40,9 @@ def _position_rows(table: Tensor, size: int) -> Tensor:
     return table[_relative_index(size, table.device)]
 
 
+FEW_TOKENS = 1024  # up to here the logits fit a CPU's cache, and the plain products are faster than the fused kernel
+
+
 class FastAttention(Attention):
     """segment-anything's encoder attention, computed by `scaled_dot_product_attention`; same parameters, same result.
 
@@ -50,6 +53,9 @@ class FastAttention(Attention):
         """(B, H, W, C) tokens to (B, H, W, C); any floating dtype, under autocast too."""
         batch, height, width, _ = x.shape
         heads, tokens = self.num_heads, height * width
+        if x.device.type == "cpu" and tokens <= FEW_TOKENS:
+            original: Tensor = super().forward(x)
+            return original
         # B N 3*heads*C -> 3 B heads N C
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         if self.use_rel_pos:

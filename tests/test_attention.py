@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,6 +16,14 @@ from lorasam_core import attention
 from lorasam_core.attention import FastAttention, use_fast_attention
 from lorasam_core.lora import LoRAConfig, add_lora, merge
 from tests.tiny_sam import outputs, same, snapshot, tiny_sam
+
+
+@pytest.fixture(scope="module", autouse=True)
+def always_fused() -> Iterator[None]:
+    """These layers are small: without this, a CPU would take segment-anything's own path."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "FEW_TOKENS", 0)
+        yield
 
 
 def layer(heads: int, channels: int, table: tuple[int, int] | None, bias: bool = True, seed: int = 0) -> Attention:
@@ -155,3 +164,15 @@ def test_tables_computed_in_inference_mode_serve_training():
         expected = module(x)
     found = output_and_gradients(module, x)[0]  # saves the cached index for its backward pass
     assert torch.equal(found, expected)
+
+
+def test_few_tokens_take_the_original_path_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or a[2])
+    made = fast(layer(2, 8, (4, 4)))
+    monkeypatch.setattr(attention, "FEW_TOKENS", 16)
+    made(torch.randn(1, 4, 4, 16))
+    assert not calls
+    monkeypatch.setattr(attention, "FEW_TOKENS", 15)
+    made(torch.randn(1, 4, 4, 16))
+    assert calls
