@@ -50,7 +50,7 @@ def styled(function: Callable[..., Figure]) -> Callable[..., Figure]:
     def draw(*args: Any, **kwargs: Any) -> Figure:
         with mpl.rc_context(STYLE):
             figure = function(*args, **kwargs)
-        figure.made_by = f"{function.__module__}.{function.__name__}"  # type: ignore[attr-defined]
+        figure.made_by = f"{function.__module__}.{function.__name__}"
         return figure
 
     return draw
@@ -103,7 +103,7 @@ def instance_mosaic(
     return (table[labels] * 255).round().astype(np.uint8)
 
 
-def pick_inset(first: NDArray[Any], second: NDArray[Any], fraction: float = 0.25) -> Inset:
+def pick_inset(first: NDArray[Any], second: NDArray[Any], fraction: float = 0.2) -> Inset:
     """The square (y, x, side, side), `fraction` of the short side wide, in which two masks (H, W) differ most."""
     height, width = first.shape
     side = max(4, round(min(height, width) * fraction))
@@ -119,7 +119,7 @@ def _draw_inset(axes: Axes, picture: NDArray[Any], inset: Inset) -> None:
     y, x, h, w = inset
     height, width = picture.shape[:2]
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=INSET_RED, linewidth=1.4))
-    share = 0.45 * min(height, width)  # side of the enlarged square in image pixels
+    share = 0.4 * min(height, width)  # side of the enlarged square in image pixels: clear of a box across the middle
     left = 0.0 if x + w / 2 > width / 2 else 1 - share / width
     bottom = 0.0 if y + h / 2 < height / 2 else 1 - share / height
     zoom = axes.inset_axes((left, bottom, share / width, share / height))
