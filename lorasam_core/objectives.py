@@ -23,7 +23,7 @@ CPU_CHUNK = 16  # prompts a decoder call: larger batches are bound by memory on 
 
 class TrainingItems(Dataset[dict[str, Any]]):
     """The virtual set as SAM's input: image uint8 (3, S, S), semantic target bool (m, m), and up to K instances with
-    their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels. m = S / 4 patches.
+    their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels. m: the decoder's side.
 
     Item i is a pure function of (seed, i), prompts included.
     """
@@ -37,20 +37,33 @@ class TrainingItems(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         image, labels = self.virtual[i]
         rng = np.random.default_rng((self.virtual.seed, i, 1))
-        frame = _resize_labels(labels, self.image_size, self.image_size)
-        ids = choose_instances(frame, self.k, rng) if frame.any() else np.zeros(0, np.int64)
-        targets: np.ndarray = np.zeros((len(ids), self.mask_size, self.mask_size), bool)
-        for row, instance in enumerate(ids):
-            targets[row] = shrink(labels == instance, self.mask_size, self.mask_size)
+        side, small = (self.image_size,) * 2, (self.mask_size,) * 2
+        targets, points, boxes = prompts_for(labels, side, small, self.k, rng)
         rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         return {
             "id": f"{self.virtual.samples[self.virtual.parent(i)].id}#{i}",
             "image": torch.from_numpy(ResizeLongestSide(self.image_size).apply_image(rgb)).permute(2, 0, 1),
-            "semantic": torch.from_numpy(shrink(labels > 0, self.mask_size, self.mask_size)),
+            "semantic": torch.from_numpy(shrink(labels > 0, *small)),
             "targets": torch.from_numpy(targets),
-            "points": torch.from_numpy(points_inside(frame, ids, rng)),
-            "boxes": torch.from_numpy(jittered_boxes(frame, ids, rng)),
+            "points": torch.from_numpy(points),
+            "boxes": torch.from_numpy(boxes),
         }
+
+
+def prompts_for(
+    labels: np.ndarray, size: tuple[int, int], mask_size: tuple[int, int], k: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Up to k instances of int (H, W) labels: their targets bool (K, *mask_size), and a point float32 (K, 2) and a
+    jittered box float32 (K, 4) each, in pixels of the image resized to `size`. What is too small to be seen at either
+    size is left out.
+    """
+    frame = _resize_labels(labels, *size)
+    ids = choose_instances(frame, k, rng)
+    targets: np.ndarray = np.zeros((len(ids), *mask_size), bool)
+    for row, instance in enumerate(ids):
+        targets[row] = shrink(labels == instance, *mask_size)
+    seen = targets.any((1, 2))
+    return targets[seen], points_inside(frame, ids[seen], rng), jittered_boxes(frame, ids[seen], rng)
 
 
 def shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
