@@ -95,11 +95,11 @@ def paired(
 
 
 def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
-    """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %; "–" where nothing was measured."""
+    """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
     style = "+.1f" if sign else ".1f"
     if not np.isfinite(mean):
         return "–"
-    around = f" [{100 * low:{style}}, {100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
+    around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
     return format(100 * mean, style) + around
 
 

@@ -139,6 +139,13 @@ def test_interval_chart_and_sizes_use_the_fixed_colours():
     assert np.allclose(marks[0].get_xdata(), np.quantile(np.arange(1.0, 101.0), [0.1, 0.5, 0.9]))
 
 
+def test_line_chart_has_a_line_a_value_and_ticks_where_points_are():
+    table = pd.DataFrame({"rank": [8, 16, 8, 16], "norm": [1.0, 2.0, 3.0, 4.0], "scaling": ["a", "a", "b", "b"]})
+    axes = plots.line_chart(table, "rank", "norm", "scaling", log="x", ylabel="norm").axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["8", "16"] and axes.get_xscale() == "log"
+    assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1.0, 2.0], [3.0, 4.0]]
+
+
 def test_frozen_and_adapted_differ_for_every_eye():
     assert plots.FROZEN != plots.ADAPTED
     assert abs(lightness(plots.FROZEN) - lightness(plots.ADAPTED)) > 5

@@ -74,12 +74,12 @@ def edition(tmp_path):
 def test_main_table_holds_the_records_numbers(edition):
     table = report.main_table(edition).set_index("metric, %")
     frozen = edition.records[0].metrics["test"]["generator"]["ap50"]
-    expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f}, {100 * frozen['high']:.1f}]"
+    expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f},\u00a0{100 * frozen['high']:.1f}]"
     assert table.loc["mask generator: AP50", "frozen"] == expected
     seeds = [r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("main")[1:]]
     assert table.loc["predictor: Dice", "adapted"].startswith(f"{100 * np.mean(seeds):.1f} [")
     # every image gains the same, so the paired interval has no width
-    assert table.loc["predictor: Dice", "gain, points"] == "+41.0 [+41.0, +41.0]"
+    assert table.loc["predictor: Dice", "gain, points"] == "+41.0 [+41.0,\u00a0+41.0]"
     assert table.attrs["runs"] == ["f0", "m0", "m1"]
     assert len(table) == len(report.main_rows(edition)) / 2 == 11
 
@@ -115,15 +115,46 @@ def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
 
 def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     text = " ".join(report.findings(edition))
-    assert "a gain of 41.0 [41.0, 41.0] points" in text and len(report.findings(edition)) == 3
+    assert "a gain of 41.0 [41.0,\u00a041.0] points" in text and len(report.findings(edition)) == 3
     worse = tmp_path / "worse"
     write_run(worse, "f", 0.9, method="frozen")
     write_run(worse, "a", 0.7)
-    assert "a loss of 20.0 [20.0, 20.0] points" in report.findings(read_edition(worse))[0]
+    assert "a loss of 20.0 [20.0,\u00a020.0] points" in report.findings(read_edition(worse))[0]
     equal = tmp_path / "equal"
     write_run(equal, "f", 0.9, method="frozen")
     write_run(equal, "a", 0.9)
     assert "cannot tell from none" in report.findings(read_edition(equal))[0]
+
+
+def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
+    frozen, adapted = report.frozen_runs(edition), edition.experiment("main")[1:2]
+    cases = report.test_cases(frozen, adapted)
+    rows = adapted[0].per_image.query("evaluator == 'generator'").set_index("id")["dice"]
+    assert cases["id"].iloc[0] == rows.idxmin() and cases["id"].iloc[-1] == rows.idxmax() and len(cases) == 4
+    assert np.allclose(cases["adapted"], 100 * rows[cases["id"]]) and np.allclose(
+        cases["adapted"] - cases["frozen"], 40
+    )
+    table = report.cases_table(cases)
+    assert (
+        table.iloc[0, -1] == "92.19" and table.iloc[-1, -1] == "97.55" and "reported by the study" in table.columns[-1]
+    )
+    assert "in 4 of the 4 cases" in report.cases_sentence(cases) and "+40.0 to +40.0" in report.cases_sentence(cases)
+    assert len(report.cases_table(report.test_cases(frozen, adapted, count=2))) == 4  # the study's four stay
+
+
+def test_compare_takes_rows_of_any_evaluation(edition):
+    rows = dict(tuple(edition.records[0].per_image.groupby("evaluator")))
+    table = report.compare({"a": rows, "b": {"predictor": rows["predictor"]}})
+    own = report.main_rows(edition).query("series == 'frozen'").set_index("metric")
+    assert np.allclose(table.query("series == 'a'").set_index("metric")["low"], own["low"])
+    assert table.query("series == 'b'")["metric"].str.startswith("predictor").all()
+
+
+def test_settings_are_those_of_the_record(edition):
+    record = edition.experiment("main")[1]
+    table = report.settings_table(record).set_index("setting")["value"]
+    assert table["rank"] == "32" and table["targets"] == "q, v" and table["trainable parameters"] == "147,456"
+    assert "alpha" not in table  # not set: equal to the rank
 
 
 def test_curves_sentence_reads_the_history(edition):
@@ -212,6 +243,19 @@ def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path)
     assert len(samples) == 3 and note.startswith("Generated particles stand in")
     samples, note = report.picture_samples(read_edition(folder), ids=["x", "y"])
     assert len(samples) == 2 and "stand in" in note
+
+
+def test_edition_folder_is_given_or_the_profiles_own():
+    root = Path(__file__).parents[1]
+    assert report.edition_folder("quick") == root / "runs" / "quick"
+    assert report.edition_folder("quick", data="emps") == root / "runs" / "quick-emps"
+    assert report.edition_folder("quick", "runs/mine") == root / "runs" / "mine"
+
+
+def test_main_settings_come_from_the_profile_where_nothing_was_run(tmp_path):
+    (tmp_path / "edition.json").write_text(json.dumps({"profile": "quick", "data": "emps", "experiments": {}}))
+    config = report.main_config(read_edition(tmp_path))
+    assert (config.data, config.method, config.model) == ("emps", "lora", "vit_t")
 
 
 def test_report_imports_no_torch():
