@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from lorasam_core.executor import environment, execute, pool
 from lorasam_core.profiles import Profile, load_profile
 from lorasam_core.records import Edition, find_edition, root
@@ -118,6 +120,9 @@ def execute_pages(
     """
     folder = pages_folder(edition, runs)
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob("*.part-*.ipynb"):  # of processes that are gone
+        if not psutil.pid_exists(int(part.stem.rsplit("-", 1)[1])):
+            part.unlink()
     failures, jobs, current = [], [], []
     for page in pages:
         target, key = folder / f"{page.name}.ipynb", page_key(page, edition)

@@ -151,13 +151,14 @@ def local_editions(runs: str | Path = "runs") -> list[Edition]:
     """Finished editions in a folder of runs, the newest first."""
     folders = [p.parent for p in Path(runs).glob(f"*/{EDITION}") if "." not in p.parent.name]
     editions = [read_edition(p) for p in folders]
-    editions = [e for e in editions if e.records and not e.missing() and not e.info.get("rerun_of")]
+    editions = [e for e in editions if e.records and not e.missing()]
     return sorted(editions, key=lambda e: str(e.info.get("updated", "")), reverse=True)
 
 
 def published_editions() -> list[Edition]:
     """Committed editions under book/results, the newest first."""
-    editions = [read_edition(p.parent) for p in (root() / "book" / "results").glob(f"*/{EDITION}")]
+    folders = [p.parent for p in (root() / "book" / "results").glob(f"*/{EDITION}") if "." not in p.parent.name]
+    editions = [read_edition(p) for p in folders]
     return sorted(editions, key=lambda e: str(e.info.get("created", "")), reverse=True)
 
 

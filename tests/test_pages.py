@@ -69,6 +69,8 @@ def executed(tmp_path_factory):
     for name, owner in (("mine", "01_good"), ("other", "05_rank")):
         (old / f"{name}.png").write_bytes(b"")
         (old / f"{name}.json").write_text(json.dumps({"notebook": owner, "files": [f"{name}.png"]}))
+    (root / "runs" / "p" / "pages").mkdir()
+    (root / "runs" / "p" / "pages" / "01_good.part-999999999.ipynb").write_text("{}")
     here = Path.cwd()
     os.chdir(root)
     try:
