@@ -46,7 +46,7 @@ FEW_TOKENS = 1024  # up to here the logits fit a CPU's cache, and the plain prod
 class FastAttention(Attention):
     """segment-anything's encoder attention, computed by `scaled_dot_product_attention`; same parameters, same result.
 
-    Source: DESIGN "Learned by measuring"; the bias is that of MViTv2 (Li et al. 2022, eq. 4).
+    The bias is the decomposed relative position of MViTv2 (Li et al. 2022, eq. 4).
     """
 
     def forward(self, x: Tensor) -> Tensor:

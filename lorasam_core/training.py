@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from segment_anything.modeling import Sam
 from torch import Tensor
 
@@ -20,11 +19,10 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.devices import peak_memory_mb, resolve_device, resolve_precision
-from lorasam_core.loop import NonFiniteLoss, fit, warmup_cosine
+from lorasam_core.loop import NonFiniteLoss, fit, make_fabric, warmup_cosine
 from lorasam_core.lora import load_adapter, lora_parameters, save_adapter
 from lorasam_core.losses import mask_iou
-from lorasam_core.objectives import Objective, TrainingItems, decode, endless, shrink
-from lorasam_core.prompts import choose_instances, points_inside
+from lorasam_core.objectives import Objective, TrainingItems, decode, endless, prompts_for, shrink
 from lorasam_core.sam import preprocess
 
 COLUMNS = (
@@ -59,8 +57,9 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.sam, self.config, self.run_dir, self.callbacks = sam, config, run_dir, callbacks
         device = str(sam.device) if config.device == "auto" else resolve_device(config.device)
-        precision: Any = resolve_precision(config.precision, device)
-        self.fabric = Fabric(accelerator=device.split(":")[0], devices=1, precision=precision)
+        precision = resolve_precision(config.precision, device)
+        self.fabric = make_fabric(device, precision)
+        sam.to(self.fabric.device)
         torch.manual_seed(config.seed)
         virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
         mask_size = sam.prompt_encoder.mask_input_size[0]
@@ -69,10 +68,12 @@ class Trainer:
         self.steps_an_epoch = max(1, math.ceil(len(virtual) / images_a_step))
         self.steps = config.steps or config.epochs * self.steps_an_epoch
         self.validate_every = config.validate_every or max(1, self.steps // VALIDATIONS)
-        self.log_every = max(1, self.steps // 200)
+        # a row of a mixed run shows both objectives
+        self.log_every = max(2 if config.objective == "mixed" else 1, self.steps // 200)
         self.objective = Objective(sam, config.objective)
-        self.validation = Validation(sam, self.objective, val_set, config)
+        self.validation = Validation(sam, self.objective, val_set, config, precision == "bf16-mixed")
         self.rows: list[dict[str, Any]] = []
+        self.recent: list[dict[str, float]] = []  # steps since the last row
         self.best: dict[str, float] = {}
         self.best_step = self.stale = 0
 
@@ -106,15 +107,19 @@ class Trainer:
 
     def after_step(self, step: int, row: dict[str, float]) -> bool:
         """Log, validate when due, keep the best adapter; True when validation no longer improves."""
+        self.recent.append(row)
         due = step % self.validate_every == 0 or step == self.steps
         if not due and step % self.log_every:
             return False
         images = self.config.batch_size * self.config.accumulate
         record: dict[str, Any] = {
-            "step": step, "epoch": step / self.steps_an_epoch, "images_seen": step * images,
-            "learning_rate": row["learning_rate"], "train_loss": row["loss"], "train_accuracy": row["accuracy"],
-            "train_miou": row["miou"], "seconds": row["seconds"], "images_per_s": row["images_per_s"],
-        }  # fmt: skip
+            "step": step,
+            "epoch": step / self.steps_an_epoch,
+            "images_seen": step * images,
+            **{f"train_{key}": float(np.mean([r[key] for r in self.recent])) for key in ("loss", "accuracy", "miou")},
+            **{key: row[key] for key in ("learning_rate", "seconds", "images_per_s")},
+        }
+        self.recent.clear()
         if due:
             measures = self.validation.measure()
             record |= {f"val_{key}": value for key, value in measures.items()}
@@ -130,7 +135,7 @@ class Trainer:
             self.stale += 1
             return
         self.best, self.best_step, self.stale = measures, step, 0
-        save_adapter(self.sam, self.run_dir / "adapter.safetensors", step=step, val=json.dumps(measures))
+        save_adapter(self.sam, self.run_dir / "adapter.safetensors", step=step, val=measures)
 
 
 class Validation:
@@ -140,22 +145,27 @@ class Validation:
     (instance), or the mean of both (mixed).
     """
 
-    def __init__(self, sam: Sam, objective: Objective, val_set: SampleSet, config: RunConfig) -> None:
-        self.sam, self.objective, self.kind = sam, objective, config.objective
-        self.autocast = resolve_precision(config.precision, str(sam.device)) == "bf16-mixed"
+    def __init__(
+        self, sam: Sam, objective: Objective, val_set: SampleSet, config: RunConfig, autocast: bool = False
+    ) -> None:
+        """autocast: whether the image encoder computes in bf16. Raises ValueError for an empty val_set."""
+        if not len(val_set):
+            raise ValueError("There is no image to validate with; give at least one, in a group of its own.")
+        self.sam, self.objective, self.kind, self.autocast = sam, objective, config.objective, autocast
         side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
         self.items = []
         for number, sample in enumerate(val_set):
             image, (height, width) = preprocess(sam, sample.image)
-            rows, columns = round(height * grid / side), round(width * grid / side)
+            rows, columns = max(1, round(height * grid / side)), max(1, round(width * grid / side))
             valid = np.zeros((grid, grid), bool)
             valid[:rows, :columns] = True
-            ids = choose_instances(sample.labels, config.prompts_per_image, np.random.default_rng((0, number)))
-            masks = np.zeros((1 + len(ids), grid, grid), bool)
-            for row, mask in enumerate([sample.labels > 0, *(sample.labels == n for n in ids)]):
-                masks[row, :rows, :columns] = shrink(mask, rows, columns)
-            points = points_inside(sample.labels, ids, np.random.default_rng((1, number)))
-            points *= np.array([width, height], np.float32) / np.array(sample.labels.shape[::-1], np.float32)
+            targets, points, _ = prompts_for(
+                sample.labels, (height, width), (rows, columns), config.prompts_per_image,
+                np.random.default_rng((0, number)),
+            )  # fmt: skip
+            masks = np.zeros((1 + len(targets), grid, grid), bool)
+            masks[0, :rows, :columns] = shrink(sample.labels > 0, rows, columns)
+            masks[1:, :rows, :columns] = targets
             tensors = torch.from_numpy(masks), torch.from_numpy(valid), torch.from_numpy(points)
             self.items.append((image.cpu(), (height, width), *tensors))
 
@@ -168,7 +178,8 @@ class Validation:
         self.sam.train(training)
         means: dict[str, float] = {str(k): float(v) for k, v in rows.mean().items()}
         parts = {"semantic": ["dice"], "instance": ["instance_iou"], "mixed": ["dice", "instance_iou"]}[self.kind]
-        return means | {"score": float(np.mean([means[part] for part in parts]))}
+        known = [means[part] for part in parts if not math.isnan(means[part])] or [means["dice"]]
+        return means | {"score": float(np.mean(known))}
 
     def _image(
         self, image: Tensor, size: tuple[int, int], masks: Tensor, valid: Tensor, points: Tensor
