@@ -156,7 +156,7 @@ def execute_page(page: Page, target: Path, key: str) -> Path:
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]))
     settings = {
         "PYTHONPATH": path, "JUPYTER_PREFER_ENV_PATH": "1", "TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "LORASAM_RECORDS_ONLY": "1",
+        "LORASAM_RECORDS_ONLY": "1", "PYTHONWARNINGS": "ignore:IProgress not found",
     }  # fmt: skip
     try:
         with environment(**settings):
