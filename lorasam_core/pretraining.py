@@ -14,30 +14,31 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from lightning_fabric import Fabric, seed_everything
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lorasam_core.attention import use_fast_attention
-from lorasam_core.data.scenes import SCENES_VERSION, Scene, generate_scene
+from lorasam_core.data.scenes import SCENES_VERSION
 from lorasam_core.devices import device_name, resolve_device, resolve_precision
-from lorasam_core.loop import fit, warmup_cosine
-from lorasam_core.prompts import jittered_boxes, points_inside
+from lorasam_core.loop import fit, make_fabric, warmup_cosine
 from lorasam_core.sam import WEIGHTS, build_vit_t, resize_input, save_weights
+from lorasam_core.scene_objectives import (
+    PROMPTS,
+    DenseObjective,
+    PromptedObjective,
+    ScenePrompts,
+    hard_iou,
+    normalise,
+)
 
 TRAIN_SEED, HELD_OUT_SEED = 1, 2  # scenes of the second seed are never trained on
-STRIDE = 4  # pixels of the input to one of the mask decoder's output, with patches of 16
-FULL_SIZE = 384  # pixels of a scene; smaller inputs are windows of it, so that objects keep their scale
-MIN_AREA = 400  # pixels; smaller objects are less than two patches
-PROMPTS = 8  # objects an image: half by a point, half by a box
-CORRECT_EVERY = 4  # steps from one corrective round to the next
-WHOLE_IMAGE = 0.25  # share of images with the whole-image box among their prompts; its target is every object
+SCENES_A_PHASE = 10**7  # numbers set aside for each phase, so that no scene is seen in two
+LOG_EVERY, SAVE_EVERY = 10, 100  # steps
 
 
 @dataclass(frozen=True)
@@ -57,66 +58,6 @@ PHASES = (
     Phase("prompted", "prompted", 256, 12, 1100, 8e-4),
     Phase("full-size", "prompted", 384, 8, 100, 2e-4),
 )
-
-
-class ScenePrompts(Dataset[dict[str, Tensor]]):
-    """Scene i as tensors: image (3, S, S) float32 0-255, points (K, 2), boxes (K, 4), targets (K, S/4, S/4) bool and
-    regions (S/4, S/4): the index of the smallest object at each pixel. A pure function of (seed, i).
-    """
-
-    def __init__(self, seed: int, size: int, length: int) -> None:
-        self.seed, self.size, self.length = seed, size, length
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng((self.seed, index, 7))
-        scene = generate_scene(self.seed, index, FULL_SIZE)
-        if self.size < FULL_SIZE:
-            scene = _crop(scene, rng, self.size)
-        areas = scene.masks.sum((1, 2))
-        eligible = np.flatnonzero(areas >= min(MIN_AREA, areas.max()))
-        chosen = rng.choice(eligible, PROMPTS, replace=len(eligible) < PROMPTS)
-        prompts = [_prompts_of(scene.masks[i], rng) for i in chosen]
-        targets = scene.masks[chosen].copy()
-        boxes = np.concatenate([box for _, box in prompts])
-        if rng.random() < WHOLE_IMAGE:
-            boxes[-1] = (0, 0, self.size, self.size)
-            targets[-1] = scene.masks[scene.levels == 0].any(axis=0)
-        return {
-            "image": torch.from_numpy(scene.image).permute(2, 0, 1).float(),  # H W C -> C H W
-            "points": torch.from_numpy(np.concatenate([point for point, _ in prompts])),
-            "boxes": torch.from_numpy(boxes),
-            "targets": F.avg_pool2d(torch.from_numpy(targets).float()[None], STRIDE)[0] >= 0.5,
-            "regions": torch.from_numpy(_regions(scene)[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(np.int64)),
-        }
-
-
-def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    labels: np.ndarray = mask.astype(np.int32)
-    one: np.ndarray = np.array([1])
-    return points_inside(labels, one, rng), jittered_boxes(labels, one, rng, jitter=0.05)
-
-
-def _crop(scene: Scene, rng: np.random.Generator, size: int) -> Scene:
-    """The fullest of four random windows, with the masks that are seen in it."""
-    union = np.logical_or.reduce(scene.masks)
-    corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2)).tolist()
-    y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + size, at[1] : at[1] + size].sum()))
-    masks = scene.masks[:, y : y + size, x : x + size]
-    seen = np.flatnonzero(masks.any(axis=(1, 2)))
-    return replace(
-        scene, image=scene.image[y : y + size, x : x + size], masks=masks[seen], levels=scene.levels[seen],
-        parents=np.full(len(seen), -1, np.int32),
-    )  # fmt: skip
-
-
-def _regions(scene: Scene) -> np.ndarray:
-    regions = np.zeros(scene.masks.shape[1:], np.int32)
-    for index in np.argsort(-scene.masks.sum((1, 2))):  # smaller ones over larger ones
-        regions[scene.masks[index]] = index + 1
-    return regions
 
 
 def place_tokens(sam: Sam, amplitude: float = 0.5) -> None:
@@ -149,130 +90,6 @@ def tie_cross_attention(sam: Sam, scale: float = 1.5) -> None:
         layer.k_proj.weight.data.copy_(layer.q_proj.weight.data)
 
 
-def mask_loss(logits: Tensor, target: Tensor, balance: float) -> Tensor:
-    """Dice plus cross-entropy of each mask: (N, M, H, W) logits and (N, H, W) target -> (N, M).
-
-    A share `balance` of the cross-entropy weighs object and background alike. Balanced at first, because from random
-    weights the plain loss collapses to empty masks.
-    """
-    logits, truth = logits.float(), target.float()[:, None].expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-    on, off = truth.sum((2, 3)).clamp(min=1), (1 - truth).sum((2, 3)).clamp(min=1)
-    even = ((entropy * truth).sum((2, 3)) / on + (entropy * (1 - truth)).sum((2, 3)) / off) / 2
-    probability = logits.sigmoid()
-    dice = 1 - (2 * (probability * truth).sum((2, 3)) + 1) / (probability.sum((2, 3)) + on + 1)
-    return balance * even + (1 - balance) * entropy.mean((2, 3)) + dice
-
-
-def hard_iou(logits: Tensor, target: Tensor) -> Tensor:
-    """IoU of thresholded masks: (N, M, H, W) and (N, H, W) -> (N, M)."""
-    guess, truth = logits > 0, target[:, None]
-    return (guess & truth).sum((2, 3)) / (guess | truth).sum((2, 3)).clamp(min=1)
-
-
-class DenseObjective(nn.Module):
-    """Encoder warm-up: the pixels of an object resemble the pixel that a point names."""
-
-    def __init__(self, sam: Sam) -> None:
-        super().__init__()
-        self.sam = sam
-        width = sam.image_encoder.neck[0].out_channels
-        self.read = nn.ConvTranspose2d(width, 32, STRIDE, stride=STRIDE)  # linear, and left behind after the warm-up
-        self.temperature = nn.Parameter(torch.tensor([8.0, -4.0]))  # scale and bias of the cosine
-
-    def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
-        features = F.normalize(self.read(embeddings), dim=1)  # B C h w
-        at = (batch["points"] / STRIDE).long().clamp(0, features.shape[-1] - 1)  # B K 2, x then y
-        rows = torch.arange(len(at), device=at.device)[:, None]
-        queries = features[rows, :, at[..., 1], at[..., 0]]  # B K C
-        logits = torch.einsum("bkc,bchw->bkhw", queries, features) * self.temperature[0] + self.temperature[1]
-        regions = batch["regions"]
-        target = regions[:, None] == regions[rows, at[..., 1], at[..., 0]][..., None, None]
-        logits, target = logits.flatten(0, 1)[:, None], target.flatten(0, 1)
-        return mask_loss(logits, target, 1.0).mean(), {"iou_point": hard_iou(logits, target).mean()}
-
-
-class PromptedObjective(nn.Module):
-    """Points (best of three masks), boxes (single mask), the IoU head, and now and then a corrective round."""
-
-    def __init__(self, sam: Sam, steps: int) -> None:
-        super().__init__()
-        self.sam, self.steps = sam, steps
-
-    def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        share = 1.0 - 0.7 * min(1.0, 2 * step / self.steps)  # of the balanced cross-entropy, down in the first half
-        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
-        target = batch["targets"].flatten(0, 1)
-        # positions of prompts need float32: bf16 would round them to whole pixels
-        decode = torch.autocast(embeddings.device.type, enabled=False)(self.decode)
-        masks, scores = decode(embeddings.float(), batch)
-        by_point = (torch.arange(len(target), device=target.device) % PROMPTS) < PROMPTS // 2
-        losses, true_iou = mask_loss(masks, target, share), hard_iou(masks, target)
-        best = losses[:, 1:].argmin(1) + 1
-        used = torch.where(by_point, best, 0)
-        rows = torch.arange(len(target), device=target.device)
-        loss = losses[rows, used].mean()
-        trusted = torch.where(by_point[:, None], torch.tensor([0, 1, 1, 1], device=target.device), 0)
-        trusted = trusted + F.one_hot(used, 4) * ~by_point[:, None]
-        loss = loss + (((scores - true_iou) ** 2) * trusted).sum() / trusted.sum()
-        measures = {
-            "iou_point": true_iou[by_point, 1:].max(1).values.mean(),
-            "iou_box": true_iou[~by_point, 0].mean(),
-            "iou_error": ((scores - true_iou).abs() * trusted).sum() / trusted.sum(),
-        }
-        if step % CORRECT_EVERY == CORRECT_EVERY - 1:
-            previous = masks[rows, used].detach()
-            masks, scores = decode(embeddings.float(), batch, previous, target)
-            true_iou = hard_iou(masks[:, :1], target)
-            loss = loss + mask_loss(masks[:, :1], target, share).mean() + F.mse_loss(scores[:, :1], true_iou)
-        return loss, measures
-
-    def decode(
-        self, embeddings: Tensor, batch: dict[str, Any], previous: Tensor | None = None, target: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """All four masks (B * K, 4, h, w) and IoU predictions (B * K, 4), an image at a time as SAM's decoder wants."""
-        half, outputs = PROMPTS // 2, []
-        encode, decode = self.sam.prompt_encoder, self.sam.mask_decoder.predict_masks
-        position = encode.get_dense_pe()
-        for index in range(len(embeddings)):
-            points, boxes = batch["points"][index, :half, None], batch["boxes"][index, half:]
-            named = torch.ones(half, 1, device=points.device)
-            extra: tuple[Tensor, Tensor] | None = None
-            mask = None
-            if previous is not None and target is not None:
-                mine = slice(index * PROMPTS, (index + 1) * PROMPTS)
-                mask = previous[mine, None]
-                where, sign = _error_points(previous[mine], target[mine])
-                points, named = torch.cat([points, where[:half]], 1), torch.cat([named, sign[:half]], 1)
-                extra = (where[half:], sign[half:])
-            sparse_points, dense = encode((points, named), None, None if mask is None else mask[:half])
-            sparse_boxes, dense_boxes = encode(extra, boxes, None if mask is None else mask[half:])
-            outputs.append(
-                decode(
-                    embeddings[index : index + 1],
-                    position,
-                    torch.cat([sparse_points, sparse_boxes]),
-                    torch.cat([dense, dense_boxes]),
-                )
-            )
-        return torch.cat([m for m, _ in outputs]), torch.cat([s for _, s in outputs])
-
-
-def _error_points(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """A pixel where each mask is wrong, in image coordinates (K, 1, 2), and 1 (missing) or 0 (spurious), (K, 1)."""
-    wrong = ((logits > 0) != target).flatten(1).float() + 1e-6
-    at = torch.multinomial(wrong, 1)
-    width = target.shape[-1]
-    where = torch.stack([at % width, at // width], dim=-1).float() * STRIDE + STRIDE / 2
-    return where, target.flatten(1).gather(1, at).float()
-
-
-def normalise(sam: Sam, images: Tensor) -> Tensor:
-    """(B, 3, S, S) of 0-255 to the model's input."""
-    return (images - sam.pixel_mean) / sam.pixel_std
-
-
 @torch.inference_mode()
 def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
     """Mean over objects of held-out scenes: IoU by a point (best of three, best rated), by a box; IoU head's error."""
@@ -281,7 +98,6 @@ def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
     rows = []
     for items in DataLoader(ScenePrompts(HELD_OUT_SEED, sam.image_encoder.img_size, count), batch_size=batch):
         items = {key: value.to(device) for key, value in items.items()}
-        items["boxes"] = items["boxes"].float()
         masks, scores = objective.decode(sam.image_encoder(normalise(sam, items["image"])), items)
         true_iou = hard_iou(masks, items["targets"].flatten(0, 1))
         by_point = (torch.arange(len(true_iou), device=device) % PROMPTS) < PROMPTS // 2
@@ -302,31 +118,41 @@ def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
 def pretrain(
     out: Path, device: str = "auto", phases: tuple[Phase, ...] = PHASES, seed: int = 0, workers: int = 1
 ) -> Sam:
-    """Run the recipe, resumed from `out`/state.pt where one is; log in `out`/history.csv; return the averaged model."""
+    """Run the recipe, resumed from `out`/state.pt where one is; log in `out`/history.csv; return the averaged model.
+
+    What is drawn depends on seed, phase and step alone: a resumed run ends as an uninterrupted one does. Raises
+    ValueError where the state is that of another recipe.
+    """
     out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(device)
-    fabric = Fabric(accelerator=device, devices=1, precision=resolve_precision("auto", device))
+    fabric = make_fabric(device, resolve_precision("auto", device))
     seed_everything(seed, verbose=False)
-    state = torch.load(out / "state.pt", weights_only=False) if (out / "state.pt").exists() else None
+    recipe, kept = [asdict(phase) for phase in phases], out / "state.pt"
+    state = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else None
+    if state and state.get("recipe", recipe) != recipe:
+        raise ValueError(f"{kept} is of a run with other phases; delete it, or choose another folder.")
     sam = build_vit_t(phases[0].size)
     place_tokens(sam)
     tie_cross_attention(sam)
     use_fast_attention(sam.image_encoder)
+    sam.to(fabric.device)
     rows: list[dict[str, Any]] = state["rows"] if state else []
     for number, phase in enumerate(phases):
         resize_input(sam, phase.size)
         if state and number < state["phase"]:
             continue
         mine = state if state and number == state["phase"] else None
-        sam = _run_phase(fabric, sam, phase, number, mine, rows, out, workers)
+        torch.manual_seed(seed + number)
+        sam = _run_phase(fabric, sam, phases, number, mine, rows, out, workers)
         state = None
     return sam.eval()
 
 
 def _run_phase(
-    fabric: Fabric, sam: Sam, phase: Phase, number: int, state: dict[str, Any] | None, rows: list[dict[str, Any]],
-    out: Path, workers: int,
+    fabric: Fabric, sam: Sam, phases: tuple[Phase, ...], number: int, state: dict[str, Any] | None,
+    rows: list[dict[str, Any]], out: Path, workers: int,
 ) -> Sam:  # fmt: skip
+    phase = phases[number]
     objective: nn.Module = DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, phase.steps)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=phase.rate, weight_decay=0.05, betas=(0.9, 0.98))
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
@@ -336,15 +162,15 @@ def _run_phase(
         optimizer.load_state_dict(state["optimizer"])
         average.load_state_dict(state["average"])
         start = state["step"]
-    elif rows:  # the average was loaded into sam by the phase before
+    elif number:  # the average was loaded into sam by the phase before
         average.update_parameters(sam)
     model, optimizer = fabric.setup(objective, optimizer)
     average = average.to(fabric.device)
-    first = (number * 10**7) + start * phase.batch  # distinct scenes in every phase
-    data = ScenePrompts(TRAIN_SEED, phase.size, (number + 1) * 10**7)
+    first = number * SCENES_A_PHASE
+    data = ScenePrompts(TRAIN_SEED, phase.size, first + SCENES_A_PHASE)
+    scenes = range(first + start * phase.batch, first + phase.steps * phase.batch)
     loader = DataLoader(
-        data, batch_size=phase.batch, sampler=range(first, number * 10**7 + phase.steps * phase.batch),
-        num_workers=workers, prefetch_factor=4 if workers else None,
+        data, batch_size=phase.batch, sampler=scenes, num_workers=workers, prefetch_factor=4 if workers else None,
     )  # fmt: skip
 
     def batches() -> Any:
@@ -354,17 +180,13 @@ def _run_phase(
 
     def after_step(step: int, row: dict[str, float]) -> None:
         average.update_parameters(sam)
-        if step % 10 == 0:
+        if step % LOG_EVERY == 0:
             rows.append({"phase": phase.name, "step": step, **row})
-        if step % 100 == 0 or step == phase.steps:
+        if step % SAVE_EVERY == 0 or step == phase.steps:
             pd.DataFrame(rows).to_csv(out / "history.csv", index=False)
-            torch.save(
-                {
-                    "phase": number, "step": step, "rows": rows, "model": objective.state_dict(),
-                    "optimizer": optimizer.state_dict(), "average": average.state_dict(),
-                },
-                out / "state.part",
-            )  # fmt: skip
+            now = {"recipe": [asdict(p) for p in phases], "phase": number, "step": step, "rows": rows}
+            now |= {"model": objective.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(now | {"average": average.state_dict()}, out / "state.part")
             (out / "state.part").replace(out / "state.pt")
 
     model.train()
@@ -383,7 +205,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of every phase's steps; below 1 for a quick try")
     parser.add_argument("--workers", type=int, default=1, help="processes that generate scenes")
     args = parser.parse_args()
-    phases = tuple(Phase(**{**asdict(p), "steps": max(2, round(p.steps * args.scale))}) for p in PHASES)
+    phases = tuple(replace(p, steps=max(2, round(p.steps * args.scale))) for p in PHASES)
     sam = pretrain(args.out, args.device, phases, workers=args.workers)
     measures = measure(sam)
     recipe = {

@@ -7,13 +7,13 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 
 
-def tiny_sam(seed: int = 0, image_size: int = 64, width: int = 32, depth: int = 2) -> Sam:
+def tiny_sam(seed: int = 0, image_size: int = 64, width: int = 32, depth: int = 2, patch: int = 8) -> Sam:
     """One windowed block, then global ones; every parameter random, tables and biases included."""
     torch.manual_seed(seed)
-    grid = image_size // 8
+    grid = image_size // patch
     sam = Sam(
         ImageEncoderViT(
-            img_size=image_size, patch_size=8, embed_dim=width, depth=depth, num_heads=2, out_chans=16, window_size=3,
+            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=2, out_chans=16, window_size=3,
             use_rel_pos=True, global_attn_indexes=tuple(range(1, depth)), norm_layer=partial(nn.LayerNorm, eps=1e-6),
         ),
         PromptEncoder(16, (grid, grid), (image_size, image_size), 4),
