@@ -13,8 +13,9 @@ def tiny_sam(seed: int = 0, image_size: int = 64, width: int = 32, depth: int = 
     grid = image_size // patch
     sam = Sam(
         ImageEncoderViT(
-            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=2, out_chans=16, window_size=3,
-            use_rel_pos=True, global_attn_indexes=tuple(range(1, depth)), norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=2, out_chans=16,
+            window_size=3, use_rel_pos=True, global_attn_indexes=tuple(range(1, depth)),
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
         ),
         PromptEncoder(16, (grid, grid), (image_size, image_size), 4),
         MaskDecoder(transformer_dim=16, transformer=TwoWayTransformer(1, 16, 2, 32), iou_head_hidden_dim=16),

@@ -1,0 +1,424 @@
+"""The compact model's recipe: its scenes, its losses, and a run that may be stopped and taken up again."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file
+from segment_anything import SamPredictor
+from torch.nn import functional as F
+
+from lorasam_core import pretraining, scene_objectives
+from lorasam_core.attention import FastAttention
+from lorasam_core.data.scenes import Scene, generate_scene
+from lorasam_core.pretraining import (
+    HELD_OUT_SEED,
+    TRAIN_SEED,
+    Phase,
+    measure,
+    place_tokens,
+    pretrain,
+    tie_cross_attention,
+)
+from lorasam_core.scene_objectives import DenseObjective, PromptedObjective, ScenePrompts, hard_iou, mask_loss
+from tests.tiny_sam import same, snapshot, tiny_sam
+
+FULL, SMALL = 96, 64
+PHASES = (
+    Phase("dense", "dense", SMALL, 2, 3, 1e-3),
+    Phase("prompted", "prompted", SMALL, 2, 5, 1e-3),
+    Phase("full-size", "prompted", FULL, 2, 2, 1e-3),
+)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Scenes of 96 pixels, a model of 31 thousand parameters, a log and a saved state at every other step."""
+    monkeypatch.setattr(scene_objectives, "FULL_SIZE", FULL)
+    monkeypatch.setattr(scene_objectives, "MIN_AREA", 64)
+    monkeypatch.setattr(pretraining, "build_vit_t", lambda size: tiny_sam(image_size=size, patch=16))
+    monkeypatch.setattr(pretraining, "resolve_precision", lambda precision, device: "32-true")
+    monkeypatch.setattr(pretraining, "LOG_EVERY", 1)
+    monkeypatch.setattr(pretraining, "SAVE_EVERY", 2)
+
+
+@pytest.fixture
+def sam():
+    return tiny_sam(image_size=FULL, patch=16)
+
+
+def equal(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def batch_of(indices, size=FULL, seed=TRAIN_SEED) -> dict:
+    items = [ScenePrompts(seed, size, 100)[i] for i in indices]
+    return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+
+
+# ------------------------------------------------------------------------------------------------- scenes
+@pytest.mark.parametrize("size", [SMALL, FULL])
+def test_scene_i_depends_on_seed_and_i_alone(size):
+    forward = [ScenePrompts(1, size, 10)[i] for i in range(6)]
+    backward = [ScenePrompts(1, size, 99)[i] for i in reversed(range(6))][::-1]
+    assert all(equal(a, b) for a, b in zip(forward, backward, strict=True))
+    assert not equal(forward[0], ScenePrompts(2, size, 10)[0]) and len(ScenePrompts(1, size, 10)) == 10
+
+
+def test_held_out_scenes_are_never_trained_on(tmp_path, monkeypatch):
+    asked = []
+    getitem = ScenePrompts.__getitem__
+    monkeypatch.setattr(
+        ScenePrompts, "__getitem__", lambda self, i: asked.append((self.seed, self.size, i)) or getitem(self, i)
+    )
+    sam = pretrain(tmp_path, "cpu", PHASES, workers=0)
+    trained = list(asked)
+    measure(sam, count=2, batch=2)
+    assert {seed for seed, *_ in trained} == {TRAIN_SEED} and TRAIN_SEED != HELD_OUT_SEED
+    assert [(seed, i) for seed, _, i in asked[len(trained) :]] == [(HELD_OUT_SEED, 0), (HELD_OUT_SEED, 1)]
+    numbers = [i for _, _, i in trained]
+    assert len(set(numbers)) == len(numbers) == 2 * (3 + 5 + 2)  # no scene twice, whatever the phase
+    pictures = [
+        {generate_scene(seed, i, 64).image.tobytes() for i in range(25)} for seed in (TRAIN_SEED, HELD_OUT_SEED)
+    ]
+    assert not pictures[0] & pictures[1]
+
+
+@pytest.mark.parametrize("size", [SMALL, FULL])
+def test_a_scene_is_the_models_input(size):
+    item = ScenePrompts(1, size, 10)[3]
+    small = size // 4
+    assert {key: (tuple(t.shape), t.dtype) for key, t in item.items()} == {
+        "image": ((3, size, size), torch.float32),
+        "points": ((8, 2), torch.float32),
+        "boxes": ((8, 4), torch.float32),
+        "targets": ((8, small, small), torch.bool),
+        "regions": ((small, small), torch.int64),
+    }
+    assert item["image"].min() >= 0 and 100 < item["image"].max() <= 255
+
+
+def test_prompts_lie_on_their_objects_and_targets_are_their_masks():
+    whole = 0
+    for i in range(30):
+        item, scene = ScenePrompts(1, FULL, 100)[i], generate_scene(1, i, FULL)
+        assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), scene.image)
+        blocks = scene.masks.reshape(len(scene.masks), FULL // 4, 4, FULL // 4, 4).mean((2, 4)) >= 0.5
+        for k, ((x, y), box, target) in enumerate(
+            zip(item["points"], item["boxes"], item["targets"].numpy(), strict=True)
+        ):
+            if k == 7 and box.tolist() == [0, 0, FULL, FULL]:
+                union = scene.masks[scene.levels == 0].any(0)
+                expected = union.reshape(FULL // 4, 4, FULL // 4, 4).mean((1, 3)) >= 0.5
+                assert np.array_equal(target, expected)
+                whole += 1
+                continue
+            here = [n for n in np.flatnonzero(scene.masks[:, int(y), int(x)]) if np.array_equal(blocks[n], target)]
+            assert here  # one of the objects under the point has this target
+            ys, xs = np.nonzero(scene.masks[here[0]])
+            tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()])
+            assert (
+                len(here) > 1
+                or np.abs(box.numpy() - tight).max() <= 0.3 * np.ptp(tight.reshape(2, 2), axis=0).max() + 1
+            )
+    assert 2 <= whole <= 15  # a quarter of the images
+
+
+def test_regions_name_the_smallest_object_at_each_pixel():
+    scene, regions = generate_scene(1, 5, FULL), ScenePrompts(1, FULL, 10)[5]["regions"].numpy()
+    areas = scene.masks.sum((1, 2))
+    for row, column in itertools.product(range(0, FULL // 4, 3), repeat=2):
+        there = np.flatnonzero(scene.masks[:, 4 * row + 2, 4 * column + 2])
+        expected = 0 if not len(there) else min(there, key=lambda n: areas[n]) + 1
+        assert regions[row, column] == expected or areas[regions[row, column] - 1] == areas[expected - 1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    y=st.integers(0, 90),
+    x=st.integers(0, 90),
+    height=st.integers(1, 6),
+    width=st.integers(1, 6),
+    seed=st.integers(0, 9),
+)
+def test_a_window_shows_an_object_even_where_there_is_but_a_small_one(y, x, height, width, seed):
+    masks = np.zeros((2, FULL, FULL), bool)
+    masks[0, y : y + height, x : x + width] = True
+    masks[1, y, x] = True
+    image = np.arange(FULL**2 * 3).reshape(FULL, FULL, 3)
+    scene = Scene(image, masks, np.array([0, 1], np.int8), np.array([-1, 0], np.int32))
+    found = scene_objectives._crop(scene, np.random.default_rng(seed), 40)
+    assert found.image.shape == (40, 40, 3) and found.masks.any((1, 2)).all() and len(found.masks)
+    top, left = divmod(int(found.image[0, 0, 0]) // 3, FULL)
+    window = slice(top, top + 40), slice(left, left + 40)
+    assert np.array_equal(found.image, image[window])
+    seen = masks[(slice(None), *window)]
+    assert np.array_equal(found.masks, seen[seen.any((1, 2))])
+    assert np.array_equal(found.levels, scene.levels[seen.any((1, 2))])
+
+
+# ------------------------------------------------------------------------------------------------- losses
+@settings(max_examples=30, deadline=None)
+@given(balance=st.sampled_from([0.0, 0.3, 1.0]), seed=st.integers(0, 99), filled=st.sampled_from([0.0, 0.3, 1.0]))
+def test_the_mask_loss_against_the_formula(balance, seed, filled):
+    rng = np.random.default_rng(seed)
+    z, t = rng.normal(0, 2, (2, 3, 5, 4)), rng.random((2, 5, 4)) < filled
+    found = mask_loss(torch.tensor(z), torch.tensor(t), balance).numpy()
+    for n, m in itertools.product(range(2), range(3)):
+        p, y = 1 / (1 + np.exp(-z[n, m])), t[n].astype(float)
+        entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+        on, off = max(y.sum(), 1), max((1 - y).sum(), 1)
+        even = (entropy[t[n]].sum() / on + entropy[~t[n]].sum() / off) / 2
+        dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + on + 1)
+        assert found[n, m] == pytest.approx(balance * even + (1 - balance) * entropy.mean() + dice, rel=1e-4)
+
+
+def test_hard_iou_of_a_case_made_by_hand():
+    target = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=torch.bool)
+    logits = torch.tensor([[[[1.0, -1], [2, 0]], [[1, 1], [-1, -1]]], [[[-1.0, -1], [-1, 0]], [[1, 1], [1, 1]]]])
+    assert hard_iou(logits, target).tolist() == [[pytest.approx(1 / 3), 1], [0, 0]]
+
+
+def test_the_warm_up_asks_for_the_region_under_each_point(sam):
+    batch = batch_of([0, 1, 2])
+    objective = DenseObjective(sam)
+    regions = batch["regions"]
+    named = F.one_hot(regions, int(regions.max()) + 1).permute(0, 3, 1, 2).float()
+    perfect = objective.read.register_forward_hook(lambda module, args, out: named)
+    loss, measures = objective(batch, 0)
+    perfect.remove()
+    assert measures["iou_point"] == 1  # pixels of one region alike, and unlike all others
+    assert loss.item() < 0.4
+    objective.read.register_forward_hook(lambda module, args, out: torch.ones_like(out))
+    assert objective(batch, 0)[1]["iou_point"] < 0.5
+
+
+def test_the_warm_up_trains_the_encoder(sam):
+    torch.manual_seed(0)
+    objective, batch = DenseObjective(sam), batch_of([0, 1])
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    losses = []
+    for step in range(25):
+        loss, _ = objective(batch, step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(p.grad is not None for p in sam.image_encoder.parameters())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def expected_loss(sam, batch: dict, share: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """By segment-anything's decoder, prompt by prompt."""
+    masks_loss, errors, used = [], [], []
+    for image, k in itertools.product(range(len(batch["image"])), range(8)):
+        embedding = sam.image_encoder(sam.preprocess(batch["image"][image : image + 1]))
+        point = (batch["points"][image, k][None, None], torch.ones(1, 1)) if k < 4 else None
+        box = None if k < 4 else batch["boxes"][image, k][None]
+        sparse, dense = sam.prompt_encoder(point, box, None)
+        logits, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, k < 4)
+        target = batch["targets"][image, k]
+        each = mask_loss(logits, target[None], share)[0]
+        overlap = ((logits[0] > 0) & target).sum((1, 2)) / ((logits[0] > 0) | target).sum((1, 2)).clamp(min=1)
+        masks_loss.append(each.min())
+        errors += list((rated[0] - overlap) ** 2)
+        used.append(logits[0, each.argmin()])
+    return torch.stack(masks_loss).mean() + torch.stack(errors).mean(), used
+
+
+@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (5, 0.65), (10, 0.3), (18, 0.3)])
+@torch.no_grad()
+def test_the_prompted_loss_is_that_of_a_loop_over_prompts(sam, step, share):
+    batch = batch_of([0, 1])
+    loss, measures = PromptedObjective(sam, 20)(batch, step)
+    assert loss.item() == pytest.approx(expected_loss(sam, batch, share)[0].item(), rel=1e-4)
+    assert all(0 <= value <= 1.5 for value in measures.values())
+
+
+@torch.no_grad()
+def test_every_fourth_step_adds_a_corrective_round(sam):
+    batch, objective = batch_of([0, 1]), PromptedObjective(sam, 20)
+    found = objective(batch, 3)[0].item()
+    share = 1 - 0.7 * 2 * 3 / 20
+    first, used = expected_loss(sam, batch, share)
+    target = batch["targets"].flatten(0, 1)
+    embeddings = sam.image_encoder(sam.preprocess(batch["image"]))
+    masks, scores = objective.decode(embeddings, batch, torch.stack(used), target, seed=3)
+    second = mask_loss(masks[:, :1], target, share).mean() + F.mse_loss(scores[:, :1], hard_iou(masks[:, :1], target))
+    assert found == pytest.approx((first + second).item(), rel=1e-4)
+    uncorrected, _ = objective.decode(embeddings, batch)
+    assert not torch.allclose(uncorrected, masks)
+
+
+def test_a_correction_is_where_the_mask_is_wrong():
+    target = torch.zeros(2, 6, 5, dtype=torch.bool)
+    target[0, 4, 1] = True
+    logits = torch.full((2, 6, 5), -1.0)
+    logits[1, 2, 3] = 1.0
+    for seed in range(5):
+        where, sign = scene_objectives._error_points(logits, target, torch.Generator().manual_seed(seed))
+        assert where.tolist() == [[[6.0, 18.0]], [[14.0, 10.0]]]  # X, Y: the centres of pixels of 4
+        assert sign.tolist() == [[1.0], [0.0]]
+
+
+@torch.no_grad()
+def test_measures_are_those_of_the_predictor_on_held_out_scenes(sam):
+    found = measure(sam, count=4, batch=2)
+    point_best, point_rated, box, errors_point, errors_box = [], [], [], [], []
+    for i in range(4):
+        item, predictor = ScenePrompts(HELD_OUT_SEED, FULL, 4)[i], SamPredictor(sam)
+        predictor.set_image(item["image"].permute(1, 2, 0).numpy().astype(np.uint8))
+        for k in range(8):
+            point = (item["points"][k][None, None], torch.ones(1, 1)) if k < 4 else (None, None)
+            _, rated, low = predictor.predict_torch(*point, None if k < 4 else item["boxes"][k][None], None, k < 4)
+            guess, target = low[0] > 0, item["targets"][k]
+            overlap = (guess & target).sum((1, 2)) / (guess | target).sum((1, 2)).clamp(min=1)
+            if k < 4:
+                point_best.append(overlap.max())
+                point_rated.append(overlap[rated[0].argmax()])
+                errors_point.append((rated[0] - overlap).abs().mean())
+            else:
+                box.append(overlap[0])
+                errors_box.append((rated[0] - overlap).abs().mean())
+    means = [float(torch.stack(values).mean()) for values in (point_best, point_rated, box, errors_point, errors_box)]
+    expected = dict(zip(("point_best_iou", "point_rated_iou", "box_iou"), means, strict=False))
+    assert found == pytest.approx(expected | {"iou_error": (means[3] + means[4]) / 2}, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------- beginnings
+def test_cross_attention_starts_with_query_and_key_alike(sam):
+    self_attention = sam.mask_decoder.transformer.layers[0].self_attn
+    before = self_attention.q_proj.weight.clone()
+    tie_cross_attention(sam, scale=1.5)
+    transformer = sam.mask_decoder.transformer
+    crossed = [transformer.final_attn_token_to_image]
+    crossed += [
+        getattr(b, f"cross_attn_{way}") for b in transformer.layers for way in ("token_to_image", "image_to_token")
+    ]
+    for layer in crossed:
+        q, k = layer.q_proj.weight, layer.k_proj.weight
+        assert torch.equal(q, k) and q is not k and q.data_ptr() != k.data_ptr()
+        torch.testing.assert_close(q @ q.T, 1.5**2 * torch.eye(len(q)), atol=1e-4, rtol=0)
+    assert torch.equal(self_attention.q_proj.weight, before)
+
+
+def test_tokens_start_at_places_that_differ(sam):
+    mlp = sam.image_encoder.blocks[0].mlp.lin2.weight.clone()
+    place_tokens(sam)
+    table = sam.image_encoder.pos_embed.detach()[0]
+    grid = len(table)
+    distance = torch.cdist(table.flatten(0, 1), table.flatten(0, 1)).reshape(grid, grid, grid, grid)
+    assert (distance.flatten(0, 1).flatten(1) + 9 * torch.eye(grid**2)).min() > 0.1
+    centre = distance[2, 2]
+    assert centre[2, 3] < centre[2, 4] and centre[3, 2] < centre[4, 2]  # neighbours are alike
+    assert torch.equal(sam.image_encoder.blocks[0].mlp.lin2.weight, 0.2 * mlp)
+
+
+# ------------------------------------------------------------------------------------------------- a whole run
+class Killed(Exception):
+    pass
+
+
+def history(folder) -> pd.DataFrame:
+    return pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_s"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return {"folder": tmp_path_factory.mktemp("whole")}
+
+
+@pytest.fixture
+def whole(uninterrupted, small):
+    """A run from beginning to end, done once."""
+    if "weights" not in uninterrupted:
+        uninterrupted["weights"] = snapshot(pretrain(uninterrupted["folder"], "cpu", PHASES, workers=0))
+    return uninterrupted["folder"], uninterrupted["weights"]
+
+
+def test_a_run_goes_through_its_phases(whole):
+    folder, weights = whole
+    table = history(folder)
+    steps = {phase: rows["step"].tolist() for phase, rows in table.groupby("phase")}
+    assert steps == {"dense": [1, 2, 3], "prompted": [1, 2, 3, 4, 5], "full-size": [1, 2]}
+    assert {"loss", "iou_point", "iou_box", "iou_error", "learning_rate"} <= set(table.columns)
+    assert weights["image_encoder.pos_embed"].shape == (1, 6, 6, 32)  # the last phase's size
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "state.pt"]
+
+
+@pytest.mark.parametrize("kill_at", [2, 4, 6, 9])  # of 10 steps; states are kept after 2, 3 | 5, 7, 8 | 10
+def test_a_run_that_is_killed_and_taken_up_ends_as_one_that_is_not(whole, tmp_path, monkeypatch, kill_at):
+    folder, weights = whole
+    count = itertools.count()
+    with monkeypatch.context() as patch:
+        for kind in (DenseObjective, PromptedObjective):
+
+            def dies(self, batch, step, forward=kind.forward):
+                if next(count) == kill_at:
+                    raise Killed
+                return forward(self, batch, step)
+
+            patch.setattr(kind, "forward", dies)
+        with pytest.raises(Killed):
+            pretrain(tmp_path, "cpu", PHASES, workers=0)
+    assert (tmp_path / "state.pt").exists()
+    torch.rand(3)
+    found = snapshot(pretrain(tmp_path, "cpu", PHASES, workers=0))
+    pd.testing.assert_frame_equal(history(tmp_path), history(folder), check_exact=True)
+    assert same(found, weights)
+
+
+def test_a_finished_run_is_read_again(whole, monkeypatch):
+    folder, weights = whole
+    monkeypatch.setattr(ScenePrompts, "__getitem__", lambda self, i: pytest.fail("nothing is left to train"))
+    sam = pretrain(folder, "cpu", PHASES, workers=0)
+    assert same(snapshot(sam), weights) and not sam.training
+    assert {type(block.attn) for block in sam.image_encoder.blocks} == {FastAttention}
+
+
+def test_a_state_of_another_recipe_is_refused(whole):
+    folder, _ = whole
+    with pytest.raises(
+        ValueError, match=r"state.pt is of a run with other phases; delete it, or choose another folder\.$"
+    ):
+        pretrain(folder, "cpu", PHASES[:2], workers=0)
+
+
+def test_the_average_is_what_is_returned(tmp_path, monkeypatch):
+    """With the same weights at every step the average is those weights; with others it is not the last ones."""
+    still = tuple(Phase(p.name, p.kind, p.size, p.batch, p.steps, 1e-12) for p in PHASES[:2])
+    sam = pretraining.build_vit_t(SMALL)
+    place_tokens(sam)
+    found = pretrain(tmp_path / "still", "cpu", still, workers=0)
+    name = "image_encoder.patch_embed.proj.weight"
+    torch.testing.assert_close(found.state_dict()[name], sam.state_dict()[name], atol=1e-6, rtol=0)
+    pretrain(tmp_path / "moved", "cpu", PHASES[:1], workers=0)
+    state = torch.load(tmp_path / "moved" / "state.pt")
+    last, averaged = state["model"][f"sam.{name}"], state["average"][f"module.{name}"]
+    assert not torch.equal(last, averaged) and state["average"]["n_averaged"] == 3
+
+
+def test_the_command_trains_measures_and_writes_weights(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pretraining, "PHASES", PHASES)
+    monkeypatch.setattr(pretraining, "measure", lambda sam: measure(sam, count=2))
+    weights = tmp_path / "weights" / "tiny.safetensors"
+    call = ["pretraining", "--out", str(tmp_path / "run"), "--weights", str(weights), "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", [*call, "--scale", "0.4", "--workers", "0"])
+    pretraining.main()
+    printed = capsys.readouterr().out
+    assert f"SHA-256 {hashlib.sha256(weights.read_bytes()).hexdigest()}; write it into WEIGHTS_SHA256" in printed
+    assert load_file(weights).keys() == tiny_sam(image_size=FULL, patch=16).state_dict().keys()
+    with safe_open(weights, "pt") as file:
+        recipe = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert [phase["steps"] for phase in recipe["phases"]] == [2, 2, 2] and recipe["scenes_version"] >= 1
+    assert recipe["measures"].keys() == {"point_best_iou", "point_rated_iou", "box_iou", "iou_error"}
