@@ -70,13 +70,16 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
         f"{_value(worst)}, with {100 * dice[worst]:.1f} %: {_points(dice[best] - dice[worst])} apart."
     ]
     n, g = _count(groups[best])
-    if tied:
+    where = f"On these {n} test images from {g} group{'s' * (g != 1)}"
+    if not all(np.isfinite(low) for _, low, _ in gaps.values()):
+        text.append(f"{where} no interval can be drawn: nothing says which of these differences is noise.")
+    elif tied:
         text.append(
-            f"On these {n} test images from {g} groups {_list(map(_value, tied))} cannot be told from the best "
-            "(the paired 95 % interval of the difference includes zero)."
+            f"{where} {_list(map(_value, tied))} cannot be told from the best (the paired 95 % interval of the "
+            "difference includes zero)."
         )
     else:
-        text.append(f"On these {n} test images the lead of the best excludes zero against every other value.")
+        text.append(f"{where} the best leads every other value by more than the paired 95 % interval.")
     text.append(_seed_noise(seeds) or "One seed a value: what another seed would change is not in the intervals.")
     numbers = [reported(field, v, groups[v][0].config.model)[0] for v in dice]
     known = [d for d in numbers if d is not None]
@@ -130,7 +133,7 @@ def _count(records: Sequence[Record]) -> tuple[int, int]:
 def _verdict(change: float, low: float, high: float) -> str:
     """A difference in words, with its interval; a claim only where the interval excludes zero."""
     if not np.isfinite(low):
-        return f"{'a gain' if change > 0 else 'a loss' if change < 0 else 'a change'} of {shown(abs(change))} points"
+        return f"a difference of {shown(change, sign=True)} points, on too few groups for an interval"
     if low > 0:
         return f"a gain of {shown(change, low, high)} points"
     if high < 0:

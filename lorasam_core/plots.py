@@ -184,14 +184,22 @@ def contact_sheet(samples: Sequence[Any], columns: int = 6, labels: bool = False
 # -------------------------------------------------------------------------------------------------- charts
 @styled
 def curves(history: pd.DataFrame, reported: Mapping[str, float] | None = None) -> Figure:
-    """Loss, accuracy and mIoU by step; `reported` maps columns of the history to the study's last values."""
+    """Loss, accuracy and mIoU by step, training as a running mean over its single values.
+
+    history: one row a log step, as training writes it; reported: the study's last values by column.
+    """
     figure = Figure(figsize=(8.4, 2.7))
+    window = 2 * max(1, round(len(history) / 40))  # even: objectives that alternate are averaged
     for axes, name in zip(figure.subplots(1, 3), ("loss", "accuracy", "miou"), strict=True):
         for part, color in (("train", TRAIN), ("validation", VALIDATION)):
             column = f"{'val' if part == 'validation' else part}_{name}"
             rows = history.dropna(subset=[column])
-            marker = "o" if part == "validation" else None
-            axes.plot(rows["step"], rows[column], color=color, label=part, marker=marker, markersize=3)
+            if part == "train":
+                axes.plot(rows["step"], rows[column], color=color, alpha=0.3, linewidth=0.8)
+                mean = rows[column].rolling(window, min_periods=window).mean()
+                axes.plot(rows["step"], mean, color=color, label=f"train, mean of {window}")
+            else:
+                axes.plot(rows["step"], rows[column], "o-", color=color, label=part, markersize=3)
             if reported and column in reported:
                 end = history["step"].max()
                 axes.plot(end, reported[column], "D", color=color, markerfacecolor="white", clip_on=False)

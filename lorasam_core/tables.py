@@ -54,7 +54,7 @@ def frozen_runs(edition: Edition) -> list[Record]:
     wanted = adapted_runs(edition)[0].config
     same = ("data", "limit", "split_seed", "model", "image_size", "test_limit", "generator")
     runs = [r for r in edition.records if r.config.method == "frozen"]
-    runs = [r for r in runs if all(getattr(r.config, f) == getattr(wanted, f) for f in same)] or runs
+    runs = [r for r in runs if all(getattr(r.config, f) == getattr(wanted, f) for f in same)]
     return sorted(runs, key=lambda r: -len(r.config.evaluate))[:1]
 
 
@@ -248,9 +248,6 @@ def test_cases(frozen: Sequence[Record], adapted: Sequence[Record], count: int =
     })  # fmt: skip
     table.attrs.update(made_by="lorasam_core.tables.test_cases", runs=run_ids(frozen, adapted))
     return table
-
-
-test_cases.__test__ = False  # type: ignore[attr-defined]  # a name that pytest would collect
 
 
 def cases_table(cases: pd.DataFrame) -> pd.DataFrame:

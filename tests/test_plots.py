@@ -125,7 +125,8 @@ def test_curves_leave_out_what_was_not_logged():
     figure = plots.curves(history, reported={"val_loss": 0.052})
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["validation"].get_xdata()) == [2, 4]
-    assert list(lines["train"].get_ydata()) == [0.4, 0.3, 0.2, 0.1]
+    assert list(figure.axes[0].lines[0].get_ydata()) == [0.4, 0.3, 0.2, 0.1]
+    assert np.allclose(lines["train, mean of 2"].get_ydata(), [nan, 0.35, 0.25, 0.15], equal_nan=True)
 
 
 def test_interval_chart_and_sizes_use_the_fixed_colours():

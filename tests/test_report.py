@@ -109,6 +109,8 @@ def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
     assert re.search(r"\b(64|128) cannot be told from the best", sentence)
     assert "2 seeds of the main configuration lie 2.0 points apart" in sentence
     assert f"reported by the study spans {96.14 - 82.39:.1f} points" in sentence
+    clear = report.ablation_sentence([r for r in edition.experiment("rank") if r.run_id != "r128"], "rank")
+    assert "leads every other value" in clear and "One seed a value" in clear
     alone = report.ablation_sentence(edition.experiment("rank")[:1], "rank")
     assert "nothing to compare" in alone
 
@@ -124,6 +126,18 @@ def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     write_run(equal, "f", 0.9, method="frozen")
     write_run(equal, "a", 0.9)
     assert "cannot tell from none" in report.findings(read_edition(equal))[0]
+
+
+def test_one_group_gives_no_interval_and_no_claim(edition, tmp_path):
+    for run_id, rank, level in (("a", 32, 0.7), ("b", 64, 0.8)):
+        write_run(tmp_path / "one", run_id, level, rank=rank)
+        path = tmp_path / "one" / run_id / "per_image.csv"
+        pd.read_csv(path).assign(group="g").to_csv(path, index=False)
+    write_run(tmp_path / "one", "f", 0.6, method="frozen")
+    records = [r for r in read_edition(tmp_path / "one").records if r.config.method == "lora"]
+    assert "from 1 group no interval can be drawn" in report.ablation_sentence(records, "rank")
+    pd.read_csv(tmp_path / "one" / "a" / "per_image.csv").to_csv(tmp_path / "one" / "f" / "per_image.csv", index=False)
+    assert "too few groups for an interval" in report.findings(read_edition(tmp_path / "one"))[0]
 
 
 def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
