@@ -13,7 +13,6 @@ from lorasam_core.profiles import load_profile
 from lorasam_core.records import read_edition
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-FOUR_MINUTES = 240  # seconds
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +31,9 @@ def call(made, *arguments, module="experiments"):
     return done.returncode, done.stdout
 
 
-def test_ends_by_naming_the_index_in_under_four_minutes(made):
+def test_ends_by_naming_the_index(made):
     assert Path(made.output.strip().splitlines()[-1]) == made.index.resolve()
     assert made.index.is_file() and "WARNING" not in made.output
-    assert min(made.seconds, made.cpu_seconds) < FOUR_MINUTES  # where others share the cores, the clock says little
 
 
 def test_every_run_of_the_profile_is_finished_and_complete(made):
