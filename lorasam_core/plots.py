@@ -149,6 +149,7 @@ def panels(
     for axes, (title, picture) in zip(grid.flat, pictures.items(), strict=False):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         axes.set_title(title, color=(colors or {}).get(title, "black"))
+        axes.set_anchor("N")  # titles of a row at one height, whatever the pictures' shapes
         if inset is not None:
             _draw_inset(axes, picture, inset)
     return figure

@@ -77,11 +77,9 @@ def picture_set(edition: Edition) -> tuple[Any, str]:
     config = main_config(edition)
     try:
         samples = load_dataset(config.data, seed=config.split_seed, limit=config.limit)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
-        return load_dataset("synthetic", limit=30), (
-            f"Generated particles stand in, because this edition's own images are not on this machine ({reason})."
-        )
+    except (OSError, ValueError):
+        note = "Generated particles stand in, because this edition's own images are not on this machine."
+        return load_dataset("synthetic", limit=30), note
     return samples, "Generated particles." if config.data == "synthetic" else f"Images: {samples.name}."
 
 

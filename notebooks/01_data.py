@@ -136,7 +136,7 @@ page.say(
 # %%
 from lorasam_core.data.virtual import VirtualSet
 
-parent = chosen[0]
+parent = max(chosen, key=lambda s: s.labels.max())  # the busiest
 variants = VirtualSet([parent], size=8, seed=0, crop_size=min(256, *parent.shape))
 pictures = {"parent": parent.image} | {f"item {i}": variants[i][0] for i in range(5)}
 caption = f"One training image and five items of its virtual set. {note}"
@@ -185,7 +185,6 @@ page.figure(plots.size_plot(diameters, found["unit"]), "data-sizes", caption, al
 
 # %%
 page.say(
-    f"{len(shown)} training image{'s' * (len(shown) > 1)} show this specimen. Half of its {found['count']:,} whole "
-    f"particles are smaller than {found['D50']:.0f} {found['unit']}; D90 is "
-    f"{found['D90'] / found['D10']:.1f} times D10."
+    f"Training images of this specimen: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
+    f"smaller than {found['D50']:.0f} {found['unit']}; D90 is {found['D90'] / found['D10']:.1f} times D10."
 )
