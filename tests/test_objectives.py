@@ -275,8 +275,8 @@ def test_the_instance_losss_gradient_is_that_of_a_loop_over_images(sam, batch):
 
 
 def test_the_instance_loss_is_that_of_a_loop_over_prompts(sam, batch):
-    loss, _ = Objective(sam, "instance")(batch, 0)
-    expected = []
+    loss, measures = Objective(sam, "instance")(batch, 0)
+    expected, trained = [], []
     for n, (image, target) in enumerate(zip(batch["owner"], batch["targets"], strict=True)):
         embedding = sam.image_encoder(sam.preprocess(batch["image"][image][None]))
         by_point = n % 2 == 0
@@ -286,7 +286,10 @@ def test_the_instance_loss_is_that_of_a_loop_over_prompts(sam, batch):
         overlap = ((logits[0] > 0) & target).sum((1, 2)) / ((logits[0] > 0) | target).sum((1, 2))
         each = torch.stack([per_mask_dice_ce(mask[None], target[None])[0] for mask in logits[0]])
         expected.append(each.min() + F.mse_loss(rated[0], overlap))
+        trained.append(logits[0, each.argmin()])
     mean = torch.stack(expected).mean()
+    for name, value in agreement(torch.stack(trained), batch["targets"]).items():
+        assert measures[name].item() == pytest.approx(value.item(), rel=1e-5)
     assert loss.item() == pytest.approx(mean.item(), rel=1e-5)
     close(gradients(sam, loss), gradients(sam, mean))
 

@@ -403,6 +403,8 @@ def test_the_average_is_what_is_returned(tmp_path, monkeypatch):
     found = pretrain(tmp_path / "still", "cpu", still, workers=0)
     name = "image_encoder.patch_embed.proj.weight"
     torch.testing.assert_close(found.state_dict()[name], sam.state_dict()[name], atol=1e-6, rtol=0)
+    averaged = torch.load(tmp_path / "still" / "state.pt")["average"]["n_averaged"]
+    assert averaged == 1 + 5  # the average of the phase before, and five steps
     pretrain(tmp_path / "moved", "cpu", PHASES[:1], workers=0)
     state = torch.load(tmp_path / "moved" / "state.pt")
     last, averaged = state["model"][f"sam.{name}"], state["average"][f"module.{name}"]
