@@ -43,7 +43,7 @@ PHASES = (
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Scenes of 96 pixels, a model of 31 thousand parameters, a log and a saved state at every other step."""
+    """Scenes of 96 pixels, a very small model, a log and a saved state at every other step."""
     monkeypatch.setattr(scene_objectives, "FULL_SIZE", FULL)
     monkeypatch.setattr(scene_objectives, "MIN_AREA", 64)
     monkeypatch.setattr(pretraining, "build_vit_t", lambda size: tiny_sam(image_size=size, patch=16))
