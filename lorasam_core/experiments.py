@@ -208,8 +208,8 @@ def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd
     from lorasam_core.runs import prepare
 
     published = root() / "book" / "results"
-    found = [p for p in [*Path(runs).glob(f"*/{run_id}"), *published.glob(f"*/{run_id}")] if is_finished(p)]
-    found = [p for p in found if "." not in p.parent.name and not p.parent.name.endswith("-rerun")]
+    editions = [p for p in [*Path(runs).glob("*"), *published.glob("*")] if "." not in p.name]
+    found = [p / run_id for p in editions if not p.name.endswith("-rerun") and is_finished(p / run_id)]
     if not found:
         raise ValueError(f"no finished run {run_id!r} is in {runs} or {published}; list them with --dry-run.")
     old = read_record(found[0])
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with status 1 when a check refuses or something failed."""
     args = parser().parse_args(arguments)
     try:
-        if args.run:
+        if args.run is not None:
             print(rerun(args.run, args.runs, args.wandb).to_string(index=False))
             return
         failures = run(

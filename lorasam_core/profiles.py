@@ -60,13 +60,13 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ValueError(f"there is no profile {str(name_or_path)!r}; there are {known}.")
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
     _check_keys(path, "the profile", table, PROFILE_KEYS, needed=("experiments",))
     defaults = table.get("defaults") or {}
     _check_keys(path, "defaults", defaults, None)
     data = table.get("data", "synthetic")
-    experiments = [_experiment(path, e, defaults, data) for e in table["experiments"] or []]
+    experiments = [_experiment(path, e, defaults, data) for e in _list(path, "experiments", table["experiments"])]
     names = [e["name"] for e in experiments]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path} must list at least one experiment, each under its own name.")
@@ -76,9 +76,11 @@ def load_profile(name_or_path: str | Path) -> Profile:
 def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> dict[str, Any]:
     """One experiment with every run's settings written out and checked."""
     _check_keys(path, "an experiment", table, EXPERIMENT_KEYS, needed=("name",))
-    settings = table.get("settings") or {}
+    settings, parameters = table.get("settings") or {}, table.get("parameters") or {}
+    _check_keys(path, f"the settings of {table['name']}", settings, None)
+    _check_keys(path, f"the parameters of {table['name']}", parameters, None)
     runs = []
-    for run in table.get("runs") or []:
+    for run in _list(path, f"the runs of {table['name']}", table.get("runs")):
         where = f"a run of {table['name']}"
         _check_keys(path, where, run, None, needed=("name",))
         if "data" in run or "data" in settings:
@@ -97,13 +99,20 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
         "notebook": notebook,
         "page": str(table.get("page") or notebook),
         "runs": runs,
-        "parameters": table.get("parameters") or {},
+        "parameters": parameters,
     }
 
 
 def _number(value: Any) -> Any:
     """1e-4, which YAML 1.1 takes for text, as the number that was meant."""
     return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+
+
+def _list(path: Path, what: str, value: Any) -> list[Any]:
+    """The value, empty for none; raises ValueError unless it is a list."""
+    if not isinstance(value, list | None):
+        raise ValueError(f"{path}: {what} must be a list, and is {value!r}; begin each entry with a dash.")
+    return value or []
 
 
 def _check_keys(path: Path, what: str, table: Any, known: tuple[str, ...] | None, needed: tuple[str, ...] = ()) -> None:

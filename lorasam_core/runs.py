@@ -89,8 +89,10 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raise ValueError unless the disk that holds `folder` has `needed` bytes free."""
+    """Raise ValueError unless `folder` can be written and its disk has `needed` bytes free."""
     there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{there} is not a folder that can be written; name another one with --runs.")
     free = shutil.disk_usage(there).free
     if free < needed:
         raise ValueError(

@@ -59,7 +59,7 @@ source = root() / images if images else out / "demo"
 made = [] if images else [generate(seed=9, index=i, size=(256, 256)) for i in range(21)]
 
 # %%
-for kind in ("images", "labels"):
+for kind in ("images", "labels") if made else ():  # nothing is written to a folder of yours
     (source / kind).mkdir(parents=True, exist_ok=True)
 for s in made:
     imsave(source / "images" / f"{s.id}.png", s.image, check_contrast=False)

@@ -131,7 +131,7 @@ def test_data_in_place_of_the_profiles_own_has_an_edition_of_its_own(world):
     assert {r.config.data for r in read_edition("runs/p-emps").records} == {"emps"}
 
 
-@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--only", "x")])
+@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--only", "x"), ("--run", "")])
 def test_a_bad_argument_is_refused_before_anything_is_done(world, arguments):
     assert status_of(*arguments).startswith("error: ")
     assert not world.done and not (world.root / "runs").exists()

@@ -72,6 +72,10 @@ def test_unknown_profile_names_those_there_are():
         ("experiments: [{name: a, runs: [{name: r, data: emps}]}]", "sets data"),
         ("experiments: [{name: a, runs: [{name: r}, {name: r}]}]", "two runs of a have one name"),
         ("defaults: 3\nexperiments: [{name: a}]", "defaults must be a table"),
+        ("experiments: 3", "experiments must be a list, and is 3"),
+        ("experiments: [{name: a, runs: 3}]", "the runs of a must be a list"),
+        ("experiments: [{name: a, settings: [rank]}]", "the settings of a must be a table"),
+        ("experiments: [{name: a, parameters: [rank]}]", "the parameters of a must be a table"),
         ("experiments: [", "not valid YAML"),
     ],
 )

@@ -184,6 +184,9 @@ def test_space_is_asked_of_the_disk_that_holds_the_folder(tmp_path):
     runs.check_disk(tmp_path / "not" / "yet" / "there", 1)
     with pytest.raises(ValueError, match=r"MB of free space and the runs need about .*--runs"):
         runs.check_disk(tmp_path / "not" / "yet", 10**18)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is not a folder that can be written; .*--runs"):
+        runs.check_disk(tmp_path / "file" / "edition", 1)
 
 
 def test_space_grows_with_the_rank(settings):

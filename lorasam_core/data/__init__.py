@@ -90,7 +90,10 @@ def _folder(folder: Path, source: str, seed: int, limit: int | None) -> SampleSe
     groups = {r.id: r.group for r in records}
     if limit is not None and limit < len(groups):
         groups = {i: groups[i] for i in thin(groups, limit, seed)}
-    split = split_by_group(groups, seed=seed)
+    try:
+        split = split_by_group(groups, seed=seed)
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from error
     return SampleSet(folder.resolve().name, source, groups, _reader(records), split, notes).check()
 
 

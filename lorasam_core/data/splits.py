@@ -72,9 +72,9 @@ def split_by_group(groups: Mapping[str, str], ratios: Sequence[float] = (7, 2, 1
     shares = np.asarray(ratios, float) / sum(ratios)
     needed = int((shares > 0).sum())
     if len(names) < needed:
-        found = f"only the group {names[0]!r}" if len(names) == 1 else f"{len(names)} groups"
+        found = f"is only the group {names[0]!r}" if len(names) == 1 else f"are only {len(names)} groups"
         raise DataError(
-            f"There is {found} and a split by group needs at least {needed}; "
+            f"there {found} and a split by group needs at least {needed}; "
             "add images of other specimens, or a groups.csv that tells them apart."
         )
     cuts = np.cumsum(_counts(len(names), shares))[:-1]

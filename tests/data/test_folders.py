@@ -121,7 +121,7 @@ BAD = {
     "a coloured mask": (replace_labels(np.dstack([IDS, IDS // 2, IDS]).astype(np.uint8)), r"p2\.png is coloured; save"),
     "a single group": (
         groups_csv("id,group\n" + "".join(f"p{k},steel\n" for k in range(4))),
-        r"only the group 'steel' and a split by group needs at least 3; add images of other specimens",
+        r"powder: there is only the group 'steel' and a split by group needs at least 3; add images of other specimens",
     ),
     "a group that is missing": (groups_csv("id,group\np0,a\n"), r"groups\.csv names no group for p1; add"),
     "groups without column": (groups_csv("p0,a\n"), r"groups\.csv has no column 'id'; name"),
