@@ -24,9 +24,9 @@
 profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study
 edition: str = ""  # folder of its runs; "": runs/<profile>
 data: str = ""  # data of that edition; "": the profile's own
-images: str = ""  # your folder with images/ and labels/ or masks/; "": a demonstration is made
+images: str = ""  # your folder with images/ and labels/ or masks/; "": that of `data`, or a demonstration is made
 unlabelled: str = ""  # folder of images to segment; "": the test images of the folder above
-output: str = "runs/your-particles"  # where adapter, masks and tables go
+output: str = ""  # folder for adapter, masks and tables; "": your-particles beside the edition's figures
 model: str = "vit_t"  # vit_t, vit_b, vit_l or vit_h
 checkpoint: str = ""  # file of its weights; "": those that belong to it
 rank: int = 16  # of A and B
@@ -46,7 +46,7 @@ page.banner()
 # %% [markdown]
 # ## The folder
 #
-# Only when no folder is named: twenty small generated micrographs, written as yours would be.
+# Only when no folder is named: 21 small generated micrographs, written as yours would be.
 
 # %%
 import pandas as pd
@@ -54,9 +54,10 @@ from skimage.io import imsave
 
 from lorasam_core.data.synthetic import generate
 
-out = root() / output
-source = root() / images if images else out / "demo"
-made = [] if images else [generate(seed=9, index=i, size=(256, 256)) for i in range(21)]
+out = root() / output if output else page.folder / "your-particles"
+named = images or ("" if data in ("", "synthetic", "emps") else data)
+source = root() / named if named else out / "demo"
+made = [] if named else [generate(seed=9, index=i, size=(256, 256)) for i in range(21)]
 
 # %%
 for kind in ("images", "labels") if made else ():  # nothing is written to a folder of yours
@@ -195,12 +196,13 @@ page.figure(plots.size_plot(diameters, unit), "yours-size-curve", caption, alt, 
 # ## What you have now
 
 # %%
+import os
 import shutil
 
 shutil.copyfile(adapted.adapter, out / "adapter.safetensors")
 kept = [out / "adapter.safetensors", out / "sizes.csv", out / "masks"]
 size = kept[0].stat().st_size / 1e6
-page.say(f"Written: `{'`, `'.join(f'{output}/{path.name}' for path in kept)}`. The adapter is {size:.1f} MB.")
+page.say(f"Written: `{'`, `'.join(os.path.relpath(path, root()) for path in kept)}`. The adapter is {size:.1f} MB.")
 
 # %% [markdown]
 # The adapter holds A and B alone and names the base that it belongs to. To use it elsewhere:
