@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-RESULT_VERSION = 1  # raised whenever the code's results change, so that old runs are not mistaken for new ones
+RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 METHODS = ("lora", "frozen")
 OBJECTIVES = ("semantic", "instance", "mixed")

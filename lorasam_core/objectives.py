@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
@@ -24,12 +25,15 @@ CPU_CHUNK = 16  # prompts a decoder call: larger batches are bound by memory on 
 class TrainingItems(Dataset[dict[str, Any]]):
     """The virtual set as SAM's input: image uint8 (3, S, S), semantic target bool (m, m), and up to K instances with
     their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels. m: the decoder's side.
+    extent: (h, w) of the part that is not padding. A share `oblong` of the square crops is cut to a random aspect, for
+    the predictor pads whole images that are not square, and a model that never saw padding marks too much beside it.
 
     Item i is a pure function of (seed, i), prompts included.
     """
 
-    def __init__(self, virtual: VirtualSet, image_size: int, mask_size: int, k: int) -> None:
+    def __init__(self, virtual: VirtualSet, image_size: int, mask_size: int, k: int, oblong: float = 0.0) -> None:
         self.virtual, self.image_size, self.mask_size, self.k = virtual, image_size, mask_size, k
+        self.oblong = oblong
 
     def __len__(self) -> int:
         return len(self.virtual)
@@ -37,17 +41,48 @@ class TrainingItems(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         image, labels = self.virtual[i]
         rng = np.random.default_rng((self.virtual.seed, i, 1))
-        side, small = (self.image_size,) * 2, (self.mask_size,) * 2
-        targets, points, boxes = prompts_for(labels, side, small, self.k, rng)
+        if self.oblong and rng.random() < self.oblong:
+            image, labels = cut(image, labels, rng)
         rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+        resized = ResizeLongestSide(self.image_size).apply_image(rgb)
+        extent = resized.shape[:2]
+        small = on_grid(extent, self.image_size, self.mask_size)
+        targets, points, boxes = prompts_for(labels, extent, small, self.k, rng)
         return {
             "id": f"{self.virtual.samples[self.virtual.parent(i)].id}#{i}",
-            "image": torch.from_numpy(ResizeLongestSide(self.image_size).apply_image(rgb)).permute(2, 0, 1),
-            "semantic": torch.from_numpy(shrink(labels > 0, *small)),
-            "targets": torch.from_numpy(targets),
+            "extent": extent,
+            "image": pad(torch.from_numpy(resized).permute(2, 0, 1), self.image_size),  # H W C -> C S S
+            "semantic": pad(torch.from_numpy(shrink(labels > 0, *small)), self.mask_size),
+            "targets": pad(torch.from_numpy(targets), self.mask_size),
             "points": torch.from_numpy(points),
             "boxes": torch.from_numpy(boxes),
         }
+
+
+def cut(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The first 50 to 100 % of the rows or columns of an image and its labels."""
+    axis = int(rng.integers(2))
+    keep = max(1, round(rng.uniform(0.5, 1.0) * image.shape[axis]))
+    window = (slice(keep), slice(None)) if axis == 0 else (slice(None), slice(keep))
+    return image[window], labels[window]
+
+
+def on_grid(extent: tuple[int, int], image_size: int, mask_size: int) -> tuple[int, int]:
+    """Rows and columns of the mask decoder's grid that an image of `extent` (h, w) fills."""
+    rows, columns = (max(1, round(side * mask_size / image_size)) for side in extent)
+    return rows, columns
+
+
+def pad(tensor: Tensor, side: int) -> Tensor:
+    """(..., h, w) to (..., side, side), zeros below and to the right."""
+    return F.pad(tensor, (0, side - tensor.shape[-1], 0, side - tensor.shape[-2]))
+
+
+def inside(extents: Sequence[tuple[int, int]], side: int, device: torch.device) -> Tensor:
+    """Bool (B, side, side): True within each image's (h, w)."""
+    h, w = torch.tensor(extents, device=device).T
+    at = torch.arange(side, device=device)
+    return (at[:, None] < h[:, None, None]) & (at < w[:, None, None])
 
 
 def prompts_for(
@@ -77,12 +112,15 @@ def _resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A batch: images (B, 3, S, S), semantic (B, m, m); instances of all images in a row, `owner` (N,) their image."""
+    """A batch: images (B, 3, S, S), semantic (B, m, m), extents B times (h, w); instances of all images in a row,
+    `owner` (N,) their image.
+    """
     batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("image", "semantic")}
     batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes")}
     counts = torch.tensor([len(item["targets"]) for item in items])
     batch["owner"] = torch.repeat_interleave(torch.arange(len(items)), counts)
-    return batch | {"ids": [item["id"] for item in items], "size": len(items)}
+    extents = [item["extent"] for item in items]
+    return batch | {"ids": [item["id"] for item in items], "size": len(items), "extents": extents}
 
 
 def endless(items: Dataset[dict[str, Any]], config: RunConfig, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -128,14 +166,19 @@ class Objective(nn.Module):
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """batch as `collate` makes it -> (scalar loss, {"accuracy", "miou"} of the masks that were trained)."""
+        side, grid = self.sam.image_encoder.img_size, self.sam.prompt_encoder.mask_input_size[0]
+        extents, device = batch["extents"], batch["image"].device
+        # as the predictor does: first normalised, then padded with zeros
         images = (batch["image"].float() - self.sam.pixel_mean) / self.sam.pixel_std
+        images = images * inside(extents, side, device)[:, None]
         embeddings = self.sam.image_encoder(images)
         instance = self.kind == "instance" or (self.kind == "mixed" and step % 2 == 1)
         # coordinates in bf16 would be rounded to whole pixels, so prompts and decoder stay in float32
         with torch.autocast(embeddings.device.type, enabled=False):
             if instance and len(batch["targets"]):
                 return self.instance(embeddings.float(), batch)
-            return self.semantic(embeddings.float(), batch["semantic"])
+            valid = inside([on_grid(extent, side, grid) for extent in extents], grid, device)
+            return self.semantic(embeddings.float(), batch["semantic"], valid, extents)
 
     def semantic(
         self, embeddings: Tensor, target: Tensor, valid: Tensor | None = None, sizes: Sequence[tuple[int, int]] = ()

@@ -29,6 +29,7 @@ COLUMNS = (
     "step", "epoch", "images_seen", "learning_rate", "train_loss", "train_accuracy", "train_miou", "val_loss",
     "val_accuracy", "val_miou", "val_dice", "val_instance_iou", "val_score", "seconds", "images_per_s",
 )  # fmt: skip
+OBLONG = 0.5  # share of training crops that are cut to a random aspect and padded
 VALIDATIONS = 10  # a run, where validate_every is not given
 
 
@@ -63,7 +64,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
         mask_size = sam.prompt_encoder.mask_input_size[0]
-        self.items = TrainingItems(virtual, sam.image_encoder.img_size, mask_size, config.prompts_per_image)
+        self.items = TrainingItems(virtual, sam.image_encoder.img_size, mask_size, config.prompts_per_image, OBLONG)
         images_a_step = config.batch_size * config.accumulate
         self.steps_an_epoch = max(1, math.ceil(len(virtual) / images_a_step))
         self.steps = config.steps or config.epochs * self.steps_an_epoch

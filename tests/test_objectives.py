@@ -22,7 +22,17 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.lora import LoRAConfig, add_lora, lora_parameters
 from lorasam_core.losses import per_mask_dice_ce
-from lorasam_core.objectives import Objective, TrainingItems, agreement, collate, decode, endless, prompts_for, shrink
+from lorasam_core.objectives import (
+    Objective,
+    TrainingItems,
+    agreement,
+    collate,
+    decode,
+    endless,
+    on_grid,
+    prompts_for,
+    shrink,
+)
 from tests.disc_set import disc_sample
 from tests.tiny_sam import randomise, tiny_sam
 
@@ -247,6 +257,7 @@ def part(batch: dict, image: int) -> dict:
     mine = batch["owner"] == image
     found = {key: batch[key][image : image + 1] for key in ("image", "semantic")}
     found |= {key: batch[key][mine] for key in ("targets", "points", "boxes")}
+    found["extents"] = [batch["extents"][image]]
     return found | {"owner": torch.zeros(int(mine.sum()), dtype=torch.long)}
 
 
@@ -363,3 +374,24 @@ def test_a_disc_is_seen_at_both_sizes():
     assert target.sum() == pytest.approx(np.pi * 5**2, rel=0.05)
     assert np.hypot(*(point - [45, 20])) <= 10.5
     assert np.abs(box - [35, 10, 55, 30]).max() < 5
+
+
+def test_an_oblong_crop_is_what_the_predictor_makes_of_it(sam):
+    """Cut crops reach the encoder as SamPredictor would send them; padding holds no target and counts for nothing."""
+    made = TrainingItems(items().virtual, SIDE, MASK, 4, oblong=1.0)
+    extents = {made[i]["extent"] for i in range(8)}
+    assert len(extents) > 4 and all(max(extent) == SIDE for extent in extents)
+    item = next(item for item in map(made.__getitem__, range(8)) if item["extent"][0] < 0.8 * SIDE)
+    h, w = item["extent"]
+    rows = on_grid((h, w), SIDE, MASK)[0]
+    assert not item["image"][:, h:].any() and not item["semantic"][rows:].any() and not item["targets"][:, rows:].any()
+
+    seen = []
+    hook = sam.image_encoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    batch = collate([item])
+    loss, _ = Objective(sam, "semantic")(batch, 0)
+    hook.remove()
+    assert torch.allclose(seen[0], sam.preprocess(item["image"][None, :, :h, :w].float()), atol=1e-6)
+    spoilt = batch | {"semantic": batch["semantic"].clone()}
+    spoilt["semantic"][:, rows:] = True
+    assert torch.equal(loss, Objective(sam, "semantic")(spoilt, 0)[0])
