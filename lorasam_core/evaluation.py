@@ -178,16 +178,32 @@ def _score_prompted(predictor: Predictor, sample: Sample, prompt: str, k: int, s
     ids = prompts.choose_instances(sample.labels, k, rng)
     if not len(ids):
         return {"n": 0} | dict.fromkeys(PROMPTED_METRICS, float("nan"))
+    true = sample.labels[None] == ids[:, None, None]
     if prompt == "point":
-        masks, rated = _prompt_points(predictor, prompts.points_inside(sample.labels, ids, rng))
+        scores = score_prompts(predictor, true, points=prompts.points_inside(sample.labels, ids, rng))
     else:
-        masks, rated = _prompt_boxes(predictor, prompts.jittered_boxes(sample.labels, ids, rng))
-    true = torch.as_tensor(sample.labels[None] == ids[:, None, None], device=masks.device)[:, None]
-    union = (masks | true).sum((-2, -1))  # K M; never 0: every chosen instance has pixels
-    ious = ((masks & true).sum((-2, -1)) / union).cpu().numpy()
-    best = rated.argmax(axis=1)
-    values = ious.max(axis=1), ious[np.arange(len(ids)), best], np.abs(rated - ious)
-    return {"n": len(ids)} | {name: float(v.mean()) for name, v in zip(PROMPTED_METRICS, values)}
+        scores = score_prompts(predictor, true, boxes=prompts.jittered_boxes(sample.labels, ids, rng))
+    return {"n": len(ids)} | {name: float(scores[name].mean()) for name in PROMPTED_METRICS}
+
+
+def score_prompts(
+    predictor: Predictor, true: np.ndarray, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What the model answers to a point (three masks) or a box (one) for each of K true masks bool (K, H, W).
+
+    points: (K, 2) X, Y; or boxes: (K, 4); in pixels of the image that the predictor holds. Returns float (K,) each:
+    iou_best, the IoU of the best mask; iou_rated, of the one that the model rates best; iou_error, the mean absolute
+    error of the predicted IoU over the masks returned.
+    """
+    if points is not None:
+        masks, rated = _prompt_points(predictor, points)
+    else:
+        masks, rated = _prompt_boxes(predictor, np.asarray(boxes))
+    truth = torch.as_tensor(true, device=masks.device)[:, None]
+    union = (masks | truth).sum((-2, -1))  # K M; never 0: every true mask has pixels
+    ious = ((masks & truth).sum((-2, -1)) / union).cpu().numpy()
+    chosen = ious[np.arange(len(true)), rated.argmax(axis=1)]
+    return dict(zip(PROMPTED_METRICS, (ious.max(axis=1), chosen, np.abs(rated - ious).mean(axis=1)), strict=True))
 
 
 def _prompt_points(predictor: Predictor, points: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:

@@ -107,7 +107,7 @@ def _sparse_masks(masks: Masks) -> sparse.csr_array:
 
 
 def average_precision(
-    pred_masks: Masks, scores: ArrayLike, true_masks: Masks, thresholds: Iterable[float] = (0.5,)
+    pred_masks: Masks, scores: ArrayLike, true_masks: Masks, thresholds: Iterable[float] = (0.5,), min_area: float = 0
 ) -> float:
     """COCO's average precision of one image, class-agnostic, averaged over IoU thresholds; from 0 to 1.
 
@@ -116,36 +116,59 @@ def average_precision(
     pycocotools' COCOeval with areaRng "all" and no limit on detections (Lin et al. 2014, Microsoft COCO). Masks may
     overlap; a label image (H, W) stands for the masks of its instances.
 
+    min_area, in pixels: as with COCO's area ranges, smaller true masks are not asked for, and a prediction that finds
+    one of them, or is itself smaller and finds nothing, counts neither for nor against.
+
     Neither true nor predicted masks: 1, where COCO leaves the image out. Only one of the two: 0.
     Raises ValueError when there is not one finite score a mask.
     """
     matrix = mask_iou_matrix(pred_masks, true_masks)
-    n_pred, n_true = matrix.shape
     ranks = np.asarray(scores, dtype=np.float64)
-    if ranks.shape != (n_pred,) or not np.isfinite(ranks).all():
-        raise ValueError(f"scores has shape {ranks.shape} for {n_pred} masks; give one finite score a mask.")
-    if n_true == 0 or n_pred == 0:
-        return float(n_true == n_pred)
+    if ranks.shape != matrix.shape[:1] or not np.isfinite(ranks).all():
+        raise ValueError(f"scores has shape {ranks.shape} for {len(matrix)} masks; give one finite score a mask.")
+    small_pred, small_true = _areas(pred_masks) < min_area, _areas(true_masks) < min_area
+    n_true = np.count_nonzero(~small_true)
+    if n_true == 0 or len(matrix) == 0:
+        return float(n_true == len(matrix) - np.count_nonzero(small_pred))
     limits = np.array([min(t, 1 - 1e-10) for t in thresholds])
-    hits = _greedy_hits(matrix[np.argsort(-ranks, kind="stable")], limits)
-    return float(np.mean([_interpolated_precision(row, n_true) for row in hits]))
+    order = np.argsort(-ranks, kind="stable")
+    hits, passed_over = _greedy_hits(matrix[order], limits, small_pred[order], small_true)
+    return float(
+        np.mean([_interpolated_precision(row[~out], n_true) for row, out in zip(hits, passed_over, strict=True)])
+    )
 
 
-def _greedy_hits(matrix: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each prediction, in the order of the rows, finds a free true mask; (thresholds, N)."""
+def _areas(masks: Masks) -> NDArray[Any]:
+    areas: NDArray[Any] = np.asarray(_sparse_masks(masks).sum(axis=1))
+    return areas
+
+
+def _greedy_hits(
+    matrix: NDArray[np.float64], limits: NDArray[np.float64], small_pred: NDArray[Any], small_true: NDArray[Any]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Whether each prediction, in the order of the rows, finds a free true mask that is asked for, and whether it is
+    passed over; both (thresholds, N).
+    """
     n_pred, n_true = matrix.shape
     free = np.ones((limits.size, n_true), bool)
     hits = np.zeros((limits.size, n_pred), bool)
+    passed_over = np.zeros((limits.size, n_pred), bool)
     levels = np.arange(limits.size)
     for i, row in enumerate(matrix):
         candidates = np.where(free, row, -1.0)
+        # those that are asked for come first, however small the IoU with them
+        candidates[:, small_true] -= 2 * (candidates[:, ~small_true].max(axis=1, initial=-1) >= limits)[:, None]
         best = n_true - 1 - np.argmax(candidates[:, ::-1], axis=1)  # of equal ones the last, as pycocotools
-        hits[:, i] = candidates[levels, best] >= limits
-        free[levels[hits[:, i]], best[hits[:, i]]] = False
-    return hits
+        found = candidates[levels, best] >= limits
+        hits[:, i] = found & ~small_true[best]
+        passed_over[:, i] = np.where(found, small_true[best], small_pred[i])
+        free[levels[found], best[found]] = False
+    return hits, passed_over
 
 
 def _interpolated_precision(hits: NDArray[np.bool_], n_true: int) -> float:
+    if not hits.size:
+        return 0.0
     found = np.cumsum(hits)
     precision = found / np.arange(1, hits.size + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]

@@ -139,15 +139,18 @@ def endless(items: Dataset[dict[str, Any]], config: RunConfig, device: torch.dev
             yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def decode(sam: Sam, embeddings: Tensor, owner: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+def decode(
+    sam: Sam, embeddings: Tensor, owner: Tensor, sparse: Tensor, dense: Tensor, chunk: int | None = None
+) -> tuple[Tensor, Tensor]:
     """All masks (N, 4, m, m) and IoU predictions (N, 4) of N prompts on the images that `owner` (N,) names.
 
-    embeddings: (B, C, h, w); sparse: (N, n, C); dense: (N, C, h, w). SAM's decoder takes one image a call and adds the
-    dense embeddings to it; here the image itself travels in that sum, so that one call serves prompts on many images.
+    embeddings: (B, C, h, w); sparse: (N, n, C); dense: (N, C, h, w); chunk: prompts a call, by default what the device
+    likes. SAM's decoder takes one image a call and adds the dense embeddings to it; here the image itself travels in
+    that sum, so that one call serves prompts on many images.
     """
     nothing = torch.zeros_like(embeddings[:1])
     position = sam.prompt_encoder.get_dense_pe()
-    chunk = CPU_CHUNK if embeddings.device.type == "cpu" else max(1, len(owner))
+    chunk = chunk or (CPU_CHUNK if embeddings.device.type == "cpu" else max(1, len(owner)))
     parts = [
         sam.mask_decoder.predict_masks(nothing, position, sparse[rows], embeddings[owner[rows]] + dense[rows])
         for rows in torch.arange(len(owner), device=owner.device).split(chunk)

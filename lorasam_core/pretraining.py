@@ -22,21 +22,17 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from lorasam_core import model_card
 from lorasam_core.attention import use_fast_attention
 from lorasam_core.data.scenes import SCENES_VERSION
 from lorasam_core.devices import device_name, resolve_device, resolve_precision
 from lorasam_core.loop import fit, make_fabric, warmup_cosine
+from lorasam_core.lora import hash_base
+from lorasam_core.muon import MuonAdamW
 from lorasam_core.sam import WEIGHTS, build_vit_t, resize_input, save_weights
-from lorasam_core.scene_objectives import (
-    PROMPTS,
-    DenseObjective,
-    PromptedObjective,
-    ScenePrompts,
-    hard_iou,
-    normalise,
-)
+from lorasam_core.scene_objectives import DenseObjective, PromptedObjective, ScenePrompts
 
-TRAIN_SEED, HELD_OUT_SEED = 1, 2  # scenes of the second seed are never trained on
+TRAIN_SEED = 1  # model_card.HELD_OUT_SEED is never trained on
 SCENES_A_PHASE = 10**7  # numbers set aside for each phase, so that no scene is seen in two
 LOG_EVERY, SAVE_EVERY = 10, 100  # steps
 
@@ -54,10 +50,12 @@ class Phase:
 
 
 PHASES = (
-    Phase("dense", "dense", 256, 16, 300, 1.5e-3),
-    Phase("prompted", "prompted", 256, 12, 1100, 8e-4),
-    Phase("full-size", "prompted", 384, 8, 100, 2e-4),
+    Phase("dense", "dense", 256, 12, 400, 1.5e-3),
+    Phase("prompted", "prompted", 256, 12, 2700, 1e-3),
+    Phase("full-size", "prompted", 384, 8, 200, 3e-4),
 )
+MUON = 14.0  # Muon's learning rate over AdamW's
+AVERAGE = 0.997  # decay of the averaged weights
 
 
 def place_tokens(sam: Sam, amplitude: float = 0.5) -> None:
@@ -88,31 +86,6 @@ def tie_cross_attention(sam: Sam, scale: float = 1.5) -> None:
     for layer in layers:
         nn.init.orthogonal_(layer.q_proj.weight, gain=scale)
         layer.k_proj.weight.data.copy_(layer.q_proj.weight.data)
-
-
-@torch.inference_mode()
-def measure(sam: Sam, count: int = 200, batch: int = 8) -> dict[str, float]:
-    """Mean over objects of held-out scenes: IoU by a point (best of three, best rated), by a box; IoU head's error."""
-    device = sam.device
-    objective = PromptedObjective(sam, 1).eval()
-    rows = []
-    for items in DataLoader(ScenePrompts(HELD_OUT_SEED, sam.image_encoder.img_size, count), batch_size=batch):
-        items = {key: value.to(device) for key, value in items.items()}
-        masks, scores = objective.decode(sam.image_encoder(normalise(sam, items["image"])), items)
-        true_iou = hard_iou(masks, items["targets"].flatten(0, 1))
-        by_point = (torch.arange(len(true_iou), device=device) % PROMPTS) < PROMPTS // 2
-        rated = true_iou[:, 1:].gather(1, scores[:, 1:].argmax(1, keepdim=True))[:, 0]
-        error = (scores - true_iou).abs()
-        rows.append(
-            torch.stack(
-                [
-                    true_iou[by_point, 1:].max(1).values, rated[by_point], true_iou[~by_point, 0],
-                    (error[by_point, 1:].mean(1) + error[~by_point, 0]) / 2,
-                ]
-            ).mean(1)
-        )  # fmt: skip
-    names = ("point_best_iou", "point_rated_iou", "box_iou", "iou_error")
-    return dict(zip(names, torch.stack(rows).mean(0).tolist(), strict=True))
 
 
 def pretrain(
@@ -154,8 +127,9 @@ def _run_phase(
 ) -> Sam:  # fmt: skip
     phase = phases[number]
     objective: nn.Module = DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, phase.steps)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=phase.rate, weight_decay=0.05, betas=(0.9, 0.98))
-    average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(0.995), use_buffers=True)
+    objective.to(fabric.device)
+    optimizer = MuonAdamW(objective, phase.rate, MUON * phase.rate)
+    average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)
     start = 0
     if state:
         objective.load_state_dict(state["model"])
@@ -164,7 +138,7 @@ def _run_phase(
         start = state["step"]
     elif number:  # the average was loaded into sam by the phase before
         average.update_parameters(sam)
-    model, optimizer = fabric.setup(objective, optimizer)
+    model = fabric.setup_module(objective)
     average = average.to(fabric.device)
     first = number * SCENES_A_PHASE
     data = ScenePrompts(TRAIN_SEED, phase.size, first + SCENES_A_PHASE)
@@ -197,24 +171,40 @@ def _run_phase(
 
 
 def main() -> None:
-    """nox -s pretrain: train (or resume), measure on held-out scenes, write the weights and print their hash."""
+    """nox -s pretrain: train (or resume), measure, write the weights, their card and curve, and print their hash."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="state and log; resumed when there")
-    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go; the card lies beside them")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of every phase's steps; below 1 for a quick try")
     parser.add_argument("--workers", type=int, default=1, help="processes that generate scenes")
+    parser.add_argument("--scenes", type=int, default=model_card.SCENES, help="held-out scenes to measure on")
+    parser.add_argument("--data", nargs="*", default=list(model_card.DATA), help="what else to measure on")
     args = parser.parse_args()
     phases = tuple(replace(p, steps=max(2, round(p.steps * args.scale))) for p in PHASES)
     sam = pretrain(args.out, args.device, phases, workers=args.workers)
-    measures = measure(sam)
-    recipe = {
+    half = {name: tensor.half().float() for name, tensor in sam.state_dict().items()}  # as the file will hold them
+    sam.load_state_dict(half)
+    measured = args.out / f"measured-{hash_base(sam)[:12]}"
+    history = pd.read_csv(args.out / "history.csv")
+    card: dict[str, Any] = {
         "phases": [asdict(p) for p in phases], "scenes_version": SCENES_VERSION, "seed": 0,
-        "device": device_name(resolve_device(args.device)), "date": date.today().isoformat(), "measures": measures,
+        "steps": sum(p.steps for p in phases), "seconds": round(_elapsed(history["seconds"])),
+        "device": device_name(resolve_device(args.device)), "date": date.today().isoformat(),
+        "measures": model_card.measure(sam, measured, scenes=args.scenes, data=args.data),
     }  # fmt: skip
-    digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in recipe.items()})
-    print(json.dumps(measures, indent=1))
+    digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
+    text = json.dumps({"weights_sha256": digest} | card, indent=1)
+    args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    history.drop(columns=["seconds", "images_per_s"]).round(5).to_csv(args.weights.with_suffix(".csv"), index=False)
+    print(json.dumps({name: values["point_best_iou"] for name, values in card["measures"].items()}, indent=1))
     print(f"{args.weights}: SHA-256 {digest}; write it into WEIGHTS_SHA256 of lorasam_core/sam.py.")
+
+
+def _elapsed(seconds: pd.Series) -> float:
+    """Time of training, from a column that starts at zero with every phase and every time a run is taken up."""
+    passed = seconds.diff()
+    return float(passed.where(passed > 0, seconds).sum())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,19 +14,26 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lorasam_core.data.scenes import Scene, generate_scene
+from lorasam_core.objectives import decode, inside, pad
 from lorasam_core.prompts import jittered_boxes, points_inside
 
 STRIDE = 4  # pixels of the input to one of the mask decoder's output, with patches of 16
 FULL_SIZE = 384  # pixels of a scene; smaller inputs are windows of it, so that objects keep their scale
-MIN_AREA = 400  # pixels; smaller objects are less than two patches
+MIN_AREA = 100  # visible pixels; smaller objects are a handful of the decoder's pixels
+LARGER = 0.25  # an object is drawn in proportion to its area to this power: even draws are mostly of specks
 PROMPTS = 8  # objects an image: half by a point, half by a box
-CORRECT_EVERY = 4  # steps from one corrective round to the next
+CORRECT_EVERY = 4  # steps from one round of corrections to the next, once the first third of the steps is done
+ROUNDS = 2  # corrective points after the first prompt, each beside the mask so far
 WHOLE_IMAGE = 0.25  # share of images with the whole-image box among their prompts; its target is every object
+OBLONG = 0.4  # share of inputs that are not square: padded with zeros, as the predictor pads
+OTHERS = 0.05  # weight of the two masks that are not the best for a point, so that none is never trained
+CHUNK = 128  # prompts a decoder call
 
 
 class ScenePrompts(Dataset[dict[str, Tensor]]):
-    """Scene i as tensors: image (3, S, S) float32 0-255, points (K, 2), boxes (K, 4), targets (K, S/4, S/4) bool and
-    regions (S/4, S/4): the index of the smallest object at each pixel. A pure function of (seed, i).
+    """Scene i as tensors: image uint8 (3, S, S), zero outside its extent (h, w); points (K, 2), boxes (K, 4), targets
+    (K, S/4, S/4) bool and regions (S/4, S/4): the index of the smallest object at each pixel. A pure function of
+    (seed, i).
     """
 
     def __init__(self, seed: int, size: int, length: int) -> None:
@@ -36,24 +44,29 @@ class ScenePrompts(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng((self.seed, index, 7))
-        scene = generate_scene(self.seed, index, FULL_SIZE)
-        if self.size < FULL_SIZE:
-            scene = _crop(scene, rng, self.size)
+        extent = [self.size, self.size]
+        if rng.random() < OBLONG:
+            extent[rng.integers(2)] = max(STRIDE, round(rng.uniform(0.5, 1) * self.size / STRIDE) * STRIDE)
+        scene = _crop(generate_scene(self.seed, index, FULL_SIZE), rng, extent[0], extent[1])
         areas = scene.masks.sum((1, 2))
         eligible = np.flatnonzero(areas >= min(MIN_AREA, areas.max()))
-        chosen = rng.choice(eligible, PROMPTS, replace=len(eligible) < PROMPTS)
+        weights = areas[eligible] ** LARGER
+        chosen = rng.choice(eligible, PROMPTS, replace=len(eligible) < PROMPTS, p=weights / weights.sum())
         prompts = [_prompts_of(scene.masks[i], rng) for i in chosen]
         targets = scene.masks[chosen].copy()
         boxes = np.concatenate([box for _, box in prompts])
         if rng.random() < WHOLE_IMAGE:
-            boxes[-1] = (0, 0, self.size, self.size)
+            boxes[-1] = (0, 0, extent[1], extent[0])
             targets[-1] = scene.masks[scene.levels == 0].any(axis=0)
+        regions = torch.from_numpy(_regions(scene)[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(np.int64))
+        small = F.avg_pool2d(torch.from_numpy(targets).float()[None], STRIDE)[0] >= 0.5
         return {
-            "image": torch.from_numpy(scene.image).permute(2, 0, 1).float(),  # H W C -> C H W
+            "image": pad(torch.from_numpy(scene.image).permute(2, 0, 1), self.size),  # H W C -> C H W
+            "extent": torch.tensor(extent),
             "points": torch.from_numpy(np.concatenate([point for point, _ in prompts])),
             "boxes": torch.from_numpy(boxes),
-            "targets": F.avg_pool2d(torch.from_numpy(targets).float()[None], STRIDE)[0] >= 0.5,
-            "regions": torch.from_numpy(_regions(scene)[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE].astype(np.int64)),
+            "targets": pad(small, self.size // STRIDE),
+            "regions": pad(regions, self.size // STRIDE),
         }
 
 
@@ -63,18 +76,19 @@ def _prompts_of(mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray,
     return points_inside(labels, one, rng), jittered_boxes(labels, one, rng, jitter=0.05)
 
 
-def _crop(scene: Scene, rng: np.random.Generator, size: int) -> Scene:
+def _crop(scene: Scene, rng: np.random.Generator, height: int, width: int) -> Scene:
     """The fullest of four random windows, with the masks that are seen in it."""
     union = np.logical_or.reduce(scene.masks)
-    corners = rng.integers(0, scene.masks.shape[1] - size + 1, (4, 2)).tolist()
-    y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + size, at[1] : at[1] + size].sum()))
-    if not union[y : y + size, x : x + size].any():  # the scene's objects are in a corner: look there
+    room: np.ndarray = np.array(union.shape) - (height, width)
+    corners = rng.integers(0, room + 1, (4, 2)).tolist()
+    y, x = max(corners, key=lambda at: int(union[at[0] : at[0] + height, at[1] : at[1] + width].sum()))
+    if not union[y : y + height, x : x + width].any():  # the scene's objects are in a corner: look there
         pixel = np.argwhere(union)[0]
-        y, x = np.clip(pixel - size // 2, 0, np.array(union.shape) - size).tolist()
-    masks = scene.masks[:, y : y + size, x : x + size]
+        y, x = np.clip(pixel - (height // 2, width // 2), 0, room).tolist()
+    masks = scene.masks[:, y : y + height, x : x + width]
     seen = np.flatnonzero(masks.any(axis=(1, 2)))
     return replace(
-        scene, image=scene.image[y : y + size, x : x + size], masks=masks[seen], levels=scene.levels[seen],
+        scene, image=scene.image[y : y + height, x : x + width], masks=masks[seen], levels=scene.levels[seen],
         parents=np.full(len(seen), -1, np.int32),
     )  # fmt: skip
 
@@ -118,7 +132,7 @@ class DenseObjective(nn.Module):
         self.temperature = nn.Parameter(torch.tensor([8.0, -4.0]))  # scale and bias of the cosine
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
+        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"], batch["extent"]))
         features = F.normalize(self.read(embeddings), dim=1)  # B C h w
         at = (batch["points"] / STRIDE).long().clamp(0, features.shape[-1] - 1)  # B K 2, x then y
         rows = torch.arange(len(at), device=at.device)[:, None]
@@ -131,7 +145,7 @@ class DenseObjective(nn.Module):
 
 
 class PromptedObjective(nn.Module):
-    """Points (best of three masks), boxes (single mask), the IoU head, and now and then a corrective round."""
+    """Points (best of three masks), boxes (single mask), the IoU head, and now and then rounds of corrections."""
 
     def __init__(self, sam: Sam, steps: int) -> None:
         super().__init__()
@@ -139,17 +153,23 @@ class PromptedObjective(nn.Module):
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         share = 1.0 - 0.7 * min(1.0, 2 * step / self.steps)  # of the balanced cross-entropy, down in the first half
-        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"]))
-        target = batch["targets"].flatten(0, 1)
+        embeddings = self.sam.image_encoder(normalise(self.sam, batch["image"], batch["extent"]))
         # positions of prompts need float32: bf16 would round them to whole pixels
-        decode = torch.autocast(embeddings.device.type, enabled=False)(self.decode)
-        masks, scores = decode(embeddings.float(), batch)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return self.prompted(embeddings.float(), batch, step, share)
+
+    def prompted(
+        self, embeddings: Tensor, batch: dict[str, Any], step: int, share: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of all prompts on embeddings (B, C, h, w); share: of the balanced cross-entropy."""
+        target = batch["targets"].flatten(0, 1)
+        masks, scores = self.decode(embeddings, batch)
         by_point = (torch.arange(len(target), device=target.device) % PROMPTS) < PROMPTS // 2
         losses, true_iou = mask_loss(masks, target, share), hard_iou(masks, target)
         best = losses[:, 1:].argmin(1) + 1
         used = torch.where(by_point, best, 0)
         rows = torch.arange(len(target), device=target.device)
-        loss = losses[rows, used].mean()
+        loss = losses[rows, used].mean() + OTHERS * losses[by_point, 1:].mean()
         trusted = torch.where(by_point[:, None], torch.tensor([0, 1, 1, 1], device=target.device), 0)
         trusted = trusted + F.one_hot(used, 4) * ~by_point[:, None]
         loss = loss + (((scores - true_iou) ** 2) * trusted).sum() / trusted.sum()
@@ -158,47 +178,52 @@ class PromptedObjective(nn.Module):
             "iou_box": true_iou[~by_point, 0].mean(),
             "iou_error": ((scores - true_iou).abs() * trusted).sum() / trusted.sum(),
         }
-        if step % CORRECT_EVERY == CORRECT_EVERY - 1:
-            previous = masks[rows, used].detach()
-            masks, scores = decode(embeddings.float(), batch, previous, target, step)
-            true_iou = hard_iou(masks[:, :1], target)
-            loss = loss + mask_loss(masks[:, :1], target, share).mean() + F.mse_loss(scores[:, :1], true_iou)
+        if step >= self.steps // 3 and step % CORRECT_EVERY == CORRECT_EVERY - 1:
+            few = {"points": batch["points"][::2], "boxes": batch["boxes"][::2]}  # every second image: rounds are dear
+            half = (rows // PROMPTS) % 2 == 0
+            previous, wanted, clicks = masks[rows, used].detach()[half], target[half], []
+            generator = torch.Generator(target.device).manual_seed(step)  # a resumed run draws the same
+            for _ in range(ROUNDS):
+                clicks.append(_error_points(previous, wanted, generator))
+                masks, scores = self.decode(embeddings[::2], few, previous, clicks)
+                true_iou = hard_iou(masks[:, :1], wanted)
+                corrected = mask_loss(masks[:, :1], wanted, share).mean() + F.mse_loss(scores[:, :1], true_iou)
+                loss = loss + corrected / ROUNDS
+                previous = masks[:, 0].detach()
         return loss, measures
 
     def decode(
-        self, embeddings: Tensor, batch: dict[str, Any], previous: Tensor | None = None, target: Tensor | None = None,
-        seed: int = 0,
+        self, embeddings: Tensor, batch: dict[str, Any], previous: Tensor | None = None,
+        clicks: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """All four masks (B * K, 4, h, w) and IoU predictions (B * K, 4), an image at a time as SAM's decoder wants.
+        """All four masks (B * K, 4, h, w) and IoU predictions (B * K, 4).
 
-        previous: (B * K, h, w) masks to correct towards target, by a point where they are wrong, drawn by seed.
+        previous: (B * K, h, w) masks to correct; clicks: points (B * K, 1, 2) and labels (B * K, 1), one a round.
         """
-        half, outputs = PROMPTS // 2, []
-        encode, decode = self.sam.prompt_encoder, self.sam.mask_decoder.predict_masks
-        position = encode.get_dense_pe()
-        generator = torch.Generator(embeddings.device).manual_seed(seed)  # a resumed run draws the same
-        for index in range(len(embeddings)):
-            points, boxes = batch["points"][index, :half, None], batch["boxes"][index, half:]
-            named = torch.ones(half, 1, device=points.device)
-            extra: tuple[Tensor, Tensor] | None = None
-            mask = None
-            if previous is not None and target is not None:
-                mine = slice(index * PROMPTS, (index + 1) * PROMPTS)
-                mask = previous[mine, None]
-                where, sign = _error_points(previous[mine], target[mine], generator)
-                points, named = torch.cat([points, where[:half]], 1), torch.cat([named, sign[:half]], 1)
-                extra = (where[half:], sign[half:])
-            sparse_points, dense = encode((points, named), None, None if mask is None else mask[:half])
-            sparse_boxes, dense_boxes = encode(extra, boxes, None if mask is None else mask[half:])
-            outputs.append(
-                decode(
-                    embeddings[index : index + 1],
-                    position,
-                    torch.cat([sparse_points, sparse_boxes]),
-                    torch.cat([dense, dense_boxes]),
-                )
-            )
-        return torch.cat([m for m, _ in outputs]), torch.cat([s for _, s in outputs])
+        count, half = len(embeddings), PROMPTS // 2
+        points, boxes = batch["points"][:, :half].flatten(0, 1)[:, None], batch["boxes"][:, half:].flatten(0, 1)
+        named = torch.ones(points.shape[:2], device=points.device)
+        encode = self.sam.prompt_encoder
+        masks = None if previous is None else previous.unflatten(0, (count, PROMPTS))[:, :, None]  # B K 1 h w
+        at = [w.unflatten(0, (count, PROMPTS)) for w, _ in clicks]
+        signs = [s.unflatten(0, (count, PROMPTS)) for _, s in clicks]
+
+        def of(parts: list[Tensor], rows: slice) -> list[Tensor]:
+            return [part[:, rows].flatten(0, 1) for part in parts]
+
+        first, second = slice(half), slice(half, None)
+        by_point = encode(
+            (torch.cat([points, *of(at, first)], 1), torch.cat([named, *of(signs, first)], 1)), None,
+            None if masks is None else masks[:, first].flatten(0, 1),
+        )  # fmt: skip
+        extra = (torch.cat(of(at, second), 1), torch.cat(of(signs, second), 1)) if clicks else None
+        by_box = encode(extra, boxes, None if masks is None else masks[:, second].flatten(0, 1))
+        sparse, dense = (
+            torch.cat([a.unflatten(0, (count, half)), b.unflatten(0, (count, half))], 1).flatten(0, 1)
+            for a, b in zip(by_point, by_box, strict=True)
+        )
+        owner = torch.arange(count, device=embeddings.device).repeat_interleave(PROMPTS)
+        return decode(self.sam, embeddings, owner, sparse, dense, CHUNK)
 
 
 def _error_points(logits: Tensor, target: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -210,6 +235,7 @@ def _error_points(logits: Tensor, target: Tensor, generator: torch.Generator) ->
     return where, target.flatten(1).gather(1, at).float()
 
 
-def normalise(sam: Sam, images: Tensor) -> Tensor:
-    """(B, 3, S, S) of 0-255 to the model's input."""
-    return (images - sam.pixel_mean) / sam.pixel_std
+def normalise(sam: Sam, images: Tensor, extents: Tensor) -> Tensor:
+    """(B, 3, S, S) of 0-255 to the model's input: normalised, then zero outside each extent (h, w)."""
+    seen = inside(extents.tolist(), images.shape[-1], images.device)
+    return (images - sam.pixel_mean) / sam.pixel_std * seen[:, None]

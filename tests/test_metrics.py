@@ -83,8 +83,10 @@ def test_binary_metrics_refuse_probabilities_and_other_sizes() -> None:
 # ------------------------------------------------------------------------------------------------- COCO's AP
 
 
-def coco_precision(pred: np.ndarray, scores: np.ndarray, true: np.ndarray, thresholds: list[float]) -> float:
-    """AP by pycocotools: one image, one category, areaRng all, no limit on detections."""
+def coco_precision(
+    pred: np.ndarray, scores: np.ndarray, true: np.ndarray, thresholds: list[float], min_area: float = 0
+) -> float:
+    """AP by pycocotools: one image, one category, areas from min_area on, no limit on detections."""
 
     def annotation(i: int, mask: np.ndarray) -> dict:
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -110,9 +112,28 @@ def coco_precision(pred: np.ndarray, scores: np.ndarray, true: np.ndarray, thres
         evaluation = COCOeval(truth, found, "segm")
         evaluation.params.iouThrs = np.array(thresholds)
         evaluation.params.maxDets = [1, 10, 10_000]
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[min_area, 1e10]], ["all"]
         evaluation.evaluate()
         evaluation.accumulate()
     return float(evaluation.eval["precision"][:, :, 0, 0, -1].mean())
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("min_area", [17, 33, 65])  # of areas that are multiples of 16
+def test_average_precision_of_large_objects_is_that_of_pycocotools(seed: int, min_area: int) -> None:
+    true, pred = blobs(seed, 9), np.concatenate([blobs(seed, 6), blobs(seed + 100, 9)])
+    scores = np.random.default_rng(seed).permutation(len(pred)) / 20
+    thresholds = [0.3, 0.5, 0.75]
+    expected = coco_precision(pred, scores, true, thresholds, min_area)
+    assert metrics.average_precision(pred, scores, true, thresholds, min_area) == pytest.approx(expected, abs=1e-9)
+
+
+def test_average_precision_where_only_small_objects_are_there() -> None:
+    small, large = np.zeros((2, 1, 8, 8), bool)
+    small[0, :2, :2] = large[0, 2:, 2:] = True
+    assert metrics.average_precision(small, [0.5], small, min_area=9) == 1
+    assert metrics.average_precision(large, [0.5], small, min_area=9) == 0
+    assert metrics.average_precision(small, [0.5], large, min_area=9) == 0
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -15,17 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from segment_anything import SamPredictor
 from torch.nn import functional as F
 
 from lorasam_core import pretraining, scene_objectives
 from lorasam_core.attention import FastAttention
 from lorasam_core.data.scenes import Scene, generate_scene
+from lorasam_core.model_card import HELD_OUT_SEED
 from lorasam_core.pretraining import (
-    HELD_OUT_SEED,
     TRAIN_SEED,
     Phase,
-    measure,
     place_tokens,
     pretrain,
     tie_cross_attention,
@@ -61,6 +59,12 @@ def equal(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+def as_the_predictor_does(sam, image, extent) -> torch.Tensor:
+    """The model's input (1, 3, S, S) of an image that fills (h, w) of its square."""
+    h, w = extent.tolist()
+    return sam.preprocess(image[None, :, :h, :w])
+
+
 def batch_of(indices, size=FULL, seed=TRAIN_SEED) -> dict:
     items = [ScenePrompts(seed, size, 100)[i] for i in indices]
     return {key: torch.stack([item[key] for item in items]) for key in items[0]}
@@ -81,12 +85,9 @@ def test_held_out_scenes_are_never_trained_on(tmp_path, monkeypatch):
     monkeypatch.setattr(
         ScenePrompts, "__getitem__", lambda self, i: asked.append((self.seed, self.size, i)) or getitem(self, i)
     )
-    sam = pretrain(tmp_path, "cpu", tuple(replace(phase, steps=1) for phase in PHASES), workers=0)
-    trained = list(asked)
-    measure(sam, count=2, batch=2)
-    assert {seed for seed, *_ in trained} == {TRAIN_SEED} and TRAIN_SEED != HELD_OUT_SEED
-    assert [(seed, i) for seed, _, i in asked[len(trained) :]] == [(HELD_OUT_SEED, 0), (HELD_OUT_SEED, 1)]
-    numbers = [i for _, _, i in trained]
+    pretrain(tmp_path, "cpu", tuple(replace(phase, steps=1) for phase in PHASES), workers=0)
+    assert {seed for seed, *_ in asked} == {TRAIN_SEED} and TRAIN_SEED != HELD_OUT_SEED
+    numbers = [i for _, _, i in asked]
     assert len(set(numbers)) == len(numbers) == 2 * 3  # no scene twice, whatever the phase
     pictures = [
         {generate_scene(seed, i, 64).image.tobytes() for i in range(12)} for seed in (TRAIN_SEED, HELD_OUT_SEED)
@@ -99,7 +100,8 @@ def test_a_scene_is_the_models_input(size):
     item = ScenePrompts(1, size, 10)[3]
     small = size // 4
     assert {key: (tuple(t.shape), t.dtype) for key, t in item.items()} == {
-        "image": ((3, size, size), torch.float32),
+        "image": ((3, size, size), torch.uint8),
+        "extent": ((2,), torch.int64),
         "points": ((8, 2), torch.float32),
         "boxes": ((8, 4), torch.float32),
         "targets": ((8, small, small), torch.bool),
@@ -108,10 +110,16 @@ def test_a_scene_is_the_models_input(size):
     assert item["image"].min() >= 0 and 100 < item["image"].max() <= 255
 
 
+def square_items(count: int):
+    """The first scenes that are shown whole."""
+    items = ((i, ScenePrompts(1, FULL, 100)[i]) for i in itertools.count())
+    return itertools.islice(((i, item) for i, item in items if item["extent"].tolist() == [FULL, FULL]), count)
+
+
 def test_prompts_lie_on_their_objects_and_targets_are_their_masks():
     whole = 0
-    for i in range(24):
-        item, scene = ScenePrompts(1, FULL, 100)[i], generate_scene(1, i, FULL)
+    for i, item in square_items(24):
+        scene = generate_scene(1, i, FULL)
         assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), scene.image)
         blocks = scene.masks.reshape(len(scene.masks), FULL // 4, 4, FULL // 4, 4).mean((2, 4)) >= 0.5
         for k, ((x, y), box, target) in enumerate(
@@ -134,8 +142,44 @@ def test_prompts_lie_on_their_objects_and_targets_are_their_masks():
     assert 2 <= whole <= 15  # a quarter of the images
 
 
+@pytest.mark.parametrize("size", [SMALL, FULL])
+def test_some_inputs_are_padded_as_the_predictor_pads(size, sam):
+    oblong = 0
+    for i in range(30):
+        item = ScenePrompts(1, size, 100)[i]
+        h, w = item["extent"].tolist()
+        assert max(h, w) == size and min(h, w) >= size / 2
+        oblong += min(h, w) < size
+        seen = item["image"][:, :h, :w].permute(1, 2, 0).numpy()
+        scene = generate_scene(1, i, FULL).image
+        windows = np.lib.stride_tricks.sliding_window_view(scene, (h, w, 3))[:, :, 0]
+        assert (windows == seen).all((2, 3, 4)).any()
+        for outside in (item["image"][:, h:], item["image"][:, :, w:]):
+            assert not outside.any()
+        for masks in (item["targets"], item["regions"][None]):
+            assert not masks[:, h // 4 :].any() and not masks[:, :, w // 4 :].any()
+            assert masks.flatten(1).any(1).all()
+        assert (item["points"] >= 0).all() and (item["points"] < torch.tensor([w, h])).all()
+        assert (item["boxes"] >= 0).all() and (item["boxes"] <= torch.tensor([w, h, w, h])).all()
+        if size == FULL:
+            found = scene_objectives.normalise(sam, item["image"][None], item["extent"][None])
+            torch.testing.assert_close(found, as_the_predictor_does(sam, item["image"], item["extent"]))
+    assert 5 <= oblong <= 20  # two in five
+
+
+def test_larger_objects_are_drawn_more_often():
+    areas = {True: [], False: []}
+    for i, item in square_items(40):
+        masks = generate_scene(1, i, FULL).masks
+        visible = masks.sum((1, 2))
+        areas[False] += visible[visible >= scene_objectives.MIN_AREA].tolist()
+        areas[True] += (16 * item["targets"][:7].flatten(1).sum(1)).tolist()
+    assert np.median(areas[True]) > 1.2 * np.median(areas[False])
+
+
 def test_regions_name_the_smallest_object_at_each_pixel():
-    scene, regions = generate_scene(1, 5, FULL), ScenePrompts(1, FULL, 10)[5]["regions"].numpy()
+    index, item = next(square_items(1))
+    scene, regions = generate_scene(1, index, FULL), item["regions"].numpy()
     areas = scene.masks.sum((1, 2))
     for row, column in itertools.product(range(0, FULL // 4, 3), repeat=2):
         there = np.flatnonzero(scene.masks[:, 4 * row + 2, 4 * column + 2])
@@ -157,10 +201,10 @@ def test_a_window_shows_an_object_even_where_there_is_but_a_small_one(y, x, heig
     masks[1, y, x] = True
     image = np.arange(FULL**2 * 3).reshape(FULL, FULL, 3)
     scene = Scene(image, masks, np.array([0, 1], np.int8), np.array([-1, 0], np.int32))
-    found = scene_objectives._crop(scene, np.random.default_rng(seed), 40)
-    assert found.image.shape == (40, 40, 3) and found.masks.any((1, 2)).all() and len(found.masks)
+    found = scene_objectives._crop(scene, np.random.default_rng(seed), 40, 24)
+    assert found.image.shape == (40, 24, 3) and found.masks.any((1, 2)).all() and len(found.masks)
     top, left = divmod(int(found.image[0, 0, 0]) // 3, FULL)
-    window = slice(top, top + 40), slice(left, left + 40)
+    window = slice(top, top + 40), slice(left, left + 24)
     assert np.array_equal(found.image, image[window])
     seen = masks[(slice(None), *window)]
     assert np.array_equal(found.masks, seen[seen.any((1, 2))])
@@ -220,9 +264,9 @@ def test_the_warm_up_trains_the_encoder(sam):
 
 def expected_loss(sam, batch: dict, share: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """By segment-anything's decoder, prompt by prompt."""
-    masks_loss, errors, used = [], [], []
+    masks_loss, errors, used, others = [], [], [], []
     for image, k in itertools.product(range(len(batch["image"])), range(8)):
-        embedding = sam.image_encoder(sam.preprocess(batch["image"][image : image + 1]))
+        embedding = sam.image_encoder(as_the_predictor_does(sam, batch["image"][image], batch["extent"][image]))
         point = (batch["points"][image, k][None, None], torch.ones(1, 1)) if k < 4 else None
         box = None if k < 4 else batch["boxes"][image, k][None]
         sparse, dense = sam.prompt_encoder(point, box, None)
@@ -231,9 +275,11 @@ def expected_loss(sam, batch: dict, share: float) -> tuple[torch.Tensor, list[to
         each = mask_loss(logits, target[None], share)[0]
         overlap = ((logits[0] > 0) & target).sum((1, 2)) / ((logits[0] > 0) | target).sum((1, 2)).clamp(min=1)
         masks_loss.append(each.min())
+        others += [each.mean()] if k < 4 else []
         errors += list((rated[0] - overlap) ** 2)
         used.append(logits[0, each.argmin()])
-    return torch.stack(masks_loss).mean() + torch.stack(errors).mean(), used
+    every = scene_objectives.OTHERS * torch.stack(others).mean()  # no mask of a point is left untrained
+    return torch.stack(masks_loss).mean() + every + torch.stack(errors).mean(), used
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 1.0), (5, 0.65), (10, 0.3), (18, 0.3)])
@@ -246,18 +292,37 @@ def test_the_prompted_loss_is_that_of_a_loop_over_prompts(sam, step, share):
 
 
 @torch.no_grad()
-def test_every_fourth_step_adds_a_corrective_round(sam):
-    batch, objective = batch_of([0, 1]), PromptedObjective(sam, 20)
-    found = objective(batch, 3)[0].item()
-    share = 1 - 0.7 * 2 * 3 / 20
-    first, used = expected_loss(sam, batch, share)
-    target = batch["targets"].flatten(0, 1)
-    embeddings = sam.image_encoder(sam.preprocess(batch["image"]))
-    masks, scores = objective.decode(embeddings, batch, torch.stack(used), target, seed=3)
-    second = mask_loss(masks[:, :1], target, share).mean() + F.mse_loss(scores[:, :1], hard_iou(masks[:, :1], target))
-    assert found == pytest.approx((first + second).item(), rel=1e-4)
-    uncorrected, _ = objective.decode(embeddings, batch)
-    assert not torch.allclose(uncorrected, masks)
+def test_every_fourth_step_adds_rounds_of_corrections(sam):
+    batch, steps = batch_of([0, 1]), 20
+    objective = PromptedObjective(sam, steps)
+    assert objective(batch, 3)[0].item() == pytest.approx(expected_loss(sam, batch, 0.79)[0].item(), rel=1e-4)
+    found = objective(batch, 7)[0].item()  # the first third is over
+    share = 1 - 0.7 * 2 * 7 / steps
+    expected, used = expected_loss(sam, batch, share)
+    embedding = sam.image_encoder(as_the_predictor_does(sam, batch["image"][0], batch["extent"][0]))
+    target, previous = batch["targets"][0], torch.stack(used[:8])  # of every second image, the first
+    generator = torch.Generator().manual_seed(7)
+    where, signs = [], []
+    for _ in range(2):
+        points, labels = scene_objectives._error_points(previous, target, generator)
+        where.append(points)
+        signs.append(labels)
+        masks, errors = [], []
+        for k in range(8):
+            at, sign = torch.cat(where, 1)[k], torch.cat(signs, 1)[k]
+            if k < 4:
+                at, sign = torch.cat([batch["points"][0, k][None], at]), torch.cat([torch.ones(1), sign])
+            sparse, dense = sam.prompt_encoder(
+                (at[None], sign[None]), None if k < 4 else batch["boxes"][0, k][None], previous[k][None, None]
+            )
+            logits, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
+            overlap = ((logits[0, 0] > 0) & target[k]).sum() / ((logits[0, 0] > 0) | target[k]).sum().clamp(min=1)
+            masks.append(logits[0, 0])
+            errors.append((rated[0, 0] - overlap) ** 2)
+        previous = torch.stack(masks)
+        each = mask_loss(previous[:, None], target, share).mean() + torch.stack(errors).mean()
+        expected = expected + each / 2
+    assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_correction_is_where_the_mask_is_wrong():
@@ -269,30 +334,6 @@ def test_a_correction_is_where_the_mask_is_wrong():
         where, sign = scene_objectives._error_points(logits, target, torch.Generator().manual_seed(seed))
         assert where.tolist() == [[[6.0, 18.0]], [[14.0, 10.0]]]  # X, Y: the centres of pixels of 4
         assert sign.tolist() == [[1.0], [0.0]]
-
-
-@torch.no_grad()
-def test_measures_are_those_of_the_predictor_on_held_out_scenes(sam):
-    found = measure(sam, count=4, batch=2)
-    point_best, point_rated, box, errors_point, errors_box = [], [], [], [], []
-    for i in range(4):
-        item, predictor = ScenePrompts(HELD_OUT_SEED, FULL, 4)[i], SamPredictor(sam)
-        predictor.set_image(item["image"].permute(1, 2, 0).numpy().astype(np.uint8))
-        for k in range(8):
-            point = (item["points"][k][None, None], torch.ones(1, 1)) if k < 4 else (None, None)
-            _, rated, low = predictor.predict_torch(*point, None if k < 4 else item["boxes"][k][None], None, k < 4)
-            guess, target = low[0] > 0, item["targets"][k]
-            overlap = (guess & target).sum((1, 2)) / (guess | target).sum((1, 2)).clamp(min=1)
-            if k < 4:
-                point_best.append(overlap.max())
-                point_rated.append(overlap[rated[0].argmax()])
-                errors_point.append((rated[0] - overlap).abs().mean())
-            else:
-                box.append(overlap[0])
-                errors_box.append((rated[0] - overlap).abs().mean())
-    means = [float(torch.stack(values).mean()) for values in (point_best, point_rated, box, errors_point, errors_box)]
-    expected = dict(zip(("point_best_iou", "point_rated_iou", "box_iou"), means, strict=False))
-    assert found == pytest.approx(expected | {"iou_error": (means[3] + means[4]) / 2}, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------- beginnings
@@ -411,17 +452,32 @@ def test_the_average_is_what_is_returned(tmp_path, monkeypatch):
     assert not torch.equal(last, averaged) and state["average"]["n_averaged"] == 3
 
 
-def test_the_command_trains_measures_and_writes_weights(tmp_path, monkeypatch, capsys):
+def test_the_command_trains_measures_and_writes_weights_with_their_card(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pretraining, "PHASES", PHASES)
-    monkeypatch.setattr(pretraining, "measure", lambda sam: measure(sam, count=2))
+    asked = {}
+
+    def measures(sam, out, **options):
+        asked.update(options, out=out, weights=snapshot(sam))
+        return {"scenes": {"point_best_iou": {"mean": 0.5}}}
+
+    monkeypatch.setattr(pretraining.model_card, "measure", measures)
     weights = tmp_path / "weights" / "tiny.safetensors"
     call = ["pretraining", "--out", str(tmp_path / "run"), "--weights", str(weights), "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", [*call, "--scale", "0.4", "--workers", "0"])
+    monkeypatch.setattr("sys.argv", [*call, "--scale", "0.4", "--workers", "0", "--scenes", "3", "--data", "scenes"])
     pretraining.main()
-    printed = capsys.readouterr().out
-    assert f"SHA-256 {hashlib.sha256(weights.read_bytes()).hexdigest()}; write it into WEIGHTS_SHA256" in printed
-    assert load_file(weights).keys() == tiny_sam(image_size=FULL, patch=16).state_dict().keys()
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}; write it into WEIGHTS_SHA256" in capsys.readouterr().out
+    assert asked["scenes"] == 3 and asked["data"] == ["scenes"] and asked["out"].parent == tmp_path / "run"
+    stored = load_file(weights)
+    assert same({name: tensor.float() for name, tensor in stored.items()}, asked["weights"])  # measured as stored
     with safe_open(weights, "pt") as file:
         recipe = {key: json.loads(value) for key, value in file.metadata().items()}
     assert [phase["steps"] for phase in recipe["phases"]] == [2, 2, 2] and recipe["scenes_version"] >= 1
-    assert recipe["measures"].keys() == {"point_best_iou", "point_rated_iou", "box_iou", "iou_error"}
+    assert recipe["steps"] == 6 and recipe["seconds"] >= 0 and recipe["measures"]["scenes"]["point_best_iou"]
+    assert json.loads(weights.with_suffix(".json").read_text()) == {"weights_sha256": digest} | recipe
+    curve = pd.read_csv(weights.with_suffix(".csv"))
+    assert curve["phase"].unique().tolist() == ["dense", "prompted", "full-size"] and len(curve) == 6
+
+
+def test_time_is_counted_over_phases_and_interruptions():
+    assert pretraining._elapsed(pd.Series([2.0, 5.0, 1.0, 4.0, 3.0])) == 5 + 4 + 3
