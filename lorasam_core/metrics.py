@@ -127,7 +127,7 @@ def average_precision(
     if ranks.shape != matrix.shape[:1] or not np.isfinite(ranks).all():
         raise ValueError(f"scores has shape {ranks.shape} for {len(matrix)} masks; give one finite score a mask.")
     small_pred, small_true = _areas(pred_masks) < min_area, _areas(true_masks) < min_area
-    n_true = np.count_nonzero(~small_true)
+    n_true = int(np.count_nonzero(~small_true))
     if n_true == 0 or len(matrix) == 0:
         return float(n_true == len(matrix) - np.count_nonzero(small_pred))
     limits = np.array([min(t, 1 - 1e-10) for t in thresholds])

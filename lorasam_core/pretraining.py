@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from lorasam_core import model_card
+from lorasam_core import base_measures
 from lorasam_core.attention import use_fast_attention
 from lorasam_core.data.scenes import SCENES_VERSION
 from lorasam_core.devices import device_name, resolve_device, resolve_precision
@@ -32,7 +32,7 @@ from lorasam_core.muon import MuonAdamW
 from lorasam_core.sam import WEIGHTS, build_vit_t, resize_input, save_weights
 from lorasam_core.scene_objectives import DenseObjective, PromptedObjective, ScenePrompts
 
-TRAIN_SEED = 1  # model_card.HELD_OUT_SEED is never trained on
+TRAIN_SEED = 1  # base_measures.HELD_OUT_SEED is never trained on
 SCENES_A_PHASE = 10**7  # numbers set aside for each phase, so that no scene is seen in two
 LOG_EVERY, SAVE_EVERY = 10, 100  # steps
 
@@ -178,23 +178,24 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--scale", type=float, default=1.0, help="of every phase's steps; below 1 for a quick try")
     parser.add_argument("--workers", type=int, default=1, help="processes that generate scenes")
-    parser.add_argument("--scenes", type=int, default=model_card.SCENES, help="held-out scenes to measure on")
-    parser.add_argument("--data", nargs="*", default=list(model_card.DATA), help="what else to measure on")
+    parser.add_argument("--scenes", type=int, default=base_measures.SCENES, help="held-out scenes to measure on")
+    parser.add_argument("--data", nargs="*", default=list(base_measures.DATA), help="what else to measure on")
     args = parser.parse_args()
     phases = tuple(replace(p, steps=max(2, round(p.steps * args.scale))) for p in PHASES)
     sam = pretrain(args.out, args.device, phases, workers=args.workers)
     half = {name: tensor.half().float() for name, tensor in sam.state_dict().items()}  # as the file will hold them
     sam.load_state_dict(half)
-    measured = args.out / f"measured-{hash_base(sam)[:12]}"
+    base_hash = hash_base(sam)
+    measured = args.out / f"measured-{base_hash[:12]}"
     history = pd.read_csv(args.out / "history.csv")
     card: dict[str, Any] = {
         "phases": [asdict(p) for p in phases], "scenes_version": SCENES_VERSION, "seed": 0,
         "steps": sum(p.steps for p in phases), "seconds": round(_elapsed(history["seconds"])),
         "device": device_name(resolve_device(args.device)), "date": date.today().isoformat(),
-        "measures": model_card.measure(sam, measured, scenes=args.scenes, data=args.data),
+        "measures": base_measures.measure(sam, measured, scenes=args.scenes, data=args.data),
     }  # fmt: skip
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
-    text = json.dumps({"weights_sha256": digest} | card, indent=1)
+    text = json.dumps({"weights_sha256": digest, "base_hash": base_hash} | card, indent=1)
     args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     history.drop(columns=["seconds", "images_per_s"]).round(5).to_csv(args.weights.with_suffix(".csv"), index=False)
     print(json.dumps({name: values["point_best_iou"] for name, values in card["measures"].items()}, indent=1))

@@ -1,140 +1,18 @@
-"""What the model card measures, against segment-anything's own predictor and cases made by hand."""
+"""The compact model's card: that it is of the weights in the package, and the tables made of it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
-import torch
-from segment_anything import SamPredictor
+from safetensors import safe_open
 
-from lorasam_core import model_card
-from lorasam_core.data.scenes import generate_scene
-from lorasam_core.mask_generator import MaskGenerator
-from lorasam_core.model_card import (
-    CARD,
-    HELD_OUT_SEED,
-    LARGE,
-    Particles,
-    Picture,
-    Scenes,
-    by_size,
-    measure,
-    measure_generator,
-    measure_prompts,
-    read_card,
-)
-from lorasam_core.pretraining import PHASES, TRAIN_SEED
-from lorasam_core.sam import WEIGHTS_SHA256
-from tests.tiny_sam import tiny_sam
-
-SIDE = 96
-
-
-@pytest.fixture
-def sam():
-    return tiny_sam(image_size=SIDE, patch=16)
-
-
-@pytest.fixture
-def few(monkeypatch):
-    monkeypatch.setattr(model_card, "GENERATOR", model_card.GENERATOR | {"points_per_side": 4, "pred_iou_thresh": 0})
-    monkeypatch.setattr(model_card, "GENERATOR_IMAGES", {"scenes": 2, "synthetic": 1})
-
-
-def test_scenes_are_those_that_training_never_draws():
-    assert HELD_OUT_SEED != TRAIN_SEED
-    scenes = Scenes(3, SIDE)
-    expected = generate_scene(HELD_OUT_SEED, 2, SIDE)
-    assert np.array_equal(scenes[2].image, expected.image) and np.array_equal(scenes[2].masks, expected.masks)
-    assert [picture.id for picture in scenes] == ["scene-0", "scene-1", "scene-2"]
-
-
-def test_particles_are_the_test_images_instance_by_instance():
-    particles = Particles("synthetic")
-    picture, sample = particles[1], particles.samples[1]
-    assert len(particles) == 12 and picture.id == sample.id and picture.group == sample.group
-    for i, mask in zip(np.unique(sample.labels)[1:], picture.masks, strict=True):
-        assert np.array_equal(mask, sample.labels == i)
-
-
-def test_prompts_are_scored_as_segment_anything_answers_them(sam, monkeypatch):
-    """The prompts that were given, repeated by the original predictor at the image's resolution."""
-    given = []
-    score = model_card.score_prompts
-
-    def watched(predictor, true, **prompts):
-        given.append((true, prompts))
-        return score(predictor, true, **prompts)
-
-    monkeypatch.setattr(model_card, "score_prompts", watched)
-    scenes = Scenes(2, SIDE)
-    table = measure_prompts(sam, scenes)
-    rows = []
-    for number, picture in enumerate(scenes):
-        predictor = SamPredictor(sam)
-        predictor.set_image(picture.image)
-        (true, points), (_, boxes) = given[2 * number : 2 * number + 2]
-        whole = predictor.predict(box=np.array([0, 0, SIDE, SIDE]), multimask_output=False)[0][0]
-        union = picture.masks.any(0)
-        for mask, point, box in zip(true, points["points"], boxes["boxes"], strict=True):
-            assert any(np.array_equal(mask, known) for known in picture.masks)
-            assert mask[int(point[1]), int(point[0])]
-            masks, rated, _ = predictor.predict(point[None], np.array([1]))
-            ious = (masks & mask).sum((1, 2)) / (masks | mask).sum((1, 2))
-            single, promised, _ = predictor.predict(box=box, multimask_output=False)
-            overlap = (single[0] & mask).sum() / (single[0] | mask).sum()
-            error = (np.abs(rated - ious).mean() + abs(promised[0] - overlap)) / 2
-            dice = 2 * (whole & union).sum() / (whole.sum() + union.sum())
-            rows.append([np.sqrt(mask.sum()) / SIDE, ious.max(), ious[rated.argmax()], overlap, error, dice])
-    assert table["id"].tolist() == [p.id for p in scenes for _ in range(min(8, len(p.masks)))]
-    assert np.allclose(table.drop(columns=["id", "group"]).to_numpy(), rows, atol=1e-5)
-
-
-def test_the_generator_is_asked_for_large_objects(sam, few, monkeypatch):
-    large, small, miss = np.zeros((3, SIDE, SIDE), bool)
-    large[10:40, 10:40] = small[60:63, 60:63] = miss[50:90, 10:40] = True
-    picture = Picture(np.zeros((SIDE, SIDE, 3), np.uint8), np.stack([large, small]), "a", "a")
-    assert np.sqrt(small.mean()) < LARGE < np.sqrt(large.mean())
-
-    def annotations(*masks):
-        found = [{"segmentation": m, "predicted_iou": 0.9 - i / 10} for i, m in enumerate(masks)]
-        monkeypatch.setattr(MaskGenerator, "generate", lambda self, image: found)
-        return measure_generator(sam, [picture, picture], 1).iloc[0]
-
-    both = annotations(small, large)
-    assert len(measure_generator(sam, [picture, picture], 1)) == 1
-    assert (both["ap50"], both["ap50_all"], both["n_pred"], both["n_true"]) == (1, 1, 2, 1)
-    assert annotations(miss, large)["ap50"] == pytest.approx(0.5)
-    assert annotations()["ap50"] == 0
-
-
-def test_bins_of_size():
-    table = pd.DataFrame(
-        {"side": [0.01, 0.02, 0.1, 0.11, 0.9], "point_best_iou": [0, 0.2, 0.4, 0.6, 1], "point_rated_iou": 0.5}
-    ).assign(box_iou=0.25)
-    found = by_size(table)
-    assert found["side"].tolist() == [0, 1 / 64, 1 / 16, 1 / 4] and found["n"].tolist() == [1, 1, 2, 1]
-    assert found["point_best_iou"].tolist() == [0, 0.2, 0.5, 1]
-
-
-def test_what_is_measured_is_kept_and_data_that_cannot_be_had_left_out(sam, few, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(model_card, "SCENE_SIDE", SIDE)
-    found = measure(sam, tmp_path, scenes=2, data=["scenes", "no such data"])
-    assert found.keys() == {"scenes"} and "no such data is left out: " in capsys.readouterr().out
-    card = found["scenes"]
-    table = pd.read_csv(tmp_path / "scenes_prompts.csv")
-    large = table[table["side"] >= LARGE]
-    assert card["point_best_iou"]["mean"] == pytest.approx(table["point_best_iou"].mean(), abs=1e-4)
-    assert card["large_box_iou"]["n"] == len(large) < len(table) == card["box_iou"]["n"]
-    assert card["box_iou"]["low"] <= card["box_iou"]["mean"] <= card["box_iou"]["high"]
-    assert sum(card["by_size"]["n"]) == len(table) and card["ap50"]["n"] == 2
-    assert json.loads(json.dumps(card)) == card
-    for name in ("measure_prompts", "measure_generator"):
-        monkeypatch.setattr(model_card, name, lambda *args, **kwargs: pytest.fail("measured again"))
-    assert measure(sam, tmp_path, scenes=2, data=["scenes"]) == found
+from lorasam_core.model_card import card_rows, card_table, gap_table, read_card, read_curve, size_rows
+from lorasam_core.pretraining import PHASES
+from lorasam_core.sam import WEIGHTS, WEIGHTS_SHA256, load_sam
+from tests.test_report import edition  # noqa: F401
 
 
 def test_the_card_is_that_of_the_weights():
@@ -145,16 +23,74 @@ def test_the_card_is_that_of_the_weights():
     scenes = card["measures"]["scenes"]
     assert scenes["point_best_iou"]["n"] >= 5000 and set(card["measures"]) >= {"scenes", "synthetic", "emps"}
     assert scenes["point_best_iou"]["mean"] >= scenes["point_rated_iou"]["mean"]
-    curve = pd.read_csv(CARD.with_suffix(".csv"))
+    assert card["base_hash"] == load_sam("vit_t").base_hash
+    with safe_open(WEIGHTS, "pt") as file:
+        inside = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert inside == {key: value for key, value in card.items() if key not in ("weights_sha256", "base_hash")}
+
+
+def test_the_curve_runs_through_all_phases():
+    curve = read_curve()
     assert curve["phase"].unique().tolist() == [phase.name for phase in PHASES]
+    assert curve["step"].is_monotonic_increasing and curve["step"].max() == sum(phase.steps for phase in PHASES)
 
 
-def test_the_first_scenes_measure_as_the_card_says():
-    """Twenty of the thousand scenes, measured again: within five standard errors of the card's mean."""
-    from lorasam_core.sam import load_sam
+def numbers(mean: float) -> dict:
+    return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 30}
 
-    torch.manual_seed(0)
-    table, card = measure_prompts(load_sam("vit_t"), Scenes(20)), read_card()["measures"]["scenes"]
-    for name in ("point_best_iou", "box_iou"):
-        error = table.groupby("id")[name].mean().std() / np.sqrt(20)
-        assert abs(table[name].mean() - card[name]["mean"]) < 5 * error
+
+@pytest.fixture
+def card() -> dict:
+    bins = {"side": [0, 0.0625], "n": [30, 5], "point_best_iou": [0.1, 0.2], "box_iou": [0.3, 0.4]}
+    names = ("point_best_iou", "point_rated_iou", "corrected_iou", "box_iou", "iou_error", "ap50", "foreground_dice")
+    scenes = {name: numbers(0.8) for name in names} | {"large_box_iou": numbers(0.9), "by_size": bins}
+    emps = {name: numbers(0.5) for name in names} | {"large_box_iou": numbers(0.6)}
+    more = {"side": [0, 0.0625], "n": [9, 21], "point_best_iou": [0.2, 0.3], "box_iou": [0.4, 0.5]}
+    return {"base_hash": "b" * 64, "measures": {"scenes": scenes, "emps": emps | {"by_size": more}}}
+
+
+def test_the_table_shows_measures_by_kind_of_image(card):
+    table = card_table(card).set_index("measure, %")
+    assert list(table.columns) == ["generated scenes", "EMPS, test", "aim on scenes: CPU, GPU"]
+    row = table.loc["box, 5 % jitter: IoU, single mask"]
+    assert row.tolist() == ["80.0 [70.0,\u00a090.0]", "50.0 [40.0,\u00a060.0]", "65, 85"]
+    large = table.index[table.index.str.contains("at least")]
+    assert len(large) == 1 and table.loc[large[0], "EMPS, test"].startswith("60.0")
+    assert table.loc["whole-image box: Dice of the foreground"].iloc[-1] == "–"
+
+
+def test_the_rows_hold_the_same_numbers(card):
+    rows = card_rows(card)
+    assert len(rows) == 14 and set(rows["series"]) == {"generated scenes", "EMPS, test"}
+    assert rows.set_index(["series", "metric"]).loc[("EMPS, test", "box, 5 % jitter: IoU, single mask"), "mean"] == 50
+
+
+def test_bins_with_few_objects_or_without_a_lower_bound_are_not_drawn(card):
+    assert size_rows(card).to_dict("records") == [
+        {"side": 6.25, "series": "EMPS, test: point, best of three", "iou": 0.3, "objects": 21},
+        {"side": 6.25, "series": "EMPS, test: box", "iou": 0.5, "objects": 21},
+    ]
+
+
+def test_the_gap_is_between_scenes_and_the_editions_runs(edition, card):  # noqa: F811
+    card |= {"base_hash": "ab" * 32}
+    table = gap_table(edition, card).set_index("metric, %")
+    frozen, adapted = (
+        np.mean([r.metrics["test"]["box"]["iou_rated"]["mean"] for r in edition.records if r.run_id in ids])
+        for ids in (["f0"], ["m0", "m1"])
+    )
+    row = table.loc["box, 5 % jitter: IoU, single mask"]
+    assert row.tolist() == [
+        "80.0", f"{100 * frozen:.1f}", f"{100 * adapted:.1f}", f"{100 * (0.8 - frozen):+.1f}",
+        f"{100 * (adapted - frozen) / (0.8 - frozen):.0f} %",
+    ]  # fmt: skip
+    assert set(gap_table(edition, card).attrs["runs"]) == {"f0", "m0", "m1"}
+    card["measures"]["scenes"]["box_iou"] = numbers(0.01)
+    assert gap_table(edition, card).set_index("metric, %").loc[row.name, "gap closed"] == "no gap"
+
+
+def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, card):  # noqa: F811
+    assert gap_table(edition, card).empty
+    card |= {"base_hash": "ab" * 32}
+    frozen = [record for record in edition.records if record.config.method == "frozen"]
+    assert gap_table(replace(edition, records=frozen), card).empty

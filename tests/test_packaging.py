@@ -65,7 +65,7 @@ def test_every_import_of_the_package_is_a_declared_dependency() -> None:
 
 
 def test_torch_and_torchvision_are_ranges_that_meet() -> None:
-    assert CORE["torch"].specifier.contains("2.6.0") and CORE["torchvision"].specifier.contains("0.21.0")
+    assert CORE["torch"].specifier.contains("2.9.0") and CORE["torchvision"].specifier.contains("0.24.0")
     assert not any("==" in str(CORE[name].specifier) for name in ("torch", "torchvision"))
 
 

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from lorasam_core import pretraining, scene_objectives
 from lorasam_core.attention import FastAttention
+from lorasam_core.base_measures import HELD_OUT_SEED
 from lorasam_core.data.scenes import Scene, generate_scene
-from lorasam_core.model_card import HELD_OUT_SEED
 from lorasam_core.pretraining import (
     TRAIN_SEED,
     Phase,
@@ -460,7 +460,7 @@ def test_the_command_trains_measures_and_writes_weights_with_their_card(tmp_path
         asked.update(options, out=out, weights=snapshot(sam))
         return {"scenes": {"point_best_iou": {"mean": 0.5}}}
 
-    monkeypatch.setattr(pretraining.model_card, "measure", measures)
+    monkeypatch.setattr(pretraining.base_measures, "measure", measures)
     weights = tmp_path / "weights" / "tiny.safetensors"
     call = ["pretraining", "--out", str(tmp_path / "run"), "--weights", str(weights), "--device", "cpu"]
     monkeypatch.setattr("sys.argv", [*call, "--scale", "0.4", "--workers", "0", "--scenes", "3", "--data", "scenes"])
