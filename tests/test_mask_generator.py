@@ -38,11 +38,16 @@ def image(shape: tuple[int, ...] = (48, 80), seed: int = 0) -> np.ndarray:
 
 
 def assert_same(found: list[dict], expected: list[dict]) -> None:
+    """The same annotations: what the model rates up to rounding, all else exactly."""
+    rated = ("predicted_iou", "stability_score")
     assert len(found) == len(expected)
-    for a, b in zip(found, expected):
+    for a, b in zip(found, expected, strict=True):
         assert a.keys() == b.keys()
         assert np.array_equal(a["segmentation"], b["segmentation"])
-        assert {k: a[k] for k in a if k != "segmentation"} == {k: b[k] for k in b if k != "segmentation"}
+        assert a["predicted_iou"] == pytest.approx(b["predicted_iou"], abs=1e-5)
+        assert a["stability_score"] == pytest.approx(b["stability_score"], abs=1e-6, nan_ok=True)
+        others = [{k: d[k] for k in d if k not in (*rated, "segmentation")} for d in (a, b)]
+        assert others[0] == others[1]
 
 
 def test_study_settings_are_the_study() -> None:
