@@ -90,14 +90,16 @@ def card_rows(card: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
-def size_rows(card: Mapping[str, Any]) -> pd.DataFrame:
-    """IoU by size of the object, long: side (its lower bound, % of the image's side), images, prompt, iou (0 to 1)."""
-    prompts = {"point_best_iou": "point, best of three", "box_iou": "box"}
+def size_rows(card: Mapping[str, Any], measure: str) -> pd.DataFrame:
+    """IoU (0 to 1) by size of the object, long: side (a bin's lower bound, % of the image's side), series, iou, objects.
+
+    measure: point_best_iou, point_rated_iou or box_iou. Bins of fewer than 20 objects, and the one from 0 on, are left
+    out.
+    """
     rows = [
-        {"side": 100 * side, "series": f"{IMAGES[name]}: {label}", "iou": iou, "objects": n}
+        {"side": 100 * side, "series": IMAGES[name], "iou": iou, "objects": n}
         for name in IMAGES
         if name in card["measures"]
-        for measure, label in prompts.items()
         for side, iou, n in zip(
             *(card["measures"][name]["by_size"][key] for key in ("side", measure, "n")), strict=True
         )

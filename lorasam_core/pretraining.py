@@ -1,8 +1,8 @@
 """The compact SAM's recipe: from random weights to promptable, on generated scenes, by the loop that trains adapters.
 
 Phases after Kirillov et al. 2023 (Segment Anything, appendix A), scaled down: a dense warm-up of the encoder, then
-point and box prompts with the minimum loss over three masks, the IoU head, and a corrective point with the mask so far
-as a prompt. Each phase starts from the averaged weights of the one before.
+point and box prompts with the minimum loss over three masks, the IoU head, and corrective points with the mask so far
+as a prompt; at last whole scenes in place of windows. Each phase starts from the averaged weights of the one before.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LOG_EVERY, SAVE_EVERY = 10, 100  # steps
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of the recipe: what is trained, at which size (pixels), for how long."""
+    """One stage of the recipe: what is trained, at which size (pixels), how long; rating weighs the IoU head's loss."""
 
     name: str
     kind: str  # dense | prompted
@@ -47,12 +47,13 @@ class Phase:
     batch: int
     steps: int
     rate: float
+    rating: float = 1.0
 
 
 PHASES = (
     Phase("dense", "dense", 256, 12, 400, 1.5e-3),
     Phase("prompted", "prompted", 256, 12, 2700, 1e-3),
-    Phase("full-size", "prompted", 384, 8, 200, 3e-4),
+    Phase("full-size", "prompted", 384, 8, 300, 5e-4, rating=4.0),
 )
 MUON = 14.0  # Muon's learning rate over AdamW's
 AVERAGE = 0.997  # decay of the averaged weights
@@ -126,7 +127,9 @@ def _run_phase(
     rows: list[dict[str, Any]], out: Path, workers: int,
 ) -> Sam:  # fmt: skip
     phase = phases[number]
-    objective: nn.Module = DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, phase.steps)
+    objective: nn.Module = (
+        DenseObjective(sam) if phase.kind == "dense" else PromptedObjective(sam, phase.steps, phase.rating)
+    )
     objective.to(fabric.device)
     optimizer = MuonAdamW(objective, phase.rate, MUON * phase.rate)
     average = AveragedModel(sam, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE), use_buffers=True)

@@ -147,9 +147,9 @@ class DenseObjective(nn.Module):
 class PromptedObjective(nn.Module):
     """Points (best of three masks), boxes (single mask), the IoU head, and now and then rounds of corrections."""
 
-    def __init__(self, sam: Sam, steps: int) -> None:
+    def __init__(self, sam: Sam, steps: int, rating: float = 1.0) -> None:
         super().__init__()
-        self.sam, self.steps = sam, steps
+        self.sam, self.steps, self.rating = sam, steps, rating
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         share = 1.0 - 0.7 * min(1.0, 2 * step / self.steps)  # of the balanced cross-entropy, down in the first half
@@ -172,7 +172,7 @@ class PromptedObjective(nn.Module):
         loss = losses[rows, used].mean() + OTHERS * losses[by_point, 1:].mean()
         trusted = torch.where(by_point[:, None], torch.tensor([0, 1, 1, 1], device=target.device), 0)
         trusted = trusted + F.one_hot(used, 4) * ~by_point[:, None]
-        loss = loss + (((scores - true_iou) ** 2) * trusted).sum() / trusted.sum()
+        loss = loss + self.rating * (((scores - true_iou) ** 2) * trusted).sum() / trusted.sum()
         measures = {
             "iou_point": true_iou[by_point, 1:].max(1).values.mean(),
             "iou_box": true_iou[~by_point, 0].mean(),
@@ -187,7 +187,8 @@ class PromptedObjective(nn.Module):
                 clicks.append(_error_points(previous, wanted, generator))
                 masks, scores = self.decode(embeddings[::2], few, previous, clicks)
                 true_iou = hard_iou(masks[:, :1], wanted)
-                corrected = mask_loss(masks[:, :1], wanted, share).mean() + F.mse_loss(scores[:, :1], true_iou)
+                corrected = mask_loss(masks[:, :1], wanted, share).mean()
+                corrected = corrected + self.rating * F.mse_loss(scores[:, :1], true_iou)
                 loss = loss + corrected / ROUNDS
                 previous = masks[:, 0].detach()
         return loss, measures

@@ -133,10 +133,13 @@ caption = "Means over objects (AP50 and Dice: over images) with 95 % intervals o
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
 
 # %%
-rows = model_card.size_rows(card)
-figure = plots.line_chart(rows, "side", "iou", "series", log="x", xlabel="size, % of the image's side", ylabel="IoU")
-caption = "IoU by the size of the object: the square root of its area, from each bin's lower bound."
-page.figure(figure, "card-sizes", caption, "IoU rises with the size of the object.", data=rows)
+for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_iou": "a box"}.items():
+    rows = model_card.size_rows(card, measure)
+    labels = {"xlabel": "size, % of the image's side", "ylabel": f"IoU by {prompt}"}
+    figure = plots.line_chart(rows, "side", "iou", "series", log="x", **labels)
+    caption = f"IoU by {prompt}, and the size of the object: the square root of its area, from each bin's lower bound."
+    name = f"card-sizes-{prompt.split(',')[0].split()[-1]}"
+    page.figure(figure, name, caption, "IoU rises with the size of the object.", data=rows)
 
 # %% [markdown]
 # ## What it cannot do

@@ -66,10 +66,9 @@ def test_the_rows_hold_the_same_numbers(card):
 
 
 def test_bins_with_few_objects_or_without_a_lower_bound_are_not_drawn(card):
-    assert size_rows(card).to_dict("records") == [
-        {"side": 6.25, "series": "EMPS, test: point, best of three", "iou": 0.3, "objects": 21},
-        {"side": 6.25, "series": "EMPS, test: box", "iou": 0.5, "objects": 21},
-    ]
+    found = {measure: size_rows(card, measure).to_dict("records") for measure in ("point_best_iou", "box_iou")}
+    row = {"side": 6.25, "series": "EMPS, test", "objects": 21}
+    assert found == {"point_best_iou": [row | {"iou": 0.3}], "box_iou": [row | {"iou": 0.5}]}
 
 
 def test_the_gap_is_between_scenes_and_the_editions_runs(edition, card):  # noqa: F811

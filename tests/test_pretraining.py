@@ -262,7 +262,7 @@ def test_the_warm_up_trains_the_encoder(sam):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def expected_loss(sam, batch: dict, share: float) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def expected_loss(sam, batch: dict, share: float, rating: float = 1.0) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """By segment-anything's decoder, prompt by prompt."""
     masks_loss, errors, used, others = [], [], [], []
     for image, k in itertools.product(range(len(batch["image"])), range(8)):
@@ -279,7 +279,7 @@ def expected_loss(sam, batch: dict, share: float) -> tuple[torch.Tensor, list[to
         errors += list((rated[0] - overlap) ** 2)
         used.append(logits[0, each.argmin()])
     every = scene_objectives.OTHERS * torch.stack(others).mean()  # no mask of a point is left untrained
-    return torch.stack(masks_loss).mean() + every + torch.stack(errors).mean(), used
+    return torch.stack(masks_loss).mean() + every + rating * torch.stack(errors).mean(), used
 
 
 @pytest.mark.parametrize(("step", "share"), [(0, 1.0), (5, 0.65), (10, 0.3), (18, 0.3)])
@@ -289,6 +289,13 @@ def test_the_prompted_loss_is_that_of_a_loop_over_prompts(sam, step, share):
     loss, measures = PromptedObjective(sam, 20)(batch, step)
     assert loss.item() == pytest.approx(expected_loss(sam, batch, share)[0].item(), rel=1e-4)
     assert all(0 <= value <= 1.5 for value in measures.values())
+
+
+@torch.no_grad()
+def test_a_phase_may_weight_the_iou_head(sam):
+    batch = batch_of([0, 1])
+    loss, _ = PromptedObjective(sam, 20, rating=3.0)(batch, 0)
+    assert loss.item() == pytest.approx(expected_loss(sam, batch, 1.0, rating=3.0)[0].item(), rel=1e-4)
 
 
 @torch.no_grad()
