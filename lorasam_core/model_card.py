@@ -91,7 +91,7 @@ def card_rows(card: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def size_rows(card: Mapping[str, Any], measure: str) -> pd.DataFrame:
-    """IoU (0 to 1) by size of the object, long: side (a bin's lower bound, % of the image's side), series, iou, objects.
+    """IoU (0 to 1) by size, long: side (lower bound of a bin, % of the image's side), series, iou, objects.
 
     measure: point_best_iou, point_rated_iou or box_iou. Bins of fewer than 20 objects, and the one from 0 on, are left
     out.

@@ -21,6 +21,7 @@ from lorasam_core import pretraining, scene_objectives
 from lorasam_core.attention import FastAttention
 from lorasam_core.base_measures import HELD_OUT_SEED
 from lorasam_core.data.scenes import Scene, generate_scene
+from lorasam_core.lora import hash_base
 from lorasam_core.pretraining import (
     TRAIN_SEED,
     Phase,
@@ -481,7 +482,11 @@ def test_the_command_trains_measures_and_writes_weights_with_their_card(tmp_path
         recipe = {key: json.loads(value) for key, value in file.metadata().items()}
     assert [phase["steps"] for phase in recipe["phases"]] == [2, 2, 2] and recipe["scenes_version"] >= 1
     assert recipe["steps"] == 6 and recipe["seconds"] >= 0 and recipe["measures"]["scenes"]["point_best_iou"]
-    assert json.loads(weights.with_suffix(".json").read_text()) == {"weights_sha256": digest} | recipe
+    card = json.loads(weights.with_suffix(".json").read_text())
+    sam = tiny_sam(image_size=FULL, patch=16)
+    sam.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+    assert card.pop("base_hash") == hash_base(sam)
+    assert card == {"weights_sha256": digest} | recipe
     curve = pd.read_csv(weights.with_suffix(".csv"))
     assert curve["phase"].unique().tolist() == ["dense", "prompted", "full-size"] and len(curve) == 6
 
