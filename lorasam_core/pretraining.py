@@ -119,6 +119,7 @@ def pretrain(
         torch.manual_seed(seed + number)
         sam = _run_phase(fabric, sam, phases, number, mine, rows, out, workers)
         state = None
+    sam.original_tables = {}  # the last phase's tables are the model's own
     return sam.eval()
 
 
