@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
@@ -118,22 +119,36 @@ def measure_prompts(
 
 def _corrected(predictor: Predictor, masks: np.ndarray, points: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """IoU (K,) of the mask that begins as the best rated one for a point, after CORRECTIONS."""
-    ious: np.ndarray = np.empty(len(masks))
-    for row, (mask, point) in enumerate(zip(masks, points, strict=True)):
-        coords, labels = point[None], np.array([1])
-        found, rated, low = predictor.predict(coords, labels)
-        best = int(rated.argmax())
-        guess, previous = found[best], low[best : best + 1]
-        for _ in range(CORRECTIONS):
-            wrong = np.argwhere(guess != mask)
-            if not len(wrong):
-                break
-            y, x = wrong[rng.integers(len(wrong))]
-            coords, labels = np.vstack([coords, [[x, y]]]), np.append(labels, int(mask[y, x]))
-            found, _, previous = predictor.predict(coords, labels, mask_input=previous, multimask_output=False)
-            guess = found[0]
-        ious[row] = metrics.iou(guess, mask)
-    return ious
+    coords, labels, rows = points[:, None], np.ones((len(points), 1), int), np.arange(len(points))
+    found, rated, low = _answers(predictor, coords, labels, None)
+    best = rated.argmax(1)
+    guess, previous = found[rows, best], low[rows, best][:, None]
+    for _ in range(CORRECTIONS):
+        clicks: np.ndarray = coords[:, -1].copy()  # where nothing is wrong the last point is given again
+        for row, wrong in enumerate(guess != masks):
+            if wrong.any():
+                clicks[row] = divmod(rng.choice(np.flatnonzero(wrong)), wrong.shape[1])[::-1]  # row, column to X, Y
+        x, y = clicks.astype(int).T
+        coords = np.concatenate([coords, clicks[:, None]], axis=1)
+        labels = np.concatenate([labels, masks[rows, y, x][:, None].astype(int)], axis=1)
+        found, _, previous = _answers(predictor, coords, labels, previous)
+        guess = found[:, 0]
+    return np.array([metrics.iou(a, b) for a, b in zip(guess, masks, strict=True)])
+
+
+def _answers(
+    predictor: Predictor, coords: np.ndarray, labels: np.ndarray, previous: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks, ratings and logits for points (K, n, 2) of the image: three masks each, or one beside a mask before."""
+    inside = predictor.transform.apply_coords(coords, predictor.original_size)
+    answers = predictor.predict_torch(
+        torch.as_tensor(inside, dtype=torch.float32, device=predictor.device),
+        torch.as_tensor(labels, device=predictor.device),
+        mask_input=None if previous is None else torch.as_tensor(previous, device=predictor.device),
+        multimask_output=previous is None,
+    )
+    masks, rated, low = (answer.cpu().numpy() for answer in answers)
+    return masks, rated, low
 
 
 def measure_generator(

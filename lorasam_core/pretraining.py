@@ -53,7 +53,7 @@ class Phase:
 PHASES = (
     Phase("dense", "dense", 256, 12, 400, 1.5e-3),
     Phase("prompted", "prompted", 256, 12, 2700, 1e-3),
-    Phase("full-size", "prompted", 384, 8, 300, 5e-4, rating=4.0),
+    Phase("full-size", "prompted", 384, 8, 240, 5e-4, rating=4.0),
 )
 MUON = 14.0  # Muon's learning rate over AdamW's
 AVERAGE = 0.997  # decay of the averaged weights

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from segment_anything import SamPredictor
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from lorasam_core import base_measures
 from lorasam_core.base_measures import (
@@ -96,32 +97,37 @@ def test_prompts_are_scored_as_segment_anything_answers_them(sam, monkeypatch):
 class Corrector:
     """Answers what it is told to: with every point that it is given it gets that pixel right."""
 
-    def __init__(self, mask: np.ndarray) -> None:
-        self.mask, self.asked = mask, []
+    device, original_size = torch.device("cpu"), (4, 5)
+    transform = ResizeLongestSide(5)
 
-    def predict(self, coords, labels, mask_input=None, multimask_output=True):
-        self.asked.append((coords.copy(), labels.copy(), mask_input))
-        guess = np.zeros_like(self.mask)
-        for (x, y), label in zip(coords.astype(int), labels, strict=True):
-            assert self.mask[y, x] == label  # 1 in the object, 0 beside it
-            guess[y, x] = label
+    def __init__(self, masks: np.ndarray) -> None:
+        self.masks, self.asked = masks, []
+
+    def predict_torch(self, coords, labels, mask_input, multimask_output):
+        self.asked.append((tuple(coords.shape), None if mask_input is None else mask_input.flatten(1).max(1).values))
+        guess = torch.zeros(self.masks.shape, dtype=torch.bool)
+        for row, mask in enumerate(self.masks):
+            for (x, y), label in zip(coords[row].int().tolist(), labels[row].tolist(), strict=True):
+                assert mask[y, x] == label  # 1 in the object, 0 beside it
+                guess[row, y, x] = bool(label)
         count = 3 if multimask_output else 1
-        low = np.full((count, 2, 2), float(len(coords)))
-        return np.stack([guess] * count), np.arange(count) / 3, low
+        rated = torch.arange(count) / 3 + torch.zeros(len(guess), 1)
+        low = rated[:, :, None, None] + len(coords[0]) + torch.zeros(2, 2)
+        return guess[:, None].expand(-1, count, -1, -1), rated, low
 
 
 def test_corrections_are_points_where_the_mask_is_wrong():
-    mask = np.zeros((4, 5), bool)
-    mask[1, 1:4] = True
-    predictor = Corrector(mask)
-    found = base_measures._corrected(predictor, mask[None], np.array([[2.0, 1.0]]), np.random.default_rng(0))
-    assert found == 1  # one pixel by the point, one each by two corrections
-    assert [len(coords) for coords, *_ in predictor.asked] == [1, 2, 3]
-    assert [m if m is None else (m.shape, m.max()) for *_, m in predictor.asked] == [
-        None,
-        ((1, 2, 2), 1),
-        ((1, 2, 2), 2),
-    ]
+    masks = np.zeros((2, 4, 5), bool)
+    masks[0, 1, 1:4] = masks[1, 2, 2] = True
+    predictor = Corrector(masks)
+    points = np.array([[2.0, 1.0], [2.0, 2.0]])
+    found = base_measures._corrected(predictor, masks, points, np.random.default_rng(0))
+    assert found.tolist() == [1, 1]  # one pixel by the point, one each by two corrections
+    assert [shape for shape, _ in predictor.asked] == [(2, 1, 2), (2, 2, 2), (2, 3, 2)]
+    before = [previous for _, previous in predictor.asked]
+    assert before[0] is None
+    torch.testing.assert_close(before[1], torch.full((2,), 1 + 2 / 3))  # the best rated of three
+    torch.testing.assert_close(before[2], torch.full((2,), 2.0))
 
 
 def test_the_generator_is_asked_for_large_objects(sam, few, monkeypatch):
