@@ -41,7 +41,7 @@ QUICK_SETTINGS: dict[str, Any] = {
     "points_per_side": 16,
     "points_per_batch": 8,
     "pred_iou_thresh": 0.30,
-    "stability_score_thresh": 0.60,
+    "stability_score_thresh": 0.70,
     "crop_n_layers": 0,
     "min_mask_region_area": 25,
 }  # 256 points, no crops, and thresholds that suit the compact model on describable scenes (particles had no say)
