@@ -32,7 +32,7 @@ OBJECTS = 8  # an image, drawn from all that are visible
 LARGE = 1 / 16  # of the image's side: 16 pixels of the 256 in which scenes are described
 GENERATOR = QUICK_SETTINGS | {"points_per_side": 32, "points_per_batch": 64, "min_mask_region_area": 0}
 DATA = ("scenes", "synthetic", "emps")
-GENERATOR_IMAGES = {"scenes": 100, "synthetic": 12, "emps": 16}  # a thousand points an image take a while
+GENERATOR_IMAGES = {"scenes": 50, "synthetic": 12, "emps": 16}  # a thousand points an image take a while
 CORRECTIONS = 2
 PROMPT_MEASURES = ("point_best_iou", "point_rated_iou", "corrected_iou", "box_iou", "iou_error")
 
