@@ -74,4 +74,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def pretrain(session: nox.Session) -> None:
     """Train the compact model's weights on generated scenes; -- takes the recipe's arguments."""
-    session.run(shared_python(session), "-m", "lorasam_core.pretraining", *session.posargs, external=True, env=ENV)
+    # the process that draws scenes needs a core too: threads that spin while they wait would take it
+    environment = ENV | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+    python = shared_python(session)
+    session.run(python, "-m", "lorasam_core.pretraining", *session.posargs, external=True, env=environment)
