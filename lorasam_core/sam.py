@@ -20,7 +20,7 @@ from lorasam_core.devices import resolve_device
 from lorasam_core.lora import hash_base
 
 WEIGHTS = Path(__file__).parent / "weights" / "vit_t.safetensors"
-WEIGHTS_SHA256 = "6258404291edbc85e15cc57b509ad1256df8087923bf4d1098055a154224ee17"
+WEIGHTS_SHA256 = "57711717101276d31aec0e18a3430f284add498e87c004bb6559e776e2bfe36d"
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_b": ("sam_vit_b_01ec64.pth", "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),

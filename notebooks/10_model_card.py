@@ -131,6 +131,9 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # %%
 caption = "Means over objects (AP50 and Dice: over images) with 95 % intervals over scenes, specimens or papers, in %."
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
+images = {model_card.IMAGES[name]: found["ap50"]["n"] for name, found in card["measures"].items()}
+seen = ", ".join(f"{count} of {name}" for name, count in images.items())
+page.say(f"A thousand points an image take a while, so the mask generator was given fewer images: {seen}.")
 
 # %%
 for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_iou": "a box"}.items():
