@@ -149,9 +149,9 @@ if len(gap):
     page.table(gap, "zero-shot-gap", caption)
     without = (gap["gap closed"] == "no gap").sum()
     page.say(
-        f"In {len(gap) - without} of {len(gap)} questions the frozen model does worse on these particles than on scenes.",
-        "Where there is no gap, a prompt on a particle is answered at least as well as one on a scene, in which objects",
-        "are often faint, small or parts of others: what is lacking then is knowing *what to look for* unprompted.",
+        f"In {len(gap) - without} of {len(gap)} questions the frozen model does worse on these particles than on",
+        "scenes. Where there is no gap, a prompt on a particle is answered at least as well as one on a scene, in which",
+        "objects are often faint, small or parts of others: what is lacking then is to know unprompted what to mark.",
     )
 else:
     page.say("What LoRA closes of it is shown once an adapted run of that model is finished.")
