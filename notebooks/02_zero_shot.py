@@ -150,7 +150,7 @@ if len(gap):
     without = (gap["gap closed"] == "no gap").sum()
     page.say(
         f"In {len(gap) - without} of {len(gap)} questions the frozen model does worse on these particles than on",
-        "scenes. Where there is no gap, a prompt on a particle is answered at least as well as one on a scene, in which",
+        "scenes. Where there is no gap, a prompt on a particle is answered at least as well as one on a scene, whose",
         "objects are often faint, small or parts of others: what is lacking then is to know unprompted what to mark.",
     )
 else:
