@@ -111,8 +111,9 @@ def size_rows(card: Mapping[str, Any], measure: str) -> pd.DataFrame:
 def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
     """What LoRA has to close and what it closes: scenes, then the edition's test images frozen and adapted, in %.
 
-    A row a question that card and runs both ask; `closed` is (adapted - frozen) / (scenes - frozen), where scenes score
-    higher. No row where the edition has no adapted run, or another base than the card's.
+    A row a question that card and runs both ask; `closed` is (adapted - frozen) / (scenes - frozen), where the scenes'
+    mean lies above the interval of the frozen model's. No row where the edition has no adapted run, or another base than
+    the card's.
     """
     columns = ["metric, %", "scenes", "frozen", "adapted", "gap frozen, points", "gap closed"]
     rows, runs = [], []
@@ -121,11 +122,13 @@ def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
         runs = [frozen_runs(edition), adapted_records]
         for measure, (evaluator, metric) in SAME_QUESTION.items():
             scenes = card["measures"]["scenes"][measure]["mean"]
-            frozen, adapted = (interval(records, evaluator, metric)["mean"] for records in runs)
+            before, after = (interval(records, evaluator, metric) for records in runs)
+            frozen, adapted = before["mean"], after["mean"]
             if not np.isfinite([frozen, adapted]).all():
                 continue
             gap = scenes - frozen
-            closed = f"{100 * (adapted - frozen) / gap:.0f} %" if gap > 0 else "no gap"
+            clear = scenes > np.fmax(before["high"], frozen)  # NaN for a single group
+            closed = f"{100 * (adapted - frozen) / gap:.0f} %" if clear else "no gap"
             values = (MEASURES[measure], shown(scenes), shown(frozen), shown(adapted), f"{100 * gap:+.1f}", closed)
             rows.append(dict(zip(columns, values, strict=True)))
     table = pd.DataFrame(rows, columns=columns)

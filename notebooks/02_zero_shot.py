@@ -150,8 +150,8 @@ if len(gap):
     without = (gap["gap closed"] == "no gap").sum()
     page.say(
         f"In {len(gap) - without} of {len(gap)} questions the frozen model does worse on these particles than on",
-        "scenes. Where there is no gap, a prompt on a particle is answered at least as well as one on a scene, whose",
-        "objects are often faint, small or parts of others: what is lacking then is to know unprompted what to mark.",
+        "scenes, beyond its interval. Where there is no gap, a prompt on a particle is answered at least about as well",
+        "as one on a scene, whose objects are often faint, small or parts of others.",
     )
 else:
     page.say("What LoRA closes of it is shown once an adapted run of that model is finished.")
