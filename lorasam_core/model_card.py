@@ -112,8 +112,8 @@ def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
     """What LoRA has to close and what it closes: scenes, then the edition's test images frozen and adapted, in %.
 
     A row a question that card and runs both ask; `closed` is (adapted - frozen) / (scenes - frozen), where the scenes'
-    mean lies above the interval of the frozen model's. No row where the edition has no adapted run, or another base than
-    the card's.
+    mean lies above the frozen model's interval. No row where the edition has no adapted run, or another base than the
+    card's.
     """
     columns = ["metric, %", "scenes", "frozen", "adapted", "gap frozen, points", "gap closed"]
     rows, runs = [], []
