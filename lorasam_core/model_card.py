@@ -136,6 +136,18 @@ def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
     return table
 
 
+def gap_sentence(table: pd.DataFrame) -> str:
+    """What a `gap_table` says in words."""
+    if table.empty:
+        return "What LoRA closes of it is shown once an adapted run of that model is finished."
+    count = int((table["gap closed"] != "no gap").sum())
+    return (
+        f"In {count} of {len(table)} questions the frozen model does worse on these particles than on scenes, beyond "
+        "its interval. Where there is no gap, a prompt on a particle is answered about as well as one on a scene, or "
+        "better: the objects of scenes are often faint, small or parts of others."
+    )
+
+
 def _adapted(edition: Edition) -> list[Record]:
     try:
         return adapted_runs(edition)

@@ -31,6 +31,7 @@ COLORS = {
 }  # fmt: skip
 OTHER = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
 MASK_BLUE = (30, 110, 255)
+POINT = (213, 94, 0)
 INSET_RED = "#E8112D"
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9, "legend.fontsize": 8,
@@ -82,6 +83,15 @@ def overlay(
     out[inside] = (1 - alpha) * out[inside] + alpha * np.array(color)
     out[inside & ~ndimage.binary_erosion(inside)] = color
     return out.round().astype(np.uint8)
+
+
+def mark_point(image: NDArray[Any], point: NDArray[Any], radius: int = 5) -> NDArray[np.uint8]:
+    """A point (X, Y) as a square with a white rim over the image -> RGB uint8 (H, W, 3)."""
+    out = rgb(image).copy()
+    x, y = (int(value) for value in point)
+    for reach, color in ((radius + 2, (255, 255, 255)), (radius, POINT)):
+        out[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = color
+    return out
 
 
 def instance_mosaic(

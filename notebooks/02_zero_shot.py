@@ -147,14 +147,7 @@ gap = model_card.gap_table(page.edition, card)
 if len(gap):
     caption = "What LoRA has to close on this edition's test images, and what its main configuration closes, in %."
     page.table(gap, "zero-shot-gap", caption)
-    without = (gap["gap closed"] == "no gap").sum()
-    page.say(
-        f"In {len(gap) - without} of {len(gap)} questions the frozen model does worse on these particles than on",
-        "scenes, beyond its interval. Where there is no gap, a prompt on a particle is answered at least about as well",
-        "as one on a scene, whose objects are often faint, small or parts of others.",
-    )
-else:
-    page.say("What LoRA closes of it is shown once an adapted run of that model is finished.")
+page.say(model_card.gap_sentence(gap))
 
 # %% [markdown]
 # A gap can be closed in two ways: by better prompts, or by an encoder that has learnt what a particle looks like. The

@@ -30,10 +30,11 @@ from lorasam_core.sam import load_sam
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "model_card", folder, data)
 page = report.Page(read_edition(folder), "10_model_card")
-card, sam = model_card.read_card(), load_sam("vit_t")
-side = sam.image_encoder.img_size
+page.banner()
 
 # %%
+card, sam = model_card.read_card(), load_sam("vit_t")
+side = sam.image_encoder.img_size
 total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
 page.say(
     f"{total:,} parameters, {encoder:,} of them in the image encoder; input of {side} x {side} pixels, patches of",
@@ -101,21 +102,24 @@ from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator, Predictor
 from lorasam_core.prompts import points_inside
 
 generator, predictor = MaskGenerator(sam, **QUICK_SETTINGS), Predictor(sam)
-pictures = {}
+
+# %%
+answers = {}
 for scene in scenes[:3]:
-    target = scene.masks[scene.masks.sum((1, 2)).argmax()]
-    point = points_inside(target.astype(np.int32), np.array([1]), np.random.default_rng(0))
+    largest = scene.masks[scene.masks.sum((1, 2)).argmax()]
+    point = points_inside(largest.astype(np.int32), np.array([1]), np.random.default_rng(0))
     predictor.set_image(scene.image)
     with evaluating(sam):
         masks, rated, _ = predictor.predict(point, np.array([1]))
-    marked = scene.image.copy()
-    x, y = point[0].astype(int)
-    marked[max(y - 7, 0) : y + 8, max(x - 7, 0) : x + 8] = 255
-    marked[max(y - 5, 0) : y + 6, max(x - 5, 0) : x + 6] = (213, 94, 0)
-    pictures[f"{scene.id}, point"] = marked
+    answers[scene.id] = (scene.image, point[0], masks, rated)
+
+# %%
+pictures = {}
+for name, (image, point, masks, rated) in answers.items():
+    pictures[f"{name}, point"] = plots.mark_point(image, point)
     for k in np.argsort(-rated):
-        pictures[f"{scene.id}: rated {rated[k]:.2f} ({k + 1})"] = plots.overlay(scene.image, masks[k])
-    pictures[f"{scene.id}: generator"] = plots.instance_mosaic(scene.image, generator.generate(scene.image))
+        pictures[f"{name}: rated {rated[k]:.2f} ({k + 1})"] = plots.overlay(image, masks[k])
+    pictures[f"{name}: generator"] = plots.instance_mosaic(image, generator.generate(image))
 
 # %%
 caption = "A point, the three masks for it with the IoU that the model predicts, and the mask generator's instances."

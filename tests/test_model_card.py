@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from lorasam_core.model_card import card_rows, card_table, gap_table, read_card, read_curve, size_rows
+from lorasam_core.model_card import card_rows, card_table, gap_sentence, gap_table, read_card, read_curve, size_rows
 from lorasam_core.pretraining import PHASES
 from lorasam_core.sam import WEIGHTS, WEIGHTS_SHA256, load_sam
 from tests.test_report import edition  # noqa: F401
@@ -93,3 +93,11 @@ def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, c
     card |= {"base_hash": "ab" * 32}
     frozen = [record for record in edition.records if record.config.method == "frozen"]
     assert gap_table(replace(edition, records=frozen), card).empty
+
+
+def test_the_sentence_counts_the_gaps(edition, card):  # noqa: F811
+    card |= {"base_hash": "ab" * 32}
+    table = gap_table(edition, card)
+    assert gap_sentence(table.iloc[:0]).startswith("What LoRA closes")
+    closed = table.assign(**{"gap closed": ["no gap", "no gap", "5 %", "9 %"][: len(table)]})
+    assert gap_sentence(closed).startswith(f"In 2 of {len(table)} questions")

@@ -151,3 +151,11 @@ def test_frozen_and_adapted_differ_for_every_eye():
     assert plots.FROZEN != plots.ADAPTED
     assert abs(lightness(plots.FROZEN) - lightness(plots.ADAPTED)) > 5
     assert lightness(plots.STUDY) < 1
+
+
+def test_a_point_is_marked_in_a_copy_of_the_image():
+    image = np.full((20, 30), 40, np.uint8)
+    found = plots.mark_point(image, np.array([3.0, 12.0]), radius=2)
+    assert found.shape == (20, 30, 3) and (image == 40).all()
+    assert tuple(found[12, 3]) == tuple(found[10, 1]) == plots.POINT and tuple(found[8, 3]) == (255, 255, 255)
+    assert (found != 40).any(2).sum() == 9 * 8  # cut at the left edge

@@ -27,8 +27,8 @@ def calls(stem, name):
                 yield node
 
 
-def test_the_nine_notebooks_are_there():
-    assert [stem[:2] for stem in CELLS] == [f"0{i}" for i in range(1, 10)]
+def test_the_ten_notebooks_are_there():
+    assert [stem[:2] for stem in CELLS] == [f"{i:02}" for i in range(1, 11)]
 
 
 @pytest.mark.parametrize("stem", CELLS)
