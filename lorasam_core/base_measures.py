@@ -181,9 +181,9 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     """The card's numbers, {data: {measure: {mean, low, high, n}}}; a data set that cannot be had is left out.
 
-    What is finished is kept under `out` as CSV, one file a table, and read again. Means over objects (AP50, Dice: over
-    images) with 95 % bootstrap intervals over scenes, specimens or papers; "large" repeats the measures of prompts on
-    objects whose side is at least LARGE of the image's.
+    What is finished is kept under `out` as CSV, a file for each table and number of images, and read again. Means
+    over objects (AP50, Dice: over images) with 95 % bootstrap intervals over scenes, specimens or papers; "large"
+    repeats the measures of prompts on objects whose side is at least LARGE of the image's.
     """
     out.mkdir(parents=True, exist_ok=True)
     card: dict[str, Any] = {}
@@ -194,9 +194,11 @@ def measure(
             print(f"{name} is left out: {error}")
             continue
         count = min(GENERATOR_IMAGES[name], len(pictures))
-        prompts = _kept(out / f"{name}_prompts.csv", partial(measure_prompts, sam, pictures, autocast=autocast))
+        prompts = _kept(
+            out / f"{name}_{len(pictures)}_prompts.csv", partial(measure_prompts, sam, pictures, autocast=autocast)
+        )
         make = partial(measure_generator, sam, pictures, count, autocast=autocast)
-        generated = _kept(out / f"{name}_generator.csv", make)
+        generated = _kept(out / f"{name}_{count}_generator.csv", make)
         large = prompts[prompts["side"] >= LARGE]
         card[name] = {measure: _mean(prompts, measure) for measure in PROMPT_MEASURES}
         card[name] |= {f"large_{measure}": _mean(large, measure) for measure in PROMPT_MEASURES}

@@ -52,9 +52,9 @@ def fit(
 ) -> int:
     """Take optimiser steps start..steps and return the number of the last.
 
-    objective(batch, step) -> (scalar loss, dict of scalars), both set up by Fabric as optimizer is. batches yields
-    dictionaries with "ids" (what an error names) and "size" (images). after_step(step, row) may return True to stop.
-    Raises NonFiniteLoss before the step that would spoil the weights.
+    objective(batch, step) -> (scalar loss, dict of scalars), set up by Fabric; the optimizer may be (no gradient is
+    scaled). batches yields dictionaries with "ids" (what an error names) and "size" (images). after_step(step, row)
+    may return True to stop. Raises NonFiniteLoss before the step that would spoil the weights.
     """
     begun = time.perf_counter()
     images = 0

@@ -121,8 +121,9 @@ class MaskGenerator(SamAutomaticMaskGenerator):
     """segment-anything's SamAutomaticMaskGenerator: its arguments, annotations and masks, several times faster.
 
     What all points of an image share is computed once, points are filtered by their predicted IoU before any mask is
-    made, and masks are enlarged a few at a time. Results agree with the original's up to pixels whose logit lies within
-    rounding of a threshold; the original differs from itself there when its batch size changes.
+    made; on a CPU masks are enlarged a few at a time. Results are the original's up to rounding: a pixel whose logit,
+    or a mask whose rating or stability, lies that close to a threshold may fall on its other side, as it does in the
+    original when its batch size changes.
 
     Beyond the original: grey images; evaluation mode while it runs, so that the same image gives the same masks; an
     empty list where the original fails because no crop holds a mask; a progress bar, on request; ValueError, with the
@@ -170,10 +171,14 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         x0, y0, x1, y1 = crop_box
         self.predictor.set_image(image[y0:y1, x0:x1])
         points = self.point_grids[crop_layer_idx] * np.array([[x1 - x0, y1 - y0]])
+        device = self.predictor.device
         data = MaskData(
-            iou_preds=torch.empty(0), points=torch.empty(0, 2, dtype=torch.float64), stability_score=torch.empty(0),
-            boxes=torch.empty(0, 4, dtype=torch.int64), rles=[],
-        )  # fmt: skip
+            iou_preds=torch.empty(0, device=device),
+            points=torch.empty(0, 2, dtype=torch.float64),
+            stability_score=torch.empty(0, device=device),
+            boxes=torch.empty(0, 4, dtype=torch.int64, device=device),
+            rles=[],
+        )
         with torch.autocast(self.predictor.device.type, enabled=False):
             for part in self._survivors(points, crop_box, orig_size):
                 data.cat(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -49,7 +50,7 @@ def stability(logits: Tensor, threshold: float, offset: float) -> Tensor:
     return inner / outer
 
 
-def without_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, bool]:
+def without_small_regions(mask: np.ndarray, min_area: float) -> tuple[np.ndarray, bool]:
     """A bool mask (H, W) with holes under min_area pixels filled, then islands under it removed (the largest stays
     where all are small), 8-connected; and whether it changed.
     """
@@ -57,7 +58,8 @@ def without_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, 
         return mask, False
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     # a region of the background that reaches this frame's edge inside the image is as long as min_area at least
-    frame = tuple(slice(max(0, a[0] - min_area), a[-1] + 1 + min_area) for a in (rows, columns))
+    margin = math.ceil(min_area)
+    frame = tuple(slice(max(0, a[0] - margin), a[-1] + 1 + margin) for a in (rows, columns))
     part, filled = _relabel(~mask[frame], min_area, keep_largest=False)
     part, removed = _relabel(~part, min_area, keep_largest=True)
     if not filled and not removed:
@@ -67,7 +69,7 @@ def without_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.ndarray, 
     return out, True
 
 
-def _relabel(mask: np.ndarray, min_area: int, keep_largest: bool) -> tuple[np.ndarray, bool]:
+def _relabel(mask: np.ndarray, min_area: float, keep_largest: bool) -> tuple[np.ndarray, bool]:
     """The mask without its regions under min_area, and whether there were any."""
     _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     sizes = stats[:, cv2.CC_STAT_AREA]

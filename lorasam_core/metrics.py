@@ -128,11 +128,13 @@ def average_precision(
         raise ValueError(f"scores has shape {ranks.shape} for {len(matrix)} masks; give one finite score a mask.")
     small_pred, small_true = _areas(pred_masks) < min_area, _areas(true_masks) < min_area
     n_true = int(np.count_nonzero(~small_true))
-    if n_true == 0 or len(matrix) == 0:
-        return float(n_true == len(matrix) - np.count_nonzero(small_pred))
+    if matrix.size == 0:  # nothing on one side, or on both
+        return float(n_true == 0 and small_pred.all())
     limits = np.array([min(t, 1 - 1e-10) for t in thresholds])
     order = np.argsort(-ranks, kind="stable")
     hits, passed_over = _greedy_hits(matrix[order], limits, small_pred[order], small_true)
+    if n_true == 0:  # right where nothing is left to be counted against
+        return float(passed_over.all(axis=1).mean())
     return float(
         np.mean([_interpolated_precision(row[~out], n_true) for row, out in zip(hits, passed_over, strict=True)])
     )

@@ -183,7 +183,9 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="of every phase's steps; below 1 for a quick try")
     parser.add_argument("--workers", type=int, default=1, help="processes that generate scenes")
     parser.add_argument("--scenes", type=int, default=base_measures.SCENES, help="held-out scenes to measure on")
-    parser.add_argument("--data", nargs="*", default=list(base_measures.DATA), help="what else to measure on")
+    parser.add_argument(
+        "--data", nargs="*", default=list(base_measures.DATA), choices=base_measures.DATA, help="what to measure on"
+    )
     args = parser.parse_args()
     phases = tuple(replace(p, steps=max(2, round(p.steps * args.scale))) for p in PHASES)
     sam = pretrain(args.out, args.device, phases, workers=args.workers)

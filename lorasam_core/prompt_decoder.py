@@ -77,15 +77,10 @@ class PromptDecoder:
         wanted = chosen.any(1)
         image = keys[wanted].transpose(1, 2).unflatten(2, self.grid)  # B N C -> B C h w
         upscaled = decoder.output_upscaling(image)
-        count = chosen[wanted]
         weights = torch.stack(
             [mlp(tokens[wanted, k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
         )  # B masks c
-        out = torch.einsum("bkc,bchw->bkhw", weights, upscaled) if count.all() else None
-        if out is not None:
-            return out.flatten(0, 1)
-        parts = [w[k] @ u.flatten(1) for w, u, k in zip(weights, upscaled, count, strict=True)]
-        return torch.cat(parts).unflatten(1, tuple(upscaled.shape[-2:])) if parts else upscaled.new_empty(0, 1, 1)
+        return (weights @ upscaled.flatten(2))[chosen[wanted]].unflatten(1, tuple(upscaled.shape[-2:]))
 
     def _layer(
         self, layer: TwoWayAttentionBlock, first: bool, queries: Tensor, code: Tensor, keys: Tensor

@@ -32,8 +32,8 @@ CHUNK = 128  # prompts a decoder call
 
 class ScenePrompts(Dataset[dict[str, Tensor]]):
     """Scene i as tensors: image uint8 (3, S, S), zero outside its extent (h, w); points (K, 2), boxes (K, 4), targets
-    (K, S/4, S/4) bool and regions (S/4, S/4): the index of the smallest object at each pixel. A pure function of
-    (seed, i).
+    (K, S/4, S/4) bool and regions (S/4, S/4): a number for the smallest object at each pixel, 0 for none. A pure
+    function of (seed, i).
     """
 
     def __init__(self, seed: int, size: int, length: int) -> None:

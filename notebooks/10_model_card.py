@@ -64,9 +64,10 @@ page.figure(plots.panels(pictures, columns=4), "card-scenes", caption, alt)
 # ## The recipe
 #
 # Three phases. A dense warm-up teaches the encoder that pixels of one object belong together. Then points and boxes:
-# for a point the best of three masks learns, for a box the single mask, the IoU head learns the true IoU of what was
-# returned, and every fourth step adds two rounds of corrections, each with a new point where the mask is wrong and the
-# mask so far as a prompt. A quarter of the images are also asked for everything, by the box of the whole image. The
+# for a point the best of three masks learns, and the others a little, so that none is never trained; for a box the
+# single mask; and the IoU head learns the true IoU of what was returned. After the first third of a phase, every fourth
+# step adds two rounds of corrections on half of the images, each with a new point where the mask is wrong and the mask
+# so far as a prompt. A quarter of the images are also asked for everything, by the box of the whole image. The
 # last phase sees whole scenes in place of windows. Two inputs in five are padded, as the predictor pads what is not
 # square. Muon {cite:p}`jordan2024muon` trains the matrices, AdamW all else; each phase ends with the average of its
 # weights.
@@ -135,7 +136,7 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # %%
 caption = "Means over objects (AP50 and Dice: over images) with 95 % intervals over scenes, specimens or papers, in %."
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
-images = {model_card.IMAGES[name]: found["ap50"]["n"] for name, found in card["measures"].items()}
+images = {model_card.IMAGES[name]: found["ap50_all"]["n"] for name, found in card["measures"].items()}
 seen = ", ".join(f"{count} of {name}" for name, count in images.items())
 page.say(f"A thousand points an image take a while, so the mask generator was given fewer images: {seen}.")
 
@@ -146,13 +147,13 @@ for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_i
     figure = plots.line_chart(rows, "side", "iou", "series", log="x", **labels)
     caption = f"IoU by {prompt}, and the size of the object: the square root of its area, from each bin's lower bound."
     name = f"card-sizes-{prompt.split(',')[0].split()[-1]}"
-    page.figure(figure, name, caption, "IoU rises with the size of the object.", data=rows)
+    page.figure(figure, name, caption, "IoU mostly rises with the size of the object.", data=rows)
 
 # %% [markdown]
 # ## What it cannot do
 #
 # - **Small objects.** A patch is 16 pixels of a 384-pixel input. Objects under a patch across are seldom outlined well.
-# - **Stand for SAM's accuracy.** It has a twenty-fourth of ViT-B's parameters and saw forty thousand generated images,
+# - **Stand for SAM's accuracy.** It has a twenty-fourth of ViT-B's parameters and saw the generated images above,
 #   where SAM saw eleven million photographs. Adapting it shows the mechanism, not what SAM would score.
 # - **Be asked with SAM's thresholds.** Its rating of a good mask is often far below 0.88; the generator's settings of
 #   this project's quick profile suit it, SAM's own return little.

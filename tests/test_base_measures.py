@@ -162,7 +162,7 @@ def test_what_is_measured_is_kept_and_data_that_cannot_be_had_left_out(sam, few,
     found = measure(sam, tmp_path, scenes=2, data=["scenes", "no such data"])
     assert found.keys() == {"scenes"} and "no such data is left out: " in capsys.readouterr().out
     card = found["scenes"]
-    table = pd.read_csv(tmp_path / "scenes_prompts.csv")
+    table = pd.read_csv(tmp_path / "scenes_2_prompts.csv")
     large = table[table["side"] >= LARGE]
     assert card["point_best_iou"]["mean"] == pytest.approx(table["point_best_iou"].mean(), abs=1e-4)
     assert card["large_box_iou"]["n"] == len(large) < len(table) == card["box_iou"]["n"]

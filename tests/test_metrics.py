@@ -133,6 +133,9 @@ def test_average_precision_where_only_small_objects_are_there() -> None:
     small[0, :2, :2] = large[0, 2:, 2:] = True
     assert metrics.average_precision(small, [0.5], small, min_area=9) == 1
     assert metrics.average_precision(large, [0.5], small, min_area=9) == 0
+    found = small.copy()
+    found[0, :2, 2:4] = True  # large, and half of it the small object
+    assert metrics.average_precision(found, [0.5], small, min_area=5) == 1
     assert metrics.average_precision(small, [0.5], large, min_area=9) == 0
 
 
