@@ -60,16 +60,18 @@ def without_small_regions(mask: np.ndarray, min_area: float) -> tuple[np.ndarray
     # a region of the background that reaches this frame's edge inside the image is as long as min_area at least
     margin = math.ceil(min_area)
     frame = tuple(slice(max(0, a[0] - margin), a[-1] + 1 + margin) for a in (rows, columns))
-    part, filled = _relabel(~mask[frame], min_area, keep_largest=False)
-    part, removed = _relabel(~part, min_area, keep_largest=True)
-    if not filled and not removed:
-        return mask, False
+    part, filled = _relabel(~mask[frame], min_area)
     out = np.zeros_like(mask)
-    out[frame] = part
-    return out, True
+    out[frame] = ~part
+    kept, removed = _relabel(out[frame], min_area)
+    if kept.any():
+        out[frame] = kept
+    else:  # of islands of one size the first label's stays, and labels depend on where the image begins
+        out, removed = _relabel(out, min_area, keep_largest=True)
+    return (out, True) if filled or removed else (mask, False)
 
 
-def _relabel(mask: np.ndarray, min_area: float, keep_largest: bool) -> tuple[np.ndarray, bool]:
+def _relabel(mask: np.ndarray, min_area: float, keep_largest: bool = False) -> tuple[np.ndarray, bool]:
     """The mask without its regions under min_area, and whether there were any."""
     _, regions, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     sizes = stats[:, cv2.CC_STAT_AREA]

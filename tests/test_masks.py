@@ -50,7 +50,7 @@ def expected_without_small_regions(mask: np.ndarray, min_area: int) -> tuple[np.
     return cleaned, holes or islands
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(arrays(np.bool_, (12, 14), elements=st.booleans()), st.integers(1, 30))
 def test_small_regions_go_as_segment_anything_has_them_go(mask, min_area):
     found, changed = masks.without_small_regions(mask, min_area)
@@ -59,6 +59,14 @@ def test_small_regions_go_as_segment_anything_has_them_go(mask, min_area):
         return
     expected, was_changed = expected_without_small_regions(mask, min_area)
     assert np.array_equal(found, expected) and changed == was_changed
+
+
+@pytest.mark.parametrize(("first", "second"), [((9, 2), (10, 0)), ((8, 2), (9, 0)), ((3, 7), (3, 9))])
+def test_of_small_islands_of_one_size_the_same_one_stays(first, second):
+    mask = np.zeros((12, 14), bool)
+    mask[first] = mask[second] = True
+    found, changed = masks.without_small_regions(mask, 2)
+    assert np.array_equal(found, expected_without_small_regions(mask, 2)[0]) and changed and found.sum() == 1
 
 
 @pytest.mark.parametrize("seed", range(40))
