@@ -118,7 +118,7 @@ class Predictor(SamPredictor):
 
 
 class MaskGenerator(SamAutomaticMaskGenerator):
-    """segment-anything's SamAutomaticMaskGenerator: its arguments, annotations and masks, several times faster.
+    """segment-anything's SamAutomaticMaskGenerator: its arguments, annotations and masks, in less time.
 
     What all points of an image share is computed once, points are filtered by their predicted IoU before any mask is
     made; on a CPU masks are enlarged a few at a time. Results are the original's up to rounding: a pixel whose logit,
