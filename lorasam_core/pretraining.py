@@ -158,7 +158,7 @@ def _run_phase(
 
     def after_step(step: int, row: dict[str, float]) -> None:
         average.update_parameters(sam)
-        if step % LOG_EVERY == 0:
+        if step % LOG_EVERY == 0 or step == phase.steps:
             rows.append({"phase": phase.name, "step": step, **row})
         if step % SAVE_EVERY == 0 or step == phase.steps:
             pd.DataFrame(rows).to_csv(out / "history.csv", index=False)

@@ -428,6 +428,12 @@ def test_a_run_that_is_killed_and_taken_up_ends_as_one_that_is_not(whole, tmp_pa
     assert same(found, weights)
 
 
+def test_phases_shorter_than_the_logs_interval_have_a_row_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "LOG_EVERY", 10)
+    pretrain(tmp_path, "cpu", tuple(replace(phase, steps=2) for phase in PHASES), workers=0)
+    assert history(tmp_path)[["phase", "step"]].values.tolist() == [[phase.name, 2] for phase in PHASES]
+
+
 def test_a_finished_run_is_read_again(whole, monkeypatch):
     folder, weights = whole
     monkeypatch.setattr(ScenePrompts, "__getitem__", lambda self, i: pytest.fail("nothing is left to train"))
