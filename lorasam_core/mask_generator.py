@@ -1,32 +1,37 @@
-"""Masks for a whole image: segment-anything's predictor and mask generator, for grey micrographs too."""
+"""Masks for a whole image: segment-anything's mask generator, in less time and for grey micrographs too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, TypeAlias
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from segment_anything import SamAutomaticMaskGenerator, SamPredictor
+from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
     MaskData,
     area_from_rle,
     box_xyxy_to_xywh,
+    build_point_grid,
     coco_encode_rle,
+    generate_crop_boxes,
     is_box_near_crop_edge,
     uncrop_boxes_xyxy,
     uncrop_masks,
     uncrop_points,
 )
 from torchvision.ops import batched_nms
+from torchvision.ops.boxes import box_area
 from tqdm import tqdm
 
 from lorasam_core import masks
+from lorasam_core.predictor import Autocast, Predictor, as_rgb, evaluating
 from lorasam_core.prompt_decoder import PromptDecoder
 
-Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+__all__ = ["QUICK_SETTINGS", "STUDY_SETTINGS", "Autocast", "MaskGenerator", "Predictor", "as_rgb", "evaluating"]
 
 STUDY_SETTINGS: dict[str, Any] = {
     "points_per_side": 100,
@@ -46,75 +51,49 @@ QUICK_SETTINGS: dict[str, Any] = {
     "min_mask_region_area": 25,
 }  # 256 points, no crops, and thresholds that suit the compact model on describable scenes (particles had no say)
 
-MIN_SIDE = 16  # pixels
 CPU_CACHE = 8 * 2**20  # bytes of image tokens that are worked on at once on a CPU
 CPU_MASKS = 8  # enlarged at once on a CPU
+CPU_CROPS = 1  # encoded at once
+CUDA_CROPS = 4
+LARGEST_COVER = 0.25  # of a crop's area: a larger mask may be the background, with objects of its own inside
 
 
-def as_rgb(image: np.ndarray, min_side: int = MIN_SIDE) -> np.ndarray:
-    """The image as uint8 (H, W, 3): grey (H, W) is repeated three times, RGB stays as it is.
-
-    Raises ValueError for another dtype or shape, or a side under min_side pixels.
+def coarse_to_fine(grid: np.ndarray) -> np.ndarray:
+    """An order, int (P,), of points (P, 2): of segment-anything's grid every 4th row and column first, then every 2nd,
+    then the rest; of other points a random one, the same every time.
     """
-    image = np.asarray(image)
-    if image.dtype != np.uint8:
-        raise ValueError(f"The image is {image.dtype}; scale its grey values to 0..255 and convert it to uint8.")
-    if image.ndim != 2 and not (image.ndim == 3 and image.shape[2] == 3):
-        raise ValueError(f"The image has shape {image.shape}; give grey (H, W) or RGB (H, W, 3) without alpha.")
-    height, width = image.shape[:2]
-    if min(height, width) < min_side:
-        raise ValueError(f"The image has {height} x {width} pixels; give at least {min_side} pixels a side.")
-    return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+    side = math.isqrt(len(grid))
+    if len(grid) != side**2 or not np.allclose(grid, build_point_grid(side)):
+        return np.random.default_rng(0).permutation(len(grid))
+    row, column = np.divmod(np.arange(len(grid)), side)
+    level = sum(((row % step > 0) | (column % step > 0)).astype(int) for step in (4, 2))
+    return np.argsort(level, kind="stable")
 
 
-@contextmanager
-def evaluating(sam: Sam) -> Iterator[None]:
-    """Evaluation mode and no gradients; on leaving, every module gets back the mode that it had."""
-    modes = [(module, module.training) for module in sam.modules()]
-    sam.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
+class PointQueue:
+    """The points of a crop, given out a few at a time, without those that lie in a mask that `cover` was shown.
 
-
-class Predictor(SamPredictor):
-    """segment-anything's SamPredictor that takes grey images and is safe under autocast.
-
-    The image encoder runs under the autocast that surrounds it, or that `autocast` makes. Its embedding is returned
-    to float32, and prompts and masks are always computed in float32: bfloat16 holds 8 bits, too few for coordinates
-    of pixels and for masks that are compared with thresholds.
+    points: (P, 2), X and Y in pixels of the crop; order: int (P,); size: of the crop, (height, width).
     """
 
-    features: Any  # (1, C, h, w) embedding of the current image, or None
+    def __init__(self, points: np.ndarray, order: np.ndarray, size: tuple[int, int]) -> None:
+        height, width = size
+        self.columns, self.rows = np.minimum(points, (width - 1, height - 1)).astype(int).T
+        self.covered = np.zeros(size, dtype=bool)
+        self.waiting, self.skipped = order, 0
 
-    def __init__(self, sam: Sam, autocast: Autocast = nullcontext) -> None:
-        super().__init__(sam)
-        self.autocast = autocast
+    def take(self, count: int) -> np.ndarray:
+        """Indices of the next points, int (at most count,); empty when none is left."""
+        covered = self.covered[self.rows[self.waiting], self.columns[self.waiting]]
+        self.skipped += int(covered.sum())
+        left = self.waiting[~covered]
+        taken, self.waiting = left[:count], left[count:]
+        return taken
 
-    def set_image(self, image: np.ndarray, image_format: str = "RGB") -> None:
-        """Encode a uint8 image, (H, W) or (H, W, 3); ValueError for another, or one too thin for the model."""
-        image = as_rgb(image, min_side=1)
-        side = self.transform.target_length
-        if min(self.transform.get_preprocess_shape(*image.shape[:2], side)) < 1:
-            raise ValueError(
-                f"The image has {image.shape[0]} x {image.shape[1]} pixels, too long and thin for a model of {side} "
-                "pixels; cut it into shorter pieces."
-            )
-        super().set_image(image, image_format)
-
-    def set_torch_image(self, transformed_image: torch.Tensor, original_image_size: tuple[int, ...]) -> None:
-        """Encode a (1, 3, h, w) image already transformed, as SamPredictor does."""
-        with self.autocast():
-            super().set_torch_image(transformed_image, original_image_size)
-        self.features = self.features.float()
-
-    def predict_torch(self, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Masks for a batch of prompts, as SamPredictor's, in float32 even under autocast."""
-        with torch.autocast(self.device.type, enabled=False):
-            return super().predict_torch(*args, **kwargs)
+    def cover(self, found: torch.Tensor) -> None:
+        """Masks, bool (M, height, width), whose points need not be asked; too large ones do not count."""
+        small = found.flatten(1).sum(1) <= LARGEST_COVER * self.covered.size
+        self.covered |= found[small].any(0).cpu().numpy()
 
 
 class MaskGenerator(SamAutomaticMaskGenerator):
@@ -128,14 +107,24 @@ class MaskGenerator(SamAutomaticMaskGenerator):
     Beyond the original: grey images; evaluation mode while it runs, so that the same image gives the same masks; an
     empty list where the original fails because no crop holds a mask; a progress bar, on request; ValueError, with the
     remedy, for settings and images on which the original fails. points_per_batch is an upper limit: on a CPU points are
-    taken as many at once as its cache likes.
+    taken as many at once as its cache likes. After `generate`, `points_asked` and `points_skipped` tell how many
+    points of all crops the decoder was asked, and how many were left out.
+
+    approximate_skip_covered_points=True gives OTHER masks than the original, in less time: points are taken coarse to
+    fine, and one that lies in a mask of its crop that passed the filters, of at most a quarter of the crop's area, is
+    not asked. Parts inside such a mask, masks that overlap it, and better ones of the same object can be lost.
     """
 
-    def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False,
+        approximate_skip_covered_points: bool = False, **settings: Any,
+    ) -> None:  # fmt: skip
         _check_settings(settings)
         super().__init__(sam, **settings)
         self.predictor = Predictor(sam, autocast)
         self.progress = progress
+        self.approximate_skip_covered_points = approximate_skip_covered_points
+        self.points_asked = self.points_skipped = 0
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """Annotations of a uint8 image, (H, W) or (H, W, 3), at least 16 pixels a side.
@@ -145,6 +134,7 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         Raises ValueError for another dtype or shape.
         """
         image = as_rgb(image)
+        self.points_asked = self.points_skipped = 0
         with evaluating(self.predictor.model):
             data = self._generate_masks(image)
         if self.min_mask_region_area > 0 and len(data["rles"]):
@@ -164,13 +154,35 @@ class MaskGenerator(SamAutomaticMaskGenerator):
             "crop_box": box_xyxy_to_xywh(data["crop_boxes"][row]).tolist(),
         }
 
-    def _process_crop(
-        self, image: np.ndarray, crop_box: list[int], crop_layer_idx: int, orig_size: tuple[int, ...]
-    ) -> MaskData:
-        """Masks of one crop, as the original's method of this name returns them."""
-        x0, y0, x1, y1 = crop_box
-        self.predictor.set_image(image[y0:y1, x0:x1])
-        points = self.point_grids[crop_layer_idx] * np.array([[x1 - x0, y1 - y0]])
+    def _generate_masks(self, image: np.ndarray) -> MaskData:
+        """Masks of all crops, as the original's method of this name returns them."""
+        size = image.shape[:2]
+        crop_boxes, layers = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        data = MaskData()
+        for crop_box, layer in zip(self._encoded(image, crop_boxes), layers, strict=True):
+            data.cat(self._masks_of_crop(crop_box, layer, size))
+        if len(crop_boxes) > 1:
+            scores = 1 / box_area(data["crop_boxes"])  # masks of smaller crops are preferred
+            kept = batched_nms(
+                data["boxes"].float(), scores.to(data["boxes"].device), torch.zeros(len(scores)), self.crop_nms_thresh
+            )
+            data.filter(kept)
+        data.to_numpy()
+        return data
+
+    def _encoded(self, image: np.ndarray, crop_boxes: list[list[int]]) -> Iterator[list[int]]:
+        """Each crop box while the predictor holds that crop; several crops are encoded in one call."""
+        at_once = CUDA_CROPS if self.predictor.device.type == "cuda" else CPU_CROPS
+        for start in range(0, len(crop_boxes), at_once):
+            group = crop_boxes[start : start + at_once]
+            embeddings = self.predictor.encode([image[y0:y1, x0:x1] for x0, y0, x1, y1 in group])
+            for crop_box in group:
+                self.predictor.use(embeddings.pop(0))  # no other reference: they go before the next group comes
+                yield crop_box
+                self.predictor.reset_image()
+
+    def _masks_of_crop(self, crop_box: list[int], layer: int, orig_size: tuple[int, ...]) -> MaskData:
+        """Masks of the crop that the predictor holds, in pixels of the image."""
         device = self.predictor.device
         data = MaskData(
             iou_preds=torch.empty(0, device=device),
@@ -180,9 +192,8 @@ class MaskGenerator(SamAutomaticMaskGenerator):
             rles=[],
         )
         with torch.autocast(self.predictor.device.type, enabled=False):
-            for part in self._survivors(points, crop_box, orig_size):
+            for part in self._survivors(self.point_grids[layer], crop_box, orig_size):
                 data.cat(part)
-        self.predictor.reset_image()
         kept = batched_nms(
             data["boxes"].float(), data["iou_preds"], torch.zeros(len(data["boxes"])), self.box_nms_thresh
         )
@@ -192,12 +203,12 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         data["crop_boxes"] = torch.tensor([crop_box] * len(data["rles"])).reshape(-1, 4).long()
         return data
 
-    def _survivors(self, points: np.ndarray, crop_box: list[int], orig_size: tuple[int, ...]) -> Iterator[MaskData]:
-        """What passes the filters, from points (P, 2) in pixels of the crop that the predictor holds."""
+    def _survivors(self, grid: np.ndarray, crop_box: list[int], orig_size: tuple[int, ...]) -> Iterator[MaskData]:
+        """What passes the filters, from points (P, 2) in 0..1 of the crop that the predictor holds."""
         predictor, sam = self.predictor, self.predictor.model
-        coords = torch.as_tensor(
-            predictor.transform.apply_coords(points, predictor.original_size), device=predictor.device
-        )
+        height, width = predictor.original_size
+        points = grid * np.array([[width, height]])
+        coords = torch.as_tensor(predictor.transform.apply_coords(points, (height, width)), device=predictor.device)
         labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
         sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
         _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)
@@ -205,26 +216,43 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         at_once = self.points_per_batch
         if predictor.device.type == "cpu":
             at_once = max(1, min(at_once, CPU_CACHE // (decoder.keys.numel() * decoder.keys.element_size())))
+        skip = self.approximate_skip_covered_points
+        queue = PointQueue(points, coarse_to_fine(grid) if skip else np.arange(len(grid)), (height, width))
         with tqdm(total=len(points), desc="masks", unit="point", leave=False, disable=not self.progress) as bar:
-            for start in range(0, len(points), at_once):
-                few = slice(start, start + at_once)
-                rated, tokens, keys = decoder.rate(sparse[few])
-                chosen = rated > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(rated).bool()
-                chosen[:, 0] = False  # the single mask: for boxes, and several points
-                owner, number = chosen.nonzero(as_tuple=True)
-                if len(owner):
-                    low = decoder.masks(tokens, keys, chosen)
-                    rows = torch.as_tensor(points[few])[owner.cpu()]
-                    enlarged = CPU_MASKS if predictor.device.type == "cpu" else len(low)
-                    for part in torch.arange(len(low)).split(enlarged):
-                        yield self._filter(low[part], rated[owner, number][part], rows[part], crop_box, orig_size)
-                bar.update(len(points[few]))
+            while len(few := queue.take(at_once)):
+                for low, rated, owner in self._rated(decoder, sparse[few]):
+                    data = self._filter(low, rated, torch.as_tensor(points[few])[owner], crop_box, orig_size)
+                    if skip:
+                        queue.cover(data["masks"])
+                    data["rles"] = masks.encode(uncrop_masks(data["masks"], crop_box, *orig_size))
+                    del data["masks"]
+                    yield data
+                self.points_asked += len(few)
+                bar.update(len(points) - len(queue.waiting) - bar.n)
+        self.points_skipped += queue.skipped
+
+    def _rated(
+        self, decoder: PromptDecoder, sparse: torch.Tensor
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Of prompts (B, n, C) the masks of high predicted IoU, a few at a time: logits (M, 4h, 4w), predicted IoU (M,)
+        and the number of the prompt (M,), on the CPU.
+        """
+        rated, tokens, keys = decoder.rate(sparse)
+        chosen = rated > self.pred_iou_thresh if self.pred_iou_thresh > 0 else torch.ones_like(rated).bool()
+        chosen[:, 0] = False  # the single mask: for boxes, and several points
+        owner, number = chosen.nonzero(as_tuple=True)
+        if len(owner):
+            low = decoder.masks(tokens, keys, chosen)
+            enlarged = CPU_MASKS if low.device.type == "cpu" else len(low)
+            yield from zip(
+                low.split(enlarged), rated[owner, number].split(enlarged), owner.cpu().split(enlarged), strict=True
+            )
 
     def _filter(
         self, low: torch.Tensor, rated: torch.Tensor, points: torch.Tensor, crop_box: list[int],
         orig_size: tuple[int, ...],
     ) -> MaskData:  # fmt: skip
-        """Logits (M, m, m) at the crop's size: those that are stable and away from the crop's edges, as run lengths."""
+        """Logits (M, m, m) as masks of the crop's size: those that are stable and away from the crop's edges."""
         sam, (height, width) = self.predictor.model, orig_size
         logits = sam.postprocess_masks(low[:, None], self.predictor.input_size, self.predictor.original_size)[:, 0]
         stable = masks.stability(logits, sam.mask_threshold, self.stability_score_offset)
@@ -233,8 +261,6 @@ class MaskGenerator(SamAutomaticMaskGenerator):
             data.filter(stable >= self.stability_score_thresh)
         data["boxes"] = masks.boxes(data["masks"])
         data.filter(~is_box_near_crop_edge(data["boxes"], crop_box, [0, 0, width, height]))
-        data["rles"] = masks.encode(uncrop_masks(data["masks"], crop_box, height, width))
-        del data["masks"]
         return data
 
     def _clean(self, data: MaskData) -> None:
