@@ -54,8 +54,8 @@ def without_small_regions(mask: np.ndarray, min_area: float) -> tuple[np.ndarray
     """A bool mask (H, W) with holes under min_area pixels filled, then islands under it removed (the largest stays
     where all are small), 8-connected; and whether it changed.
     """
-    if not mask.any():
-        return mask, False
+    if not mask.any():  # one hole, as large as the image
+        return (mask, False) if mask.size >= min_area else (~mask, True)
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     # a region of the background that reaches this frame's edge inside the image is as long as min_area at least
     margin = math.ceil(min_area)
