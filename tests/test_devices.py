@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -62,6 +64,12 @@ def test_auto_precision_is_bf16_only_where_the_machine_multiplies_it(monkeypatch
     assert devices.resolve_precision("bf16-mixed", device) == "bf16-mixed"
 
 
+def test_batches_are_loaded_beside_a_gpu_and_not_beside_a_model_on_the_cpu(monkeypatch):
+    for threads, expected in ((1, 1), (3, 3), (64, 4)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert [devices.loader_processes(device) for device in ("cpu", "cuda:0", "mps")] == [0, expected, expected]
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
 def test_autocast_computes_in_the_precision_of_the_run(precision, dtype):
     x = torch.ones(2, 2)
@@ -78,8 +86,36 @@ def test_peak_memory_is_the_kernels_own_count():
     assert peak and devices.peak_memory_mb() == pytest.approx(int(peak[1]) / 1024, rel=0.02)
 
 
+def test_peak_memory_counts_from_the_reset_on():
+    if sys.platform != "linux" or not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("the kernel's count cannot be set back here")
+    devices.reset_peak_memory()
+    before = devices.peak_memory_mb()
+    held = np.ones(2**28, np.uint8)
+    assert devices.peak_memory_mb() > before + 250
+    del held
+    assert devices.peak_memory_mb() > before + 250
+    devices.reset_peak_memory()
+    assert devices.peak_memory_mb() < before + 100
+
+
+def test_peak_memory_does_without_proc(monkeypatch):
+    def refused(*args, **kwargs):
+        raise PermissionError("no /proc here")
+
+    expected = devices.peak_memory_mb()
+    monkeypatch.setattr(Path, "read_text", refused)
+    monkeypatch.setattr(Path, "write_text", refused)
+    devices.reset_peak_memory()
+    assert devices.peak_memory_mb() == pytest.approx(expected, rel=0.5)
+
+
 def test_peak_memory_of_a_cuda_device_is_what_torch_allocated(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3 * 2**20)
+    kept = {"cuda:0": 5 * 2**20}
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: kept.update({device: 3 * 2**20}))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", kept.__getitem__)
+    assert devices.peak_memory_mb("cuda:0") == 5.0
+    devices.reset_peak_memory("cuda:0")
     assert devices.peak_memory_mb("cuda:0") == 3.0
 
 
