@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
@@ -34,6 +34,24 @@ def warmup_cosine(steps: int, peak: float, warmup: float, floor: float = 0.0) ->
         return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
     return rate
+
+
+class Timed(Iterator[Any]):
+    """A generator of batches; seconds: how long `next` has waited for them in all."""
+
+    def __init__(self, batches: Generator[Any]) -> None:
+        self.batches, self.seconds = batches, 0.0
+
+    def __next__(self) -> Any:
+        begun = time.perf_counter()
+        try:
+            return next(self.batches)
+        finally:
+            self.seconds += time.perf_counter() - begun
+
+    def close(self) -> None:
+        """End the generator."""
+        self.batches.close()
 
 
 def fit(

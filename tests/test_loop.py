@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from lorasam_core import loop
-from lorasam_core.loop import NonFiniteLoss, fit, make_fabric, warmup_cosine
+from lorasam_core.loop import NonFiniteLoss, Timed, fit, make_fabric, warmup_cosine
 
 
 @settings(max_examples=40, deadline=None)
@@ -131,6 +132,25 @@ def test_a_run_that_starts_later_takes_the_remaining_steps():
     assert [r["at"] for r in rows] == [4, 5] and last == 5
     model, rows, last = run(steps=5, start=5)
     assert not rows and last == 5 and torch.equal(weights(model), weights(Line()))
+
+
+def test_waiting_for_batches_is_timed_and_closing_ends_them():
+    ended = []
+
+    def slow():
+        try:
+            for number in range(3):
+                time.sleep(0.05)
+                yield number
+        finally:
+            ended.append(True)
+
+    batches = Timed(slow())
+    assert [next(batches), next(batches)] == [0, 1]
+    time.sleep(0.2)  # the model's own time
+    assert 0.1 <= batches.seconds < 0.2 and not ended
+    batches.close()
+    assert ended and list(batches) == []
 
 
 def test_after_step_can_stop_the_run():
