@@ -27,7 +27,9 @@ WHOLE_NUMBERS = {
     "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "crop_size": 1, "prompts_per_image": 1, "seed": 0,
     "split_seed": 0, "workers": 0,
 }  # each with its least value  # fmt: skip
-OPTIONAL = {"steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size"}  # 1 or none
+OPTIONAL = {
+    "steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size", "workers",
+}  # a whole number, of at least 1 where the table above has no other, or none  # fmt: skip
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "alpha": (lambda x: 0 < x < math.inf, "a number above 0, or none for alpha = rank"),
     "dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
@@ -36,7 +38,9 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "warmup": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
     "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
-NOT_RESULTS = ("device", "workers", "name")  # change where and how a run is done, not what comes out of it
+SWITCHES = ("checkpointing", "compile")
+# change where and how a run is done, not what comes out of it
+NOT_RESULTS = ("device", "workers", *SWITCHES, "name")
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ class RunConfig:
     # machine
     precision: str = "auto"
     device: str = "auto"
-    workers: int = 0  # data-loading processes
+    workers: int | None = None  # data-loading processes; None: what the device likes
+    checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory, more time
+    compile: bool = False  # torch.compile the encoder's blocks: a slow start, no gain for vit_t on a CPU; needs a C++ compiler
 
     def __post_init__(self) -> None:
         for name in ("data", "checkpoint"):
@@ -107,6 +113,9 @@ class RunConfig:
                 raise ValueError(f"{name} is {value!r}; give a text.")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str):
             raise ValueError(f"checkpoint is {self.checkpoint!r}; give a path, or none for the model's own.")
+        for name in SWITCHES:
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} is {value!r}; give true or false.")
         for name, allowed in ONE_OF.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")

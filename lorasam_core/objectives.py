@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -16,10 +16,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from lorasam_core.config import RunConfig
 from lorasam_core.data.virtual import VirtualSet
+from lorasam_core.devices import loader_processes
 from lorasam_core.losses import iou_head_loss, mask_iou, minimum_mask_loss, per_mask_dice_ce
 from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside, whole_image_box
 
-CPU_CHUNK = 16  # prompts a decoder call: larger batches are bound by memory on a CPU
+# bytes of the image tokens in one decoder call on a CPU: below it the calls themselves cost, above it memory bounds them
+# (forward and backward, 32 to 128 prompts of vit_t, 0.3 MB each, and 2 to 4 of vit_b, 4 MB each, are the fastest)
+CPU_TOKEN_BYTES = 2**24
 
 
 class TrainingItems(Dataset[dict[str, Any]]):
@@ -123,20 +126,41 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batch | {"ids": [item["id"] for item in items], "size": len(items), "extents": extents}
 
 
-def endless(items: Dataset[dict[str, Any]], config: RunConfig, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Batches on the device for ever, each epoch in an order of its own that (seed, epoch) decides."""
-    count, epoch = len(items), 0
-    while True:
-        order: list[int] = []
-        while len(order) < max(count, config.batch_size):
-            order += np.random.default_rng((config.seed, epoch)).permutation(count).tolist()
-            epoch += 1
-        loader = DataLoader(
-            items, batch_size=config.batch_size, sampler=order, collate_fn=collate, num_workers=config.workers,
-            drop_last=True, pin_memory=device.type == "cuda", prefetch_factor=4 if config.workers else None,
-        )  # fmt: skip
+def endless(items: TrainingItems, config: RunConfig, device: torch.device) -> Generator[dict[str, Any]]:
+    """Batches on the device for ever, each epoch in an order of its own that (seed, epoch) decides.
+
+    The loader's processes start once and end when the iterator is closed.
+    """
+    workers = loader_processes(device.type) if config.workers is None else config.workers
+    loader = iter(
+        DataLoader(
+            items, batch_sampler=orders(len(items), config.batch_size, config.seed), collate_fn=collate,
+            num_workers=workers, pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
+            worker_init_fn=_one_thread,
+        )
+    )  # fmt: skip
+    try:
         for batch in loader:
             yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    finally:
+        if workers:  # torch ends them once nothing refers to the loader, but the traceback of an error would
+            loader._shutdown_workers()
+
+
+def orders(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:
+    """The items of each batch, for ever: whole epochs, as many together as a batch needs, without what is left over."""
+    epoch = 0
+    while True:
+        order: list[int] = []
+        while len(order) < max(count, batch_size):
+            order += np.random.default_rng((seed, epoch)).permutation(count).tolist()
+            epoch += 1
+        for end in range(batch_size, len(order) + 1, batch_size):
+            yield order[end - batch_size : end]
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)  # OpenCV's threads do not survive the fork, and the model needs the other cores
 
 
 def decode(
@@ -150,7 +174,9 @@ def decode(
     """
     nothing = torch.zeros_like(embeddings[:1])
     position = sam.prompt_encoder.get_dense_pe()
-    chunk = chunk or (CPU_CHUNK if embeddings.device.type == "cpu" else max(1, len(owner)))
+    if chunk is None:
+        fitting = CPU_TOKEN_BYTES // (embeddings[0].numel() * embeddings.element_size())
+        chunk = max(1, fitting if embeddings.device.type == "cpu" else len(owner))
     parts = [
         sam.mask_decoder.predict_masks(nothing, position, sparse[rows], embeddings[owner[rows]] + dense[rows])
         for rows in torch.arange(len(owner), device=owner.device).split(chunk)

@@ -26,8 +26,10 @@ OTHER = {  # another valid value of every field
     "crop_size": 256, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 0.0,
     "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1, "evaluate": ("point",),
     "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu", "workers": 3,
+    "checkpointing": True, "compile": True,
 }  # fmt: skip
-IGNORED = {"name", "device", "workers", "checkpoint"}  # a checkpoint counts by its contents, the base hash
+# a checkpoint counts by its contents, the base hash
+IGNORED = {"name", "device", "workers", "checkpointing", "compile", "checkpoint"}
 
 
 def run_id(config: RunConfig) -> str:
@@ -131,11 +133,12 @@ WHOLE = ("rank", "epochs", "batch_size", "accumulate", "crop_size", "prompts_per
          "limit", "test_limit", "validate_every", "patience", "image_size")  # fmt: skip
 BAD = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, True, "8", float("nan"))),
-    *((name, None) for name in ("rank", "epochs", "batch_size", "learning_rate", "seed", "workers", "model")),
+    *((name, None) for name in ("rank", "epochs", "batch_size", "learning_rate", "seed", "model")),
     *((name, value) for name in ("seed", "split_seed", "workers") for value in (-1, 0.5, "0", False)),
     *((name, value) for name in ("learning_rate", "clip_norm", "alpha") for value in (0, -1.0, float("inf"), "1e-4")),
     *((name, value) for name in ("dropout", "warmup") for value in (-0.1, 1, 1.5, "0.1", None, float("nan"))),
     *(("weight_decay", value) for value in (-0.1, float("nan"), float("inf"), "0", None, True)),
+    *((name, value) for name in ("checkpointing", "compile") for value in (None, 0, 1, "true", "no")),
     *((name, "nonsense") for name in ("method", "objective", "scaling", "precision", "generator")),
     *((name, ["q"]) for name in ("method", "objective", "model", "data", "device", "checkpoint")),
     *(("targets", value) for value in ((), "qv", ["q", "w"], None, 3, {"q": 1})),

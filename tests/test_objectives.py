@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import pickle
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from scipy.ndimage import binary_dilation
 from segment_anything import SamPredictor
 from skimage.draw import disk
 from torch.nn import functional as F
+from torch.utils.data import BatchSampler
 from torchmetrics.functional.classification import binary_accuracy, multiclass_jaccard_index
 
 from lorasam_core import objectives
@@ -204,21 +206,56 @@ def test_a_batch_may_be_larger_than_the_set():
     assert [len(ids) for ids in found] == [7, 7] and len(set(found[0])) == 3
 
 
-def test_workers_make_the_same_batches():
-    plain, parallel = (endless(items(), RunConfig(batch_size=3, workers=w), torch.device("cpu")) for w in (0, 1))
-    assert all(equal(next(plain), next(parallel)) for _ in range(3))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_make_the_same_batches_start_once_and_end(workers):
+    device, others = torch.device("cpu"), set(multiprocessing.active_children())
+    plain, parallel = (endless(items(), RunConfig(batch_size=3, workers=w), device) for w in (0, workers))
+    seen = set()
+    for _ in range(7):  # of two an epoch
+        assert equal(next(plain), next(parallel))
+        seen |= set(multiprocessing.active_children()) - others
+    assert len(seen) == workers and all(process.is_alive() for process in seen)
+    parallel.close()
+    assert not any(process.is_alive() for process in seen)
+
+
+def test_an_error_in_a_worker_is_raised_and_ends_it():
+    broken = items()
+    broken.virtual.samples = []
+    others = set(multiprocessing.active_children())
+    stream = endless(broken, RunConfig(batch_size=3, workers=1), torch.device("cpu"))
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+    assert set(multiprocessing.active_children()) <= others
+
+
+@settings(max_examples=50, deadline=None)
+@given(count=st.integers(1, 20), size=st.integers(1, 25), seed=st.integers(0, 9))
+def test_the_order_is_that_of_a_loader_for_each_epoch(count, size, seed):
+    expected, epoch = [], 0
+    while len(expected) < 6:
+        order = []
+        while len(order) < max(count, size):
+            order += np.random.default_rng((seed, epoch)).permutation(count).tolist()
+            epoch += 1
+        expected += BatchSampler(order, size, drop_last=True)
+    assert list(itertools.islice(objectives.orders(count, size, seed), 6)) == expected[:6]
 
 
 # ------------------------------------------------------------------------------------------------- decoder
 @pytest.mark.parametrize("chunk", [16, 2, 1])
 @torch.no_grad()
 def test_decode_is_segment_anythings_decoder_image_by_image(sam, batch, monkeypatch, chunk):
-    monkeypatch.setattr(objectives, "CPU_CHUNK", chunk)
     embeddings = torch.randn(3, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(objectives, "CPU_TOKEN_BYTES", chunk * embeddings[0].nbytes)
     owner = torch.tensor([2, 0, 0, 1, 2, 0, 1])
     boxes, earlier = batch["boxes"][:7], torch.randn(7, 1, MASK, MASK)
     sparse, dense = sam.prompt_encoder(None, boxes, earlier)
+    calls = []
+    hook = sam.mask_decoder.transformer.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     masks, scores = decode(sam, embeddings, owner, sparse, dense)
+    hook.remove()
+    assert max(calls) == min(chunk, 7) and sum(calls) == 7
     assert masks.shape == (7, 4, MASK, MASK) and scores.shape == (7, 4)
     position = sam.prompt_encoder.get_dense_pe()
     for image in range(3):
@@ -303,6 +340,16 @@ def test_the_instance_loss_is_that_of_a_loop_over_prompts(sam, batch):
         assert measures[name].item() == pytest.approx(value.item(), rel=1e-5)
     assert loss.item() == pytest.approx(mean.item(), rel=1e-5)
     close(gradients(sam, loss), gradients(sam, mean))
+
+
+@pytest.mark.parametrize("kind", ["semantic", "instance"])
+def test_only_a_and_b_get_a_gradient(batch, kind):
+    sam = add_lora(tiny_sam(), LoRAConfig(4, targets=("q", "v", "lin1")))
+    randomise(lora_parameters(sam), scale=0.2)
+    wanted = {id(p) for p in lora_parameters(sam)}
+    assert {id(p) for p in sam.parameters() if p.requires_grad} == wanted
+    Objective(sam, kind)(batch, 0)[0].backward()
+    assert {id(p) for p in sam.parameters() if p.grad is not None} == wanted
 
 
 def prompts_of(sam, monkeypatch, batch: dict) -> list[torch.Tensor]:
