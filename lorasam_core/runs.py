@@ -6,6 +6,7 @@ import copy
 import logging
 import os
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -20,8 +21,10 @@ import pandas as pd
 import psutil
 import torch
 from segment_anything.modeling import Sam
+from tqdm import tqdm
 
 from lorasam_core import devices, evaluation, mask_generator, tracking, training
+from lorasam_core.blocks import check_compile
 from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.executor import RunError
@@ -31,7 +34,8 @@ from lorasam_core.sam import load_sam
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
 NOTHING_TRAINED = {
-    "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "steps": 0, "images_seen": 0, "best_step": 0,
+    "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
+    "best_step": 0,
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -112,6 +116,8 @@ def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled")
     final = Path(edition_dir) / run.run_id
     if is_finished(final):
         return read_record(final)
+    if run.config.compile and run.config.method == "lora":
+        check_compile(run.device)
     check_disk(final.parent, run.bytes_needed)
     _remove_leftovers(final)
     part = final.with_name(f"{run.run_id}.part-{os.getpid()}")
@@ -147,6 +153,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     run.data.split.save(folder / "split.json")
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
+    devices.reset_peak_memory(run.device)
     trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     if config.method == "lora":
@@ -166,7 +173,10 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
             tracker.on_end(metrics)
     wall = round(time.perf_counter() - start, 2)
     write_json(folder / "environment.json", {**describe(run), "wall_seconds": wall})
-    logger.info("finished in %.1f s", wall)
+    end = f"finished in {wall:.1f} s, peak memory {metrics['peak_memory_mb']:.0f} MB"
+    logger.info(end)
+    if not os.environ.get("TQDM_DISABLE"):  # where the bars go, for a log alone is not seen
+        tqdm.write(f"{config.name or run.run_id}: {end}", file=sys.stderr)
     write_json(folder / METRICS, metrics)
 
 

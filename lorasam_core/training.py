@@ -15,11 +15,12 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from lorasam_core.blocks import check_compile, training_blocks
 from lorasam_core.config import RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
-from lorasam_core.devices import peak_memory_mb, resolve_device, resolve_precision
-from lorasam_core.loop import NonFiniteLoss, fit, make_fabric, warmup_cosine
+from lorasam_core.devices import peak_memory_mb, reset_peak_memory, resolve_device, resolve_precision
+from lorasam_core.loop import NonFiniteLoss, Timed, fit, make_fabric, warmup_cosine
 from lorasam_core.lora import load_adapter, lora_parameters, save_adapter
 from lorasam_core.losses import mask_iou
 from lorasam_core.objectives import Objective, TrainingItems, decode, endless, prompts_for, shrink
@@ -41,7 +42,9 @@ def train(
 
     sam: with LoRA added, on its device. Writes config.json, history.csv and adapter.safetensors into run_dir. Each
     callback may have on_log(step, row). Returns {"val", "steps", "best_step", "images_seen", "seconds", "images_per_s",
-    "peak_memory_mb"}. Raises NonFiniteLoss, which names the batch, with the state before it in last_good.safetensors.
+    "waiting_share", "peak_memory_mb"}; waiting_share: part of the seconds in which the model waited for a batch.
+    Raises ValueError where config.compile asks for what does not work here, and NonFiniteLoss, which names the batch,
+    with the state before it in last_good.safetensors.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -58,9 +61,12 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.sam, self.config, self.run_dir, self.callbacks = sam, config, run_dir, callbacks
         device = str(sam.device) if config.device == "auto" else resolve_device(config.device)
+        if config.compile:
+            check_compile(device)
         precision = resolve_precision(config.precision, device)
         self.fabric = make_fabric(device, precision)
         sam.to(self.fabric.device)
+        reset_peak_memory(device)
         torch.manual_seed(config.seed)
         virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
         mask_size = sam.prompt_encoder.mask_input_size[0]
@@ -86,24 +92,28 @@ class Trainer:
         )
         objective, optimizer = self.fabric.setup(self.objective, optimizer)
         rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
+        batches = Timed(endless(self.items, config, self.fabric.device))
         self.sam.train()
         try:
-            last = fit(
-                self.fabric, objective, optimizer, endless(self.items, config, self.fabric.device), self.steps, rate,
-                accumulate=config.accumulate, clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
-            )  # fmt: skip
+            with training_blocks(self.sam.image_encoder, config.checkpointing, config.compile):
+                last = fit(
+                    self.fabric, objective, optimizer, batches, self.steps, rate, accumulate=config.accumulate,
+                    clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
+                )  # fmt: skip
         except NonFiniteLoss as error:
             kept = self.run_dir / "last_good.safetensors"
             save_adapter(self.sam, kept, run=config.name)
             raise NonFiniteLoss(f"{error} The state before it is in {kept.name}.") from error
         finally:
+            batches.close()
             self.sam.eval()
             pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.run_dir / "history.csv", index=False)
         load_adapter(self.sam, self.run_dir / "adapter.safetensors")
         seconds, seen = time.perf_counter() - begun, last * config.batch_size * config.accumulate
         return {
             "val": self.best, "steps": last, "best_step": self.best_step, "images_seen": seen, "seconds": seconds,
-            "images_per_s": seen / seconds, "peak_memory_mb": peak_memory_mb(str(self.fabric.device)),
+            "images_per_s": seen / seconds, "waiting_share": batches.seconds / seconds,
+            "peak_memory_mb": peak_memory_mb(str(self.fabric.device)),
         }  # fmt: skip
 
     def after_step(self, step: int, row: dict[str, float]) -> bool:

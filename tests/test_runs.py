@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasam_core import runs
+from lorasam_core import blocks, runs
 from lorasam_core.config import RunConfig
 from lorasam_core.data import Split
 from lorasam_core.executor import RunError
@@ -69,7 +70,8 @@ def test_record_says_where_it_comes_from(record, settings):
     assert Split.load(record.path / "split.json").hash == data.split.hash == environment["split_hash"]
     assert set(record.per_image["id"]) <= set(data.subset("test").ids)
     log = (record.path / "log.txt").read_text()
-    assert record.run_id in log and "step 2: train_loss" in log and "finished in" in log
+    assert record.run_id in log and "step 2: train_loss" in log
+    assert re.search(rf"finished in [\d.]+ s, peak memory {record.metrics['peak_memory_mb']:.0f} MB", log)
 
 
 def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
@@ -109,8 +111,29 @@ def test_the_same_run_gives_the_same_numbers(record, settings, tmp_path):
     pd.testing.assert_frame_equal(again.per_image, record.per_image)
 
 
+def test_the_end_of_a_run_is_shown_unless_bars_are_unwanted(settings, tmp_path, monkeypatch, capsys):
+    frozen = settings.replace(method="frozen", evaluate=("predictor",))
+    for folder, quiet in (("a", ""), ("b", "1")):
+        monkeypatch.setenv("TQDM_DISABLE", quiet)
+        runs.run_one(frozen.replace(name="base"), tmp_path / folder)
+        shown = re.search(r"^base: finished in [\d.]+ s, peak memory \d+ MB$", capsys.readouterr().err, re.MULTILINE)
+        assert (shown is None) == bool(quiet)
+
+
+def test_a_compiler_that_is_missing_is_named_before_anything_is_written(settings, tmp_path, monkeypatch):
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no g++")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    blocks.check_compile.cache_clear()
+    with pytest.raises(ValueError, match=r"^compile is True, .* on cpu here \(RuntimeError: no g\+\+\); install .*\.$"):
+        runs.run_one(settings.replace(compile=True), tmp_path)
+    assert not list(tmp_path.iterdir())
+    blocks.check_compile.cache_clear()
+
+
 def test_frozen_is_evaluated_and_not_trained(settings, tmp_path):
-    frozen = runs.run_one(settings.replace(method="frozen", evaluate=("predictor",)), tmp_path)
+    frozen = runs.run_one(settings.replace(method="frozen", evaluate=("predictor",), compile=True), tmp_path)
     assert {p.name for p in frozen.path.iterdir()} == FILES - {"adapter.safetensors", "history.csv"}
     assert frozen.adapter is None and frozen.history.empty
     assert frozen.metrics["trainable_parameters"] == frozen.metrics["steps"] == 0

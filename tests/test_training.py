@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
@@ -102,10 +103,10 @@ def test_a_run_writes_its_files_and_returns_what_it_did(tmp_path):
     config = RunConfig.from_dict(json.loads((tmp_path / "config.json").read_text()))
     assert config == SETTINGS.replace(steps=None, epochs=2, virtual_size=6, accumulate=2, batch_size=2)
     assert found.keys() == {
-        "val", "steps", "best_step", "images_seen", "seconds", "images_per_s", "peak_memory_mb",
+        "val", "steps", "best_step", "images_seen", "seconds", "images_per_s", "waiting_share", "peak_memory_mb",
     }  # fmt: skip
     assert found["steps"] == 4 and found["images_seen"] == 16  # 2 epochs of ceil(6 / 4) steps of 4 images
-    assert found["images_per_s"] == pytest.approx(16 / found["seconds"])
+    assert found["images_per_s"] == pytest.approx(16 / found["seconds"]) and 0 < found["waiting_share"] < 1
     assert tuple(history.columns) == COLUMNS
     assert history["step"].tolist() == [2, 4] and history["images_seen"].tolist() == [8, 16]
     assert history["epoch"].tolist() == [1.0, 2.0] and history["val_score"].notna().all()
@@ -158,6 +159,19 @@ def test_the_same_seed_gives_the_same_history(tmp_path, objective):
     pd.testing.assert_frame_equal(histories[0], histories[1], check_exact=True)
     assert same(trained[0], trained[1]) and not same(trained[0], trained[2])
     assert not histories[0]["train_loss"].equals(histories[2]["train_loss"])
+
+
+@pytest.mark.parametrize("changes", [{"checkpointing": True}, {"workers": 1}, {"workers": 2, "virtual_size": 3}])
+def test_what_saves_memory_or_time_changes_no_result(tmp_path, changes):
+    others = set(multiprocessing.active_children())
+    plain, changed = (
+        run(tmp_path / name, adapted(dropout=0.1), steps=6, **{"virtual_size": 8, **changes, **options})
+        for name, options in (("plain", {"checkpointing": False, "workers": 0}), ("changed", {}))
+    )
+    pd.testing.assert_frame_equal(plain[1].drop(columns=TIMES), changed[1].drop(columns=TIMES), rtol=1e-6)
+    for name, tensor in weights(plain[2]).items():
+        torch.testing.assert_close(tensor, weights(changed[2])[name], rtol=1e-5, atol=1e-6)
+    assert set(multiprocessing.active_children()) <= others  # no loader is left
 
 
 # ------------------------------------------------------------------------------------------------- best and stop
