@@ -89,7 +89,7 @@ class RunConfig:
     device: str = "auto"
     workers: int | None = None  # data-loading processes; None: what the device likes
     checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory, more time
-    compile: bool = False  # torch.compile the encoder's blocks: a slow start, no gain for vit_t on a CPU; needs a C++ compiler
+    compile: bool = False  # torch.compile the encoder's blocks: slow to start, no gain for vit_t on a CPU
 
     def __post_init__(self) -> None:
         for name in ("data", "checkpoint"):

@@ -20,7 +20,7 @@ from lorasam_core.devices import loader_processes
 from lorasam_core.losses import iou_head_loss, mask_iou, minimum_mask_loss, per_mask_dice_ce
 from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside, whole_image_box
 
-# bytes of the image tokens in one decoder call on a CPU: below it the calls themselves cost, above it memory bounds them
+# bytes of the image tokens in one decoder call on a CPU: below it calls themselves cost, above it memory bounds them
 # (forward and backward, 32 to 128 prompts of vit_t, 0.3 MB each, and 2 to 4 of vit_b, 4 MB each, are the fastest)
 CPU_TOKEN_BYTES = 2**24
 
