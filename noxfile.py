@@ -78,3 +78,9 @@ def pretrain(session: nox.Session) -> None:
     environment = ENV | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
     python = shared_python(session)
     session.run(python, "-m", "lorasam_core.pretraining", *session.posargs, external=True, env=environment)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Time everything against segment-anything, side by side; -- --device cuda, --only TEXT, --list, --publish."""
+    session.run(shared_python(session), "-m", "lorasam_core.bench.run", *session.posargs, external=True, env=ENV)

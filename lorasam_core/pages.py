@@ -16,7 +16,7 @@ import psutil
 
 from lorasam_core.executor import environment, execute, pool
 from lorasam_core.profiles import Profile, load_profile
-from lorasam_core.records import Edition, find_edition, root
+from lorasam_core.records import Edition, bench_records, find_edition, root
 
 KEY = "lorasam_key"  # in an executed notebook's metadata: what it was made from
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -88,11 +88,13 @@ def _check_parameter(notebook: Path, known: dict[str, dict[str, Any]], key: str,
 
 
 def page_key(page: Page, edition: Edition) -> str:
-    """SHA-256 of all that a page depends on: notebook, package sources, parameters, runs and their metrics."""
+    """SHA-256 of all that a page depends on: notebook, package sources, parameters, bench, runs and their metrics."""
     digest = hashlib.sha256(page.notebook.read_bytes())
     package = Path(__file__).parent
     for source in sorted(package.rglob("*.py")):
         digest.update(str(source.relative_to(package)).encode() + source.read_bytes())
+    for record in bench_records():
+        digest.update(record.read_bytes())
     runs = {record.run_id: record.metrics for record in edition.records}
     digest.update(json.dumps([page.parameters, edition.experiments, runs], sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -174,3 +174,10 @@ def find_edition(name: str = "", runs: str | Path = "runs") -> Edition:
             return edition
     known = ", ".join(dict.fromkeys(e.name for e in editions))
     raise ValueError(f"there is no finished edition {name!r}; there are {known}.")
+
+
+def bench_records() -> list[Path]:
+    """The files of `nox -s bench`, one a kind of device (cpu, cuda): the local one, else the published one."""
+    places = (root() / "runs" / "bench", root() / "book" / "bench")
+    found = {path.name: path for place in reversed(places) for path in sorted(place.glob("*.json"))}
+    return [found[name] for name in sorted(found)]

@@ -1,0 +1,162 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Fast, with the same answers
+#
+# Encoding images, training adapters and generating masks is what this project does most. Each of them is done here in
+# less time than with segment-anything's own code, by rearranging sums rather than by approximating them. This page
+# derives the rearrangements, times both sides by turns, and compares what they returned. `nox -s bench` measures it
+# again on your machine, and the book then shows your numbers.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import experiments, plots, report
+from lorasam_core.bench import cases, tables
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+experiments.sweep(profile, "speed", folder, data)
+page = report.Page(read_edition(folder), "11_speed")
+page.banner()
+
+# %%
+records = tables.read_records()
+page.say(*(tables.machine(record) for record in records.values()))
+page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one." if "GPU" not in records else "")
+
+# %% [markdown]
+# Each side of a row runs in processes of its own, ours and the reference by turns, five times (three where one run
+# takes longer than a minute). Times are medians; the brackets hold the least and the greatest ratio of a pair of runs.
+# Memory is the peak of the whole process. The reference is segment-anything with the system's own allocator settings,
+# in float32 unless a row says otherwise.
+#
+# ## The image encoder
+#
+# SAM adds to each logit a term for the distance in rows and one for the distance in columns. With the query $q$ of a
+# token in row $i$ and column $j$, the key $k$ of one in row $m$ and column $n$, and the tables $R^h$ and $R^w$,
+#
+# $$\ell = s\, q \cdot k + q \cdot R^h_{i-m} + q \cdot R^w_{j-n}.$$
+#
+# Collect what a query can meet in a column: $r^h = (q \cdot R^h_{i-m})_m$ and $r^w = (q \cdot R^w_{j-n})_n$. Then the
+# logit is one inner product of longer vectors,
+#
+# $$\ell = (s q,\; r^h,\; r^w) \cdot (k,\; e_m,\; e_n),$$
+#
+# where $e_m$ is one at place $m$ and zero elsewhere. A fused attention kernel computes that without ever holding the
+# matrix of logits: of ViT-B at 1024 pixels, 805 MB in each of four blocks. The check below is the equation itself.
+
+# %%
+import torch
+
+from lorasam_core.attention import FEW_TOKENS, FastAttention
+from segment_anything.modeling.image_encoder import Attention
+
+torch.manual_seed(0)
+original = Attention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
+torch.nn.init.normal_(original.rel_pos_h), torch.nn.init.normal_(original.rel_pos_w)
+tokens = torch.randn(1, 40, 40, 96)
+
+# %%
+fast = FastAttention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
+fast.load_state_dict(original.state_dict())
+with torch.no_grad():
+    difference = (fast(tokens) - original(tokens)).norm() / original(tokens).norm()
+page.say(
+    f"On 40 x 40 tokens the two differ by {float(difference):.0e} of the output. On a CPU up to {FEW_TOKENS:,} tokens",
+    "go the plain way, which is faster there.",
+)
+
+# %%
+caption = "Image encoder, one image. bf16 against float32 is what a user of this project gets against what SAM does."
+tables.show(page, records, cases.ENCODER, caption)
+
+# %% [markdown]
+# ## The mask generator
+#
+# The generator asks thousands of points, keeps the masks that the model itself rates well, and drops the rest. Four
+# things are done differently, none of which changes a mask:
+#
+# - **First rate, then draw.** The predicted IoU does not depend on the mask's pixels. Points are filtered by it before
+#   anything is enlarged.
+# - **Once an image.** In the decoder's first layer the image tokens are the same for all points, so are their keys,
+#   values and queries. What the position code adds later is the same too.
+# - **Fold.** With seven tokens $q$ on 4,096 image tokens $x$, $q \cdot (W x) = (W^\top q) \cdot x$: the matrix is
+#   applied to seven vectors rather than to thousands.
+# - **In the cache.** A CPU takes a few points at a time, so that their image tokens stay in its cache.
+#
+# A pixel whose logit lies within 0.0001 of the threshold may fall on its other side, as it does in the original when
+# its batch size changes. Such pixels are counted; any other difference would be a "no" below.
+
+# %%
+caption = (
+    "Mask generator on a generated micrograph of 1024 x 768 pixels. ViT-B has random weights and a merged random "
+    "adapter: its masks mean nothing, its times do. 'A tenth passes' and 'all pass' are about the filter by IoU."
+)
+tables.show(page, records, cases.GENERATOR, caption)
+
+# %% [markdown]
+# The last row is an option and not the same answer: `approximate_skip_covered_points=True` asks points coarse to fine
+# and leaves out those that an accepted mask of at most a quarter of the image covers already. Parts of a covered object
+# and overlapping alternatives can be lost, which is why it is off unless it is asked for.
+#
+# ## Training
+#
+# The reference is the loop of common LoRA scripts: segment-anything's modules with eager attention, one image a call,
+# float32, the low-rank products beside the frozen projection. Both sides compute the same loss at the mask's
+# resolution; what differs is how. The encoder takes the whole batch, the decoder as many prompts as the device likes,
+# no frozen weight keeps a gradient, and for a large rank $W + sBA$ is formed once rather than applied to every token.
+
+# %%
+caption = "One optimiser step on crops of 512 pixels enlarged to the input. The answer compared is the gradient."
+tables.show(page, records, cases.TRAINING, caption)
+
+# %% [markdown]
+# The gradient in bf16 differs from the one in float32 by bf16's own rounding, 8 bits of mantissa through twelve blocks.
+#
+# ## Merged adapters are free
+#
+# Merging writes $W + sBA$ into the matrix. What remains is SAM's own module tree, so a merged model must take as long
+# as the base. The second row says how well this machine can tell: the base against itself.
+
+# %%
+tables.show(page, records, cases.MERGED, "Encoder of our model with a merged adapter of rank 512.")
+
+# %% [markdown]
+# ## How it grows
+#
+# Time and memory, beyond what the process held before, of both sides over image size (encoder, ViT-B), points (mask
+# generator, vit_t, after encoding), batch size (training, vit_t) and rank (training, ViT-B at 512, one image).
+
+# %%
+for kind, axis, rows in tables.growths(records):
+    for measure, label in {"seconds": "seconds", "memory": "memory, MB"}.items():
+        figure = plots.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
+        name = f"speed-{axis.replace(' ', '-')}-{measure}-{kind.lower()}"
+        caption = f"{kind}: {label.split(',')[0]} over {axis}, medians, both axes logarithmic."
+        alt = f"Two lines, lorasam's and segment-anything's: {label} over {axis}."
+        page.figure(figure, name, caption, alt, data=rows)
+
+# %% [markdown]
+# ## Aims that were missed
+
+# %%
+missed = [sentence for record in records.values() for sentence in tables.missed(record)]
+page.say(*(missed or ["None: every row that has an aim reaches it."]))
+page.say(
+    "The aims for a CPU were set on two cores with AMX, which multiply bf16 about seven times faster than float32.",
+    "A CPU without AMX, as the one above may be, gains less from bf16.",
+)
