@@ -27,8 +27,8 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
     """
     device = order["device"]
     job = WORK[order["work"]](order["ours"], device, **order["settings"])
-    job.warm()
     idle = psutil.Process().memory_info().rss / 2**20
+    job.warm()
     seconds, result = _timed(job.run, device)
     times = [seconds]
     while sum(times) < AT_LEAST and len(times) < AT_MOST:

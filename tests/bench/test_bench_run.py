@@ -24,7 +24,8 @@ def calls(monkeypatch):
         if module == "answers":
             return {"threshold": 0.5} if "ours" not in order else {"relative_error": 0.0, "cosine": 1.0}
         turn = sum(1 for m, o, _ in seen if m == "child" and o["ours"] == order["ours"])
-        return {"seconds": ((turn - 1) % 5 + 1) * (1.0 if order["ours"] else 4.0), "idle_mb": 1.0, "peak_mb": 2.0, "facts": {}}
+        seconds = ((turn - 1) % 5 + 1) * (1.0 if order["ours"] else 4.0)
+        return {"seconds": seconds, "idle_mb": 1.0, "peak_mb": 2.0, "facts": {}}
 
     monkeypatch.setattr(run, "_call", answer)
     return seen
