@@ -51,7 +51,7 @@ QUICK_SETTINGS: dict[str, Any] = {
     "min_mask_region_area": 25,
 }  # 256 points, no crops, and thresholds that suit the compact model on describable scenes (particles had no say)
 
-CPU_CACHE = 8 * 2**20  # bytes of image tokens that are worked on at once on a CPU
+CPU_CACHE = 30 * 2**20  # bytes of image tokens worked on at once on a CPU; glibc hands 32 MiB back after every use
 CPU_MASKS = 8  # enlarged at once on a CPU
 CPU_CROPS = 1  # encoded at once
 CUDA_CROPS = 4

@@ -101,7 +101,7 @@ def reference_logits(sam: Sam, image: np.ndarray) -> Logits:
     held: list[Any] = []  # the crop that is encoded
 
     def logits_of(annotation: Annotation) -> np.ndarray:
-        x, y, width, height = annotation["crop_box"]
+        x, y, width, height = map(int, annotation["crop_box"])
         crop = slice(y, y + height), slice(x, x + width)
         with evaluating(sam):
             if held != [crop]:

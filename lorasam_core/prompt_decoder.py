@@ -32,6 +32,13 @@ def _by_head(linear: nn.Linear, count: int) -> Tensor:
     return linear.weight.unflatten(0, (count, -1))
 
 
+def _shared(x: Tensor, matrix: Tensor) -> Tensor:
+    """x (B, heads, n, d) times one matrix (1, heads, d, N) for all B, not copied for each: (B, heads, n, N)."""
+    batch, heads, count, _ = x.shape
+    product = x.transpose(0, 1).flatten(1, 2) @ matrix[0]  # heads B*n N
+    return product.unflatten(1, (batch, count)).transpose(0, 1)
+
+
 class PromptDecoder:
     """The mask decoder of `decoder`, prepared for one image.
 
@@ -56,8 +63,8 @@ class PromptDecoder:
         self.query_codes = {id(a): _heads(a.q_proj(code), a.num_heads) for a in writing}
 
     def rate(self, sparse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """IoU predictions (B, masks) of prompts (B, n, C), and what `masks` needs: mask tokens (B, masks, C) and image
-        tokens (B, N, C).
+        """IoU predictions (B, masks) of prompts (B, n, C), and what `masks` needs: mask tokens (2, B, masks, C), before
+        their last look at the image and without and with their code, and image tokens (B, N, C).
         """
         decoder = self.decoder
         own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
@@ -65,22 +72,27 @@ class PromptDecoder:
         queries, keys = tokens, self.keys
         for number, layer in enumerate(decoder.transformer.layers):
             queries, keys = self._layer(layer, number == 0, queries, tokens, keys)
-        last = decoder.transformer.final_attn_token_to_image
-        queries = queries + self._read(last, queries + tokens, keys)
-        queries = decoder.transformer.norm_final_attn(queries)
-        rated: Tensor = decoder.iou_prediction_head(queries[:, 0])
-        return rated, queries[:, 1 : 1 + decoder.num_mask_tokens], keys
+        states = torch.stack([queries, queries + tokens])
+        rated: Tensor = decoder.iou_prediction_head(self._last(states[:, :, :1], keys)[:, 0])
+        return rated, states[:, :, 1 : 1 + decoder.num_mask_tokens], keys
 
     def masks(self, tokens: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
         """Logits (M, 4h, 4w) of the masks that `chosen`, bool (B, masks), names, in its order."""
         decoder = self.decoder
         wanted = chosen.any(1)
-        image = keys[wanted].transpose(1, 2).unflatten(2, self.grid)  # B N C -> B C h w
+        keys = keys[wanted]
+        tokens = self._last(tokens[:, wanted], keys)
+        image = keys.transpose(1, 2).unflatten(2, self.grid)  # B N C -> B C h w
         upscaled = decoder.output_upscaling(image)
-        weights = torch.stack(
-            [mlp(tokens[wanted, k]) for k, mlp in enumerate(decoder.output_hypernetworks_mlps)], dim=1
-        )  # B masks c
+        mlps = decoder.output_hypernetworks_mlps
+        weights = torch.stack([mlp(tokens[:, k]) for k, mlp in enumerate(mlps)], dim=1)  # B masks c
         return (weights @ upscaled.flatten(2))[chosen[wanted]].unflatten(1, tuple(upscaled.shape[-2:]))
+
+    def _last(self, tokens: Tensor, keys: Tensor) -> Tensor:
+        """The transformer's final attention of tokens, (2, B, T, C) without and with their code, to the image."""
+        transformer, (queries, asking) = self.decoder.transformer, tokens
+        read: Tensor = queries + self._read(transformer.final_attn_token_to_image, asking, keys)
+        return transformer.norm_final_attn(read)
 
     def _layer(
         self, layer: TwoWayAttentionBlock, first: bool, queries: Tensor, code: Tensor, keys: Tensor
@@ -103,8 +115,8 @@ class PromptDecoder:
     def _read_first(self, attention: Attention, tokens: Tensor, keys: Tensor) -> Tensor:
         """Tokens (B, T, C) attend to an image that is the same for all of them."""
         q = _heads(attention.q_proj(tokens), attention.num_heads)  # B heads T d
-        weights = (q @ self.first_keys.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
-        read: Tensor = attention.out_proj((weights @ self.first_values).transpose(1, 2).flatten(2))
+        weights = (_shared(q, self.first_keys.transpose(-1, -2)) / math.sqrt(q.shape[-1])).softmax(-1)
+        read: Tensor = attention.out_proj(_shared(weights, self.first_values).transpose(1, 2).flatten(2))
         return read
 
     def _read(self, attention: Attention, tokens: Tensor, keys: Tensor) -> Tensor:
@@ -114,7 +126,7 @@ class PromptDecoder:
         q = q / math.sqrt(q.shape[-1])  # B heads T d
         folded = (q @ _by_head(attention.k_proj, heads)).flatten(1, 2)  # B heads*T C
         logits = folded @ keys.transpose(1, 2)  # B heads*T N
-        logits += (q @ self.key_codes[id(attention)].transpose(-1, -2)).flatten(1, 2)
+        logits.unflatten(1, (heads, -1)).add_(_shared(q, self.key_codes[id(attention)].transpose(-1, -2)))
         pooled = (logits.softmax(-1) @ keys).unflatten(1, (heads, -1))  # B heads T C
         values = pooled @ _by_head(attention.v_proj, heads).transpose(-1, -2)  # B heads T d
         values = values.transpose(1, 2).flatten(2) + attention.v_proj.bias
@@ -127,12 +139,13 @@ class PromptDecoder:
         k = _heads(attention.k_proj(asked), heads)
         k = k / math.sqrt(k.shape[-1])  # B heads T d
         if first:
-            logits = k @ self.first_queries.transpose(-1, -2)  # B heads T N
+            logits = _shared(k, self.first_queries.transpose(-1, -2))  # B heads T N
         else:
             folded = (k @ _by_head(attention.q_proj, heads)).flatten(1, 2)
             logits = (folded @ keys.transpose(1, 2)).unflatten(1, (heads, -1))
-            logits += k @ self.query_codes[id(attention)].transpose(-1, -2)
+            logits += _shared(k, self.query_codes[id(attention)].transpose(-1, -2))
         weights = logits.softmax(2).flatten(1, 2)  # B heads*T N
         out = attention.out_proj.weight.unflatten(1, (heads, -1)).permute(1, 2, 0)  # heads d C
         v = _heads(attention.v_proj(values), heads) @ out + attention.out_proj.bias / heads  # B heads T C
-        return torch.baddbmm(keys.expand(len(v), -1, -1), weights.transpose(1, 2), v.flatten(1, 2))
+        own = keys.repeat(len(v), 1, 1) if first else keys  # the image's are kept for the next prompts
+        return own.baddbmm_(weights.transpose(1, 2), v.flatten(1, 2))

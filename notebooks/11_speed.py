@@ -139,7 +139,7 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 # ## How it grows
 #
 # Time and memory, beyond what the process held before, of both sides over image size (encoder, ViT-B), points (mask
-# generator, vit_t, after encoding), batch size (training, vit_t) and rank (training, ViT-B at 512, one image).
+# generator, vit_t, after encoding), batch size (training, vit_t) and rank (training, vit_t, batch 4).
 
 # %%
 for kind, axis, rows in tables.growths(records):

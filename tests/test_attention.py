@@ -18,11 +18,14 @@ from lorasam_core.lora import LoRAConfig, add_lora, merge
 from tests.tiny_sam import outputs, same, snapshot, tiny_sam
 
 
-@pytest.fixture(scope="module", autouse=True)
-def always_fused() -> Iterator[None]:
-    """These layers are small: without this, a CPU would take segment-anything's own path."""
+@pytest.fixture(scope="module", autouse=True, params=["a CPU's way", "a GPU's way"])
+def never_the_original(request: pytest.FixtureRequest) -> Iterator[None]:
+    """These layers are small: without this, a CPU would take segment-anything's own path, or one chunk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "FEW_TOKENS", 0)
+        patch.setattr(attention, "CACHE", 200)
+        if request.param == "a GPU's way":
+            patch.setattr(attention, "IN_CHUNKS", ())
         yield
 
 
@@ -167,12 +170,12 @@ def test_tables_computed_in_inference_mode_serve_training():
 
 
 def test_few_tokens_take_the_original_path_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or a[2])
+    calls, original = [], Attention.forward
+    monkeypatch.setattr(Attention, "forward", lambda self, x: calls.append(1) or original(self, x))
     made = fast(layer(2, 8, (4, 4)))
-    monkeypatch.setattr(attention, "FEW_TOKENS", 16)
+    monkeypatch.setattr(attention, "FEW_TOKENS", 15)
     made(torch.randn(1, 4, 4, 16))
     assert not calls
-    monkeypatch.setattr(attention, "FEW_TOKENS", 15)
+    monkeypatch.setattr(attention, "FEW_TOKENS", 16)
     made(torch.randn(1, 4, 4, 16))
     assert calls

@@ -113,9 +113,14 @@ def randomise(parameters: list[nn.Parameter]) -> None:
 
 
 def train_step(
-    ours: bool, device: str, model: str, size: int, rank: int, batch: int, precision: str, checkpointing: bool = False
-) -> Job:
-    """One optimiser step on generated crops of 512 pixels, enlarged; the result is the gradient before it."""
+    ours: bool, device: str, model: str, size: int, rank: int, batch: int, precision: str, checkpointing: bool = False,
+    plain: bool = True,
+) -> Job:  # fmt: skip
+    """One optimiser step on generated crops of 512 pixels, enlarged; the result is the gradient before it.
+
+    plain: whether the reference side is the plain loop, or ours too.
+    """
+    ours = ours or not plain
     precision = devices.resolve_precision(precision, device)
     sam = make_sam(ours, model, size, device)
     torch.manual_seed(0)
