@@ -139,9 +139,10 @@ def _growth(device: str) -> Iterator[Case]:
         )  # fmt: skip
     small = {"model": "vit_t", "size": 384, "rank": 32}
     for batch in (1, 4, 16):
+        axes = {"batch size": batch} | ({"rank": 32} if batch == 4 else {})
         yield Case(
             f"growth-batch-{batch}", GROWTH, f"training step, vit_t at 384, rank 32, batch {batch}", "train_step",
-            small | {"batch": batch}, {"precision": "auto"}, {"precision": "32-true"}, axes={"batch size": batch} | ({"rank": 32} if batch == 4 else {}),
+            small | {"batch": batch}, {"precision": "auto"}, {"precision": "32-true"}, axes=axes,
         )  # fmt: skip
     for rank in (8, 128):
         yield Case(
