@@ -48,7 +48,7 @@ def _position_rows(table: Tensor, size: int) -> Tensor:
 
 FEW_TOKENS = 1024  # up to here the logits fit a CPU's cache whole
 IN_CHUNKS = ("cpu",)  # devices whose fused kernel is bound by arithmetic, not by memory
-CACHE = 4 * 2**20  # bytes of float32 logits that a thread works on at once
+CACHE = 16 * 2**20  # bytes of float32 logits that a thread works on at once
 
 
 def _chunks(heads: int, height: int, width: int) -> Iterator[tuple[slice, list[slice]]]:
@@ -75,33 +75,32 @@ class _ChunkedAttention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         height, width = bias_h.shape[-1], bias_w.shape[-1]
         out = torch.empty_like(q)
-        for g, parts in _chunks(len(q), height, width):
-            for n in parts:
-                out[g, n] = _logits(q[g, n], k[g], bias_h[g, n], bias_w[g, n], scale).softmax(-1) @ v[g]
-        ctx.save_for_backward(q, k, v, bias_h, bias_w, out)
+        with torch.autocast(q.device.type, enabled=False):  # it would make the weights float32 and back
+            for g, parts in _chunks(len(q), height, width):
+                for n in parts:
+                    out[g, n] = _logits(q[g, n], k[g], bias_h[g, n], bias_w[g, n], scale).softmax(-1) @ v[g]
+        ctx.save_for_backward(q, k, v, bias_h, bias_w)
         ctx.scale = scale
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, bias_h, bias_w, out = ctx.saved_tensors
+        q, k, v, bias_h, bias_w = ctx.saved_tensors
         height, width, exact = bias_h.shape[-1], bias_w.shape[-1], torch.promote_types(q.dtype, torch.float32)
         dq, dh, dw = (torch.empty_like(x) for x in (q, bias_h, bias_w))
         dk, dv = (torch.zeros_like(x, dtype=exact) for x in (k, v))
-        kept = (grad.to(exact) * out.to(exact)).sum(-1, keepdim=True)
         for g, parts in _chunks(len(q), height, width):
-            values = v[g].transpose(-1, -2)
             for n in parts:
-                asked, given = q[g, n] * ctx.scale, grad[g, n]
-                weights = _logits(q[g, n], k[g], bias_h[g, n], bias_w[g, n], ctx.scale).softmax(-1, dtype=exact)
-                dv[g] += weights.to(q.dtype).transpose(-1, -2) @ given
-                change = weights.mul_((given @ values).to(exact) - kept[g, n])  # of the logits
+                weights = _logits(q[g, n], k[g], bias_h[g, n], bias_w[g, n], ctx.scale).softmax(-1)
+                dv[g] += weights.transpose(-1, -2) @ grad[g, n]
+                change = torch._softmax_backward_data(
+                    grad[g, n] @ v[g].transpose(-1, -2), weights, -1, weights.dtype
+                )  # of the logits
                 at = change.unflatten(-1, (height, width))
                 dh[g, n], dw[g, n] = at.sum(-1), at.sum(-2)
-                change = change.to(q.dtype)
                 dq[g, n] = change @ k[g] * ctx.scale
-                dk[g] += change.transpose(-1, -2) @ asked
+                dk[g] += change.transpose(-1, -2) @ q[g, n] * ctx.scale
         return dq, dk.to(k.dtype), dv.to(v.dtype), dh, dw, None
 
 
