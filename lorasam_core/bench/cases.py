@@ -86,6 +86,10 @@ def _generator(device: str) -> Iterator[Case]:
         {"model": "vit_t", "side": 32, "crops": 0, "encoding": True},
     )  # fmt: skip
     yield Case(
+        "generator-vit_t-bf16", GENERATOR, "vit_t, the same, image encoder in bf16 (other masks)", "generate",
+        {"model": "vit_t", "side": 32, "crops": 0, "encoding": True}, {"precision": "bf16-mixed"},
+    )  # fmt: skip
+    yield Case(
         "generator-vit_t-approximate", GENERATOR, "vit_t, the same, covered points skipped (other masks) against ours",
         "generate", {"model": "vit_t", "side": 32, "crops": 0, "encoding": True}, {"approximate": True},
         {"exact": True},

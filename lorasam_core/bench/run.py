@@ -88,7 +88,7 @@ def compare(case: Case, device: str) -> dict[str, Any]:
                 done.append(child(order))
                 if done[-1]["seconds"] > LONG:
                     runs = LONG_RUNS
-        order = {"settings": settings, "device": device, "other_masks": "approximate" in case.ours}
+        order = {"settings": settings, "device": device, "other_masks": case.work == "generate" and bool(case.ours)}
         order |= {side: str(path) for side, path in kept.items()}
         answers = _call("answers", order)
     row: dict[str, Any] = {"case": _plain(case), "commit": devices.environment(device)["commit"], "answers": answers}

@@ -103,7 +103,8 @@ def answer(found: Mapping[str, float]) -> str:
     if "relative_error" in found:
         return f"relative error {found['relative_error']:.0e}"
     if "same_pixels" not in found:
-        return f"no: {found['ours']:.0f} masks for {found['reference']:.0f}, IoU {100 * found['matched_iou']:.0f} %"
+        matched = f"matched IoU {100 * found['matched_iou']:.1f} %"
+        return f"other masks: {found['ours']:.0f} for {found['reference']:.0f}, {matched}"
     if found["pixels_far"] or found["unmatched"] > found["unmatched_at_threshold"] or found["boxes_differ"]:
         return f"no: {found['pixels_far']:.0f} pixels, {found['unmatched']:.0f} masks"
     at = f", {found['pixels_differing']:.0f} pixels at a threshold" if found["pixels_differing"] else ""

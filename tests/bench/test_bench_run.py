@@ -125,7 +125,7 @@ def test_unknown_cases_and_devices_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_real_comparison_of_the_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", 1)
-    row = json.loads(run.bench("cpu", tmp_path, only="encoder-vit_t-384-float32").read_text())["rows"][0]
+    row = json.loads(run.bench("cpu", tmp_path, only="encoder-vit_t-512-float32").read_text())["rows"][0]
     assert row["answers"]["relative_error"] < 1e-5 and row["answers"]["cosine"] == pytest.approx(1, abs=1e-9)
     for side in ("ours", "reference"):
         assert 0 < row[side]["seconds"][0] < 60
