@@ -1,0 +1,68 @@
+"""Otsu and watershed on images whose particles are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.draw import disk
+
+from lorasam_core import baselines, metrics
+from lorasam_core.data.sample import Sample
+
+CENTRES = ((25, 30), (25, 58), (80, 40), (90, 110))  # the first two touch
+
+
+def discs(ground: int = 40, particle: int = 200, radius: int = 15) -> Sample:
+    image, labels = np.full((120, 140), ground, np.uint8), np.zeros((120, 140), np.int32)
+    for number, centre in enumerate(CENTRES, 1):
+        rows, columns = disk(centre, radius, shape=image.shape)
+        image[rows, columns], labels[rows, columns] = particle, number
+    return Sample(image=image, labels=labels, id="discs", group="discs")
+
+
+@pytest.mark.parametrize(("ground", "particle"), [(40, 200), (200, 40)])
+def test_otsu_finds_bright_and_dark_particles(ground, particle):
+    sample = discs(ground, particle)
+    found = baselines.otsu(sample.image)
+    assert found.dtype == np.int32 and found.max() == 3  # two of four are one component
+    assert metrics.dice(found > 0, sample.labels > 0) > 0.97
+    assert metrics.merges_and_splits(found, sample.labels) == (1, 0)
+
+
+def test_the_watershed_divides_what_touches():
+    sample = discs()
+    found = baselines.divided(sample.image, 8)
+    assert found.max() == 4 and metrics.f1(found, sample.labels) == 1.0
+    assert np.array_equal(found > 0, baselines.foreground(sample.image))
+
+
+def test_the_distance_is_chosen_on_the_samples_that_are_given():
+    segment, distance = baselines.tuned_watershed([discs()], distances=(60, 8))
+    assert distance == 8
+    assert np.array_equal(segment(discs().image), baselines.divided(discs().image, 8))
+
+
+def test_colour_is_seen_as_grey():
+    grey = discs().image
+    assert np.array_equal(baselines.otsu(np.repeat(grey[..., None], 3, axis=2)), baselines.otsu(grey))
+
+
+@pytest.mark.parametrize("segment", [baselines.otsu, lambda image: baselines.divided(image, 5)])
+def test_an_even_image_holds_nothing(segment):
+    assert not segment(np.full((30, 40), 7, np.uint8)).any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 9))
+def test_divided_particles_cover_the_foreground_and_nothing_else(seed, distance):
+    image = np.random.default_rng(seed).integers(0, 256, (24, 31), dtype=np.uint8)
+    assert np.array_equal(baselines.divided(image, distance) > 0, baselines.foreground(image))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="distance is 0"):
+        baselines.divided(discs().image, 0)
+    with pytest.raises(ValueError, match="no image"):
+        baselines.tuned_watershed([])
