@@ -12,7 +12,8 @@ from typing import Any
 
 RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
-METHODS = ("lora", "frozen")
+METHODS = ("lora", "frozen", "decoder", "full", "unet", "otsu", "watershed")
+UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
 TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
@@ -29,6 +30,7 @@ WHOLE_NUMBERS = {
 }  # each with its least value  # fmt: skip
 OPTIONAL = {
     "steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size", "workers",
+    "train_limit",
 }  # a whole number, of at least 1 where the table above has no other, or none  # fmt: skip
 NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "alpha": (lambda x: 0 < x < math.inf, "a number above 0, or none for alpha = rank"),
@@ -40,6 +42,12 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 SWITCHES = ("checkpointing", "compile")
 # change where and how a run is done, not what comes out of it
+ADDED = (
+    "train_data",
+    "train_limit",
+    "truncate",
+    "transfer",
+)  # later than the first published runs: no part of the run id at their defaults
 NOT_RESULTS = ("device", "workers", *SWITCHES, "name")
 
 
@@ -48,11 +56,15 @@ class RunConfig:
     """One run: data, model, adapter, optimisation and evaluation. Raises ValueError for a value out of range."""
 
     name: str = "main"  # label in tables; not part of the run id
-    method: str = "lora"  # lora | frozen (the base as it is: evaluation only)
+    # lora | frozen (the base as it is: evaluation only) | decoder (the mask decoder is trained) | full (every weight
+    # is) | unet (trained from scratch on the same images) | otsu | watershed (Otsu's threshold, divided)
+    method: str = "lora"
     # data
     data: str = "synthetic"  # synthetic | emps | a folder
     limit: int | None = None  # at most this many images in all
     split_seed: int = 0
+    train_data: str | None = None  # train and validate on another data set than the one of the test; None: on the same
+    train_limit: int | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
     # model
     model: str = "vit_t"
     checkpoint: str | None = None
@@ -82,6 +94,8 @@ class RunConfig:
     seed: int = 0
     # evaluation
     evaluate: tuple[str, ...] = ("predictor",)
+    truncate: tuple[int, ...] = ()  # ranks to which the trained adapter is cut down, and asked by the predictor again
+    transfer: tuple[str, ...] = ()  # other data sets, on which the trained model is judged as well
     generator: str = "quick"  # quick | study: the mask generator's settings
     test_limit: int | None = None  # at most this many test images
     # machine
@@ -92,10 +106,10 @@ class RunConfig:
     compile: bool = False  # torch.compile the encoder's blocks: slow to start, no gain for vit_t on a CPU
 
     def __post_init__(self) -> None:
-        for name in ("data", "checkpoint"):
+        for name in ("data", "checkpoint", "train_data"):
             if isinstance(value := getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
-        for name in ("targets", "blocks", "evaluate"):  # lists come from YAML and JSON
+        for name in ("targets", "blocks", "evaluate", "truncate", "transfer"):  # lists come from YAML and JSON
             if isinstance(value := getattr(self, name), list | str):
                 object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         self._check_choices()
@@ -104,8 +118,9 @@ class RunConfig:
         # one way to write each run, so that one run has one id
         for name, order in SEVERAL.items():
             object.__setattr__(self, name, tuple(x for x in order if x in getattr(self, name)))
-        if self.blocks is not None:
-            object.__setattr__(self, "blocks", tuple(sorted(set(self.blocks))))
+        for name in ("blocks", "truncate"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
 
     def _check_choices(self) -> None:
         for name in ("name", "data", "model", "device"):
@@ -113,6 +128,8 @@ class RunConfig:
                 raise ValueError(f"{name} is {value!r}; give a text.")
         if self.checkpoint is not None and not isinstance(self.checkpoint, str):
             raise ValueError(f"checkpoint is {self.checkpoint!r}; give a path, or none for the model's own.")
+        if self.train_data is not None and not (isinstance(self.train_data, str) and self.train_data):
+            raise ValueError(f"train_data is {self.train_data!r}; name a data set, or none for that of the test.")
         for name in SWITCHES:
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"{name} is {value!r}; give true or false.")
@@ -136,6 +153,10 @@ class RunConfig:
             isinstance(blocks, tuple) and blocks and all(_is_whole(b) and b >= 0 for b in blocks)
         ):
             raise ValueError(f"blocks is {blocks!r}; give block numbers from 0, or none for all.")
+        if not (isinstance(self.transfer, tuple) and all(isinstance(name, str) and name for name in self.transfer)):
+            raise ValueError(f"transfer is {self.transfer!r}; name data sets, or [] for none.")
+        if not (isinstance(self.truncate, tuple) and all(_is_whole(rank) and rank >= 1 for rank in self.truncate)):
+            raise ValueError(f"truncate is {self.truncate!r}; give ranks from 1, or [] for none.")
 
     def _check_numbers(self) -> None:
         for name, (fits, wanted) in NUMBERS.items():
@@ -169,9 +190,11 @@ class RunConfig:
             raise ValueError("precision is 'auto'; resolve it by the machine before asking for a run id.")
         values = {k: v for k, v in self.to_dict().items() if k not in NOT_RESULTS and k != "checkpoint"}
         values |= {"base": base_hash, "fingerprint": data_fingerprint, "split": split_hash, "version": RESULT_VERSION}
-        if self.method == "frozen":  # what only training reads cannot change a frozen model's result
-            for name in TRAINING_FIELDS:
+        for name in ADDED:
+            if values[name] in (None, []):
                 values.pop(name)
+        for name in TRAINING_FIELDS if self.method in UNTRAINED else ():
+            values.pop(name, None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -182,5 +205,5 @@ def _is_whole(value: Any) -> bool:
 TRAINING_FIELDS = (
     "rank", "alpha", "scaling", "targets", "blocks", "dropout", "objective", "epochs", "steps", "virtual_size",
     "crop_size", "batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm",
-    "prompts_per_image", "validate_every", "patience", "seed",
+    "prompts_per_image", "validate_every", "patience", "seed", "train_data", "train_limit", "truncate",
 )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from lorasam_core import metrics, prompts
+from lorasam_core import metrics, particles, prompts
 from lorasam_core.data.sample import Sample
 from lorasam_core.mask_generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
 
@@ -78,12 +78,14 @@ def evaluate(
     *,
     autocast: Autocast = nullcontext,
     progress: bool = True,
+    details: dict[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Several evaluators over one pass of the data: {evaluator: one row an image}.
 
     evaluators: any of predictor, point, box, generator; the first three share one embedding of the image. settings:
     the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for point and box, and their draw.
-    autocast: makes the context under which the image encoder runs. The model's training mode is restored.
+    autocast: makes the context under which the image encoder runs. The model's training mode is restored. details:
+    gets the generator's `annotation_rows` under "annotations" and `particle_rows` under "particles".
     Raises ValueError for an unknown evaluator, a wrong setting, or no image.
     """
     samples = samples if isinstance(samples, Sequence) else list(samples)
@@ -111,7 +113,10 @@ def evaluate(
             for name in prompted:
                 rows[name].append(key | scorers[name](predictor, sample))
             if generator is not None:
-                rows["generator"].append(key | score_annotations(generator.generate(sample.image), sample.labels))
+                annotations = generator.generate(sample.image)
+                rows["generator"].append(key | score_annotations(annotations, sample.labels))
+                if details is not None:
+                    describe(annotations, sample, details)
     return {name: pd.DataFrame(rows[name]) for name in rows}
 
 
@@ -140,6 +145,73 @@ def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarr
     }
 
 
+def score_labels(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """As `score_annotations`, of an instance image int (H, W), whose instances have no scores: AP is NaN."""
+    merges, splits = metrics.merges_and_splits(found, labels)
+    return {
+        "dice": metrics.dice(found, labels), "iou": metrics.iou(found, labels), "ap50": float("nan"),
+        "ap": float("nan"), "f1": metrics.f1(found, labels), "pq": metrics.panoptic_quality(found, labels),
+        "merges": merges, "splits": splits, "n_pred": int(np.count_nonzero(np.unique(found))),
+        "n_true": int(np.count_nonzero(np.unique(labels))),
+    }  # fmt: skip
+
+
+def evaluate_segmenter(
+    segment: Callable[[np.ndarray], np.ndarray], samples: Sequence[Sample],
+    details: dict[str, list[dict[str, Any]]] | None = None,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """What makes an instance image of an image, under the evaluators that ask the same: predictor (the foreground) and
+    generator (the instances). details as in `evaluate`; ValueError for no image.
+    """
+    if not len(samples):
+        raise ValueError("There is no image to evaluate; give at least one.")
+    rows: dict[str, list[dict[str, Any]]] = {"predictor": [], "generator": []}
+    for sample in tqdm(samples, "evaluate", leave=False, disable=None, delay=1):
+        found, key = segment(sample.image), {"id": sample.id, "group": sample.group}
+        rows["predictor"].append(key | _score_foreground(found > 0, sample.labels > 0))
+        rows["generator"].append(key | score_labels(found, sample.labels))
+        if details is not None:
+            details.setdefault("particles", []).extend(particle_rows(found, sample))
+    return {name: pd.DataFrame(values) for name, values in rows.items()}
+
+
+def describe(
+    annotations: Sequence[Mapping[str, Any]], sample: Sample, details: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Add the `annotation_rows` and `particle_rows` of one image's annotations to `details`."""
+    details.setdefault("annotations", []).extend(annotation_rows(annotations, sample))
+    masks = [annotation["segmentation"] for annotation in annotations]
+    scores = [annotation["predicted_iou"] for annotation in annotations]
+    painted = metrics.paint(masks, scores, (sample.labels.shape[0], sample.labels.shape[1]))
+    details.setdefault("particles", []).extend(particle_rows(painted, sample))
+
+
+def annotation_rows(annotations: Sequence[Mapping[str, Any]], sample: Sample) -> list[dict[str, Any]]:
+    """One row an annotation: id, group, predicted_iou, stability_score, area (pixels), iou with the instance that it
+    fits best (0 where there is none).
+    """
+    overlaps = metrics.mask_iou_matrix([a["segmentation"] for a in annotations], sample.labels)
+    best = overlaps.max(axis=1, initial=0.0)
+    return [
+        {"id": sample.id, "group": sample.group, "iou": float(iou)}
+        | {key: float(annotation[key]) for key in ("predicted_iou", "stability_score", "area")}
+        for annotation, iou in zip(annotations, best, strict=True)
+    ]
+
+
+def particle_rows(found: np.ndarray, sample: Sample) -> list[dict[str, Any]]:
+    """One row a particle of the instance image `found` and of the true one: id, group, source (predicted, true),
+    diameter (of the disc of equal area), unit (nm where the scale is known, else px), touches_border.
+    """
+    rows = []
+    for source, labels in (("predicted", found), ("true", sample.labels)):
+        table = particles.measure(labels, sample.pixel_size)
+        for diameter, unit, border in zip(table["equivalent_diameter"], table["unit"], table["touches_border"]):
+            row = {"id": sample.id, "group": sample.group, "source": source, "diameter": float(diameter)}
+            rows.append(row | {"unit": unit, "touches_border": bool(border)})
+    return rows
+
+
 def summarize(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, float]]:
     """Every numeric column's mean over images, with a 95 % bootstrap interval over groups.
 
@@ -165,7 +237,10 @@ def _foreground(predictor: Predictor) -> np.ndarray:
 
 
 def _score_predictor(predictor: Predictor, sample: Sample) -> dict[str, float]:
-    predicted, true = _foreground(predictor), sample.labels > 0
+    return _score_foreground(_foreground(predictor), sample.labels > 0)
+
+
+def _score_foreground(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     return {
         "dice": metrics.dice(predicted, true),
         "iou": metrics.iou(predicted, true),

@@ -23,16 +23,21 @@ import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from lorasam_core import devices, evaluation, mask_generator, tracking, training
+from lorasam_core import baselines, devices, evaluation, mask_generator, tracking, trainable, training, unet
+from lorasam_core.baselines import Segmenter
 from lorasam_core.blocks import check_compile
 from lorasam_core.config import RunConfig
-from lorasam_core.data import SampleSet, load_dataset
+from lorasam_core.data import DataError, SampleSet, load_dataset
+from lorasam_core.data.sample import Sample
 from lorasam_core.executor import RunError
-from lorasam_core.lora import LoRAConfig, add_lora, count_trainable, lora_parameter_count, save_adapter
+from lorasam_core.lora import adapter_state, count_trainable, lora_parameter_count, save_adapter
+from lorasam_core.lora.spectrum import effective_rank, norm, rank_of_energy, singular_values, truncate
 from lorasam_core.records import METRICS, Record, is_finished, read_record, write_json
 from lorasam_core.sam import load_sam
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
+UNET_PARAMETERS = 15_000_000  # about
+USED_WHOLE = 20  # images of a data set that a model is transferred to
 NOTHING_TRAINED = {
     "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
     "best_step": 0,
@@ -63,23 +68,20 @@ class Prepared:
     device: str
     data: SampleSet
     base: Sam
+    taught: SampleSet  # whose training and validation part are used; `data`, unless the settings name another
 
     @property
     def bytes_needed(self) -> int:
-        """Disk space of the run, bytes: the best adapter is written beside the one that it replaces."""
-        if self.config.method == "frozen":
-            return SMALL_FILES
-        blocks = self.base.image_encoder.blocks
+        """Disk space of the run, bytes: the best state is written beside the one that it replaces."""
+        blocks, method = self.base.image_encoder.blocks, self.config.method
         width, depth = blocks[0].attn.proj.in_features, len(self.config.blocks or blocks)
-        return SMALL_FILES + 2 * 4 * lora_parameter_count(width, depth, self.config.rank, self.config.targets)
-
-
-def lora_config(config: RunConfig) -> LoRAConfig:
-    """The adapter part of a run's settings."""
-    return LoRAConfig(
-        rank=config.rank, alpha=config.alpha, scaling=config.scaling, targets=config.targets, blocks=config.blocks,
-        dropout=config.dropout,
-    )  # fmt: skip
+        trained = {
+            "lora": lora_parameter_count(width, depth, self.config.rank, self.config.targets),
+            "decoder": sum(p.numel() for p in self.base.mask_decoder.parameters()),
+            "full": sum(p.numel() for p in self.base.parameters()),
+            "unet": UNET_PARAMETERS,
+        }
+        return SMALL_FILES + 2 * 4 * trained.get(method, 0)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -88,8 +90,11 @@ def prepare(config: RunConfig) -> Prepared:
     config = config.replace(precision=devices.resolve_precision(config.precision, device))
     data = dataset(config.data, config.split_seed, config.limit)
     base = base_sam(config.model, config.checkpoint, config.image_size)
-    run_id = config.run_id(base.base_hash, data.fingerprint, data.split.hash)
-    return Prepared(config, run_id, device, data, base)
+    taught, contents, split = data, data.fingerprint, data.split.hash
+    if config.train_data is not None:
+        taught = dataset(config.train_data, config.split_seed, None)
+        contents, split = f"{contents} {taught.fingerprint}", f"{split} {taught.split.hash}"
+    return Prepared(config, config.run_id(base.base_hash, contents, split), device, data, base, taught)
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -116,7 +121,7 @@ def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled")
     final = Path(edition_dir) / run.run_id
     if is_finished(final):
         return read_record(final)
-    if run.config.compile and run.config.method == "lora":
+    if run.config.compile and run.config.method in trainable.SAM_METHODS:
         check_compile(run.device)
     check_disk(final.parent, run.bytes_needed)
     _remove_leftovers(final)
@@ -156,13 +161,26 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     devices.reset_peak_memory(run.device)
     trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
-    if config.method == "lora":
-        add_lora(sam, lora_config(config))
-        metrics["trainable_parameters"] = count_trainable(sam)
-        train_set, val_set = run.data.subset("train"), run.data.subset("val")
+    train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
+    segment: Segmenter | None = None
+    if config.method in trainable.SAM_METHODS:
+        metrics["trainable_parameters"] = count_trainable(trainable.select(sam, config))
         metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
-    metrics["test"], rows = evaluate(sam, run.data.subset("test"), config, run.device)
+    elif config.method == "unet":
+        segment, found = unet.train_unet(sam, train_set, val_set, config, folder, trackers)
+        metrics |= found
+    elif config.method == "otsu":
+        segment = baselines.otsu
+    elif config.method == "watershed":
+        segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set)
+    details: dict[str, list[dict[str, Any]]] = {}
+    metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
     rows.to_csv(folder / "per_image.csv", index=False)
+    for name, values in details.items():
+        pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)
+    metrics |= transfer(segment or sam, config, run.device, folder)
+    if config.method == "lora":
+        metrics |= adapter_measures(sam, run)
     if config.method == "lora":  # the best adapter, which `train` left in the model, with where it comes from
         origin = {"run_id": run.run_id, "split_hash": run.data.split.hash, "data_fingerprint": run.data.fingerprint}
         kept = {key: metrics[key] for key in ("val", "test", "best_step")}
@@ -204,13 +222,77 @@ def describe(run: Prepared) -> dict[str, Any]:
     }
 
 
-def evaluate(sam: Sam, test: SampleSet, config: RunConfig, device: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Every evaluator that the settings name on the test images: ({evaluator: summary}, one row each and image)."""
-    count = min(len(test), config.test_limit or len(test))
-    samples = [test[int(i)] for i in np.linspace(0, len(test) - 1, count).round()]  # spread over the specimens
+def training_images(data: SampleSet, config: RunConfig) -> SampleSet:
+    """The training part, or as many of its images as the settings allow, drawn by the run's seed."""
+    part = data.subset("train")
+    return part if config.train_limit is None else part.draw(min(config.train_limit, len(part)), config.seed)
+
+
+def test_images(data: SampleSet, config: RunConfig) -> list[Sample]:
+    """The test images that the settings allow, spread over the specimens."""
+    count = min(len(data), config.test_limit or len(data))
+    return [data[int(i)] for i in np.linspace(0, len(data) - 1, count).round()]
+
+
+def transfer(judged: Sam | Segmenter, config: RunConfig, device: str, folder: Path) -> dict[str, Any]:
+    """transfer: {data set: {evaluator: summary}} of the data sets that the settings name, or why one was left out; the
+    rows of their images, with a column `data`, go to transfer.csv. A small set is used whole, else its test part.
+    """
+    if not config.transfer:
+        return {}
+    summaries: dict[str, Any] = {}
+    tables = []
+    for name in config.transfer:
+        try:
+            data = dataset(name, config.split_seed, None)
+        except (DataError, OSError) as error:
+            summaries[name] = f"left out: {error}"
+            logger.warning("transfer to %s is left out: %s", name, error)
+            continue
+        images = data if len(data) <= USED_WHOLE else data.subset("test")
+        summaries[name], rows = evaluate(judged, images, config, device)
+        tables.append(rows.assign(data=name))
+    if tables:
+        pd.concat(tables).to_csv(folder / "transfer.csv", index=False)
+    return {"transfer": summaries}
+
+
+def adapter_measures(sam: Sam, run: Prepared) -> dict[str, Any]:
+    """spectrum: norm, effective rank and ranks of 90 and 99 % of the energy of every learnt matrix; truncated: the
+    predictor's Dice of the adapter cut down to each rank that the settings name. The adapter is whole again after it.
+    """
+    spectrum = []
+    for name, values in singular_values(sam).items():
+        ranks = {f"rank_{round(100 * share)}": rank_of_energy(values, share) for share in (0.9, 0.99)}
+        spectrum.append({"matrix": name, "norm": norm(values), "effective_rank": effective_rank(values)} | ranks)
+    truncated = {}
+    whole = {name: tensor.detach().clone() for name, tensor in adapter_state(sam).items()}
+    for rank in run.config.truncate:
+        truncate(sam, rank)
+        asked = run.config.replace(evaluate=("predictor",))
+        truncated[str(rank)] = evaluate(sam, run.data.subset("test"), asked, run.device)[0]["predictor"]["dice"]
+        with torch.no_grad():
+            for name, tensor in adapter_state(sam).items():
+                tensor.copy_(whole[name])
+    return {"spectrum": spectrum} | ({"truncated": truncated} if truncated else {})
+
+
+def evaluate(
+    judged: Sam | Segmenter, test: SampleSet, config: RunConfig, device: str,
+    details: dict[str, list[dict[str, Any]]] | None = None,
+) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
+    """Every evaluator that the settings name on the test images: ({evaluator: summary}, one row each and image).
+
+    judged: a model, or what makes an instance image of an image. details: as `evaluation.evaluate` fills them.
+    """
+    samples = test_images(test, config)
     settings = mask_generator.STUDY_SETTINGS if config.generator == "study" else mask_generator.QUICK_SETTINGS
     autocast = partial(devices.autocast, config.precision, device)
-    tables = evaluation.evaluate(sam, samples, config.evaluate, settings, autocast=autocast)
+    if isinstance(judged, Sam):
+        tables = evaluation.evaluate(judged, samples, config.evaluate, settings, autocast=autocast, details=details)
+    else:
+        found = evaluation.evaluate_segmenter(judged, samples, details)
+        tables = {name: rows for name, rows in found.items() if name in config.evaluate}
     summaries = {}
     for name, rows in tables.items():
         summaries[name] = evaluation.summarize(rows)

@@ -26,7 +26,8 @@ OTHER = {  # another valid value of every field
     "crop_size": 256, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 0.0,
     "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1, "evaluate": ("point",),
     "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu", "workers": 3,
-    "checkpointing": True, "compile": True,
+    "checkpointing": True, "compile": True, "train_data": "emps", "train_limit": 4, "truncate": (2, 8),
+    "transfer": ("emps",),
 }  # fmt: skip
 # a checkpoint counts by its contents, the base hash
 IGNORED = {"name", "device", "workers", "checkpointing", "compile", "checkpoint"}
@@ -46,9 +47,10 @@ def test_the_run_id_differs_for_every_field_that_changes_the_result(name):
     assert (run_id(PLAIN.replace(**{name: OTHER[name]})) == run_id(PLAIN)) == (name in IGNORED)
 
 
+@pytest.mark.parametrize("method", ["frozen", "otsu", "watershed"])
 @pytest.mark.parametrize("name", sorted(OTHER.keys() - {"method"}))
-def test_a_frozen_models_run_id_ignores_what_only_training_reads(name):
-    frozen = PLAIN.replace(method="frozen")
+def test_the_run_id_of_what_is_not_trained_ignores_what_only_training_reads(name, method):
+    frozen = PLAIN.replace(method=method)
     same = run_id(frozen.replace(**{name: OTHER[name]})) == run_id(frozen)
     assert same == (name in IGNORED | set(TRAINING_FIELDS))
 
@@ -61,7 +63,9 @@ def test_the_run_id_depends_on_base_data_and_split(position):
 
 
 def test_the_run_id_is_a_hash_of_the_sorted_settings():
-    values = {k: v for k, v in PLAIN.to_dict().items() if k not in IGNORED}
+    # what came later counts only where it is used, so that the first published runs keep their ids
+    later = {"train_data", "train_limit", "truncate", "transfer"}
+    values = {k: v for k, v in PLAIN.to_dict().items() if k not in IGNORED | later}
     values |= {"base": BASE[0], "fingerprint": BASE[1], "split": BASE[2], "version": RESULT_VERSION}
     assert run_id(PLAIN) == hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -130,7 +134,7 @@ def test_a_config_cannot_be_changed_but_copied():
 
 
 WHOLE = ("rank", "epochs", "batch_size", "accumulate", "crop_size", "prompts_per_image", "steps", "virtual_size",
-         "limit", "test_limit", "validate_every", "patience", "image_size")  # fmt: skip
+         "limit", "test_limit", "validate_every", "patience", "image_size", "train_limit")  # fmt: skip
 BAD = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, True, "8", float("nan"))),
     *((name, None) for name in ("rank", "epochs", "batch_size", "learning_rate", "seed", "model")),
@@ -144,7 +148,9 @@ BAD = [
     *(("targets", value) for value in ((), "qv", ["q", "w"], None, 3, {"q": 1})),
     *(("evaluate", value) for value in ((), "generators", ["point", "mask"], None)),
     *(("blocks", value) for value in ((), (-1,), (0, 1.5), "0", 3, (True,))),
-    ("data", ""), ("device", 0), ("name", None),
+    *(("truncate", value) for value in ((0,), (1.5,), "8", None, (True,))),
+    *(("transfer", value) for value in (("",), (3,), None)),
+    ("data", ""), ("device", 0), ("name", None), ("train_data", ""), ("train_data", 3),
 ]  # fmt: skip
 
 

@@ -221,6 +221,61 @@ def test_bad_input(sam: Sam, samples: list[Sample]) -> None:
 # ------------------------------------------------------------------------------------------------- summary
 
 
+def two_discs() -> Sample:
+    labels = np.zeros((40, 60), np.int32)
+    labels[disk((12, 12), 8)], labels[disk((25, 59), 8, shape=labels.shape)] = 1, 2  # the second is cut by the edge
+    return Sample(np.full((40, 60), 9, np.uint8), labels, "two", "paper", 2.0)
+
+
+def annotation(mask: np.ndarray, rated: float) -> dict:
+    return {"segmentation": mask, "predicted_iou": rated, "stability_score": 0.5, "area": int(mask.sum())}
+
+
+def test_labels_score_as_annotations_that_do_not_overlap() -> None:
+    sample = two_discs()
+    found = np.zeros_like(sample.labels)
+    found[disk((13, 12), 7)], found[2:5, 40:50] = 4, 9
+    scores = evaluation.score_labels(found, sample.labels)
+    alike = evaluation.score_annotations([annotation(found == i, 0.5) for i in (4, 9)], sample.labels)
+    assert scores.keys() == alike.keys()
+    assert {k: v for k, v in scores.items() if not k.startswith("ap")} == {
+        k: v for k, v in alike.items() if not k.startswith("ap")
+    }
+    assert np.isnan(scores["ap50"]) and np.isnan(scores["ap"])
+
+
+def test_rows_of_annotations_and_of_particles_by_hand() -> None:
+    sample = two_discs()
+    first = sample.labels == 1
+    half = first.copy()
+    half[:12] = False
+    nowhere = np.zeros_like(first)
+    nowhere[30:36, 2:6] = True
+    details: dict = {}
+    evaluation.describe([annotation(half, 0.9), annotation(nowhere, 0.2)], sample, details)
+    rows = pd.DataFrame(details["annotations"])
+    assert rows["iou"].tolist() == [half.sum() / first.sum(), 0.0]
+    assert rows["predicted_iou"].tolist() == [0.9, 0.2] and rows["area"].tolist() == [half.sum(), 24]
+    sizes = pd.DataFrame(details["particles"])
+    assert sizes["source"].tolist() == ["predicted", "predicted", "true", "true"]
+    assert set(sizes["unit"]) == {"nm"} and sizes["touches_border"].tolist() == [False, False, False, True]
+    true = sizes[sizes["source"] == "true"]["diameter"].to_numpy()
+    np.testing.assert_allclose(true, [2 * np.sqrt(4 * (sample.labels == i).sum() / np.pi) for i in (1, 2)])
+    details = {}
+    evaluation.describe([], sample, details)
+    assert details["annotations"] == [] and len(details["particles"]) == 2
+
+
+def test_a_segmenter_is_judged_as_a_model_is() -> None:
+    sample = two_discs()
+    details: dict = {}
+    tables = evaluation.evaluate_segmenter(lambda image: sample.labels, [sample], details)
+    assert tables["predictor"]["dice"].tolist() == tables["generator"]["f1"].tolist() == [1.0]
+    assert len(details["particles"]) == 4
+    with pytest.raises(ValueError, match="no image"):
+        evaluation.evaluate_segmenter(lambda image: image, [])
+
+
 def test_summary_by_hand() -> None:
     rows = pd.DataFrame(
         {"id": list("abcd"), "group": list("xxyz"), "dice": [0.5, 0.7, np.nan, 0.9], "merges": [0, 1, 2, 3]}

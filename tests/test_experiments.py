@@ -26,7 +26,7 @@ def fake_prepare(config):
     part = SimpleNamespace(subset=lambda name: range(3), name=config.data, notes=[], fingerprint="f")
     part.split = SimpleNamespace(hash="s")
     base = SimpleNamespace(base_name=config.model, base_hash="b")
-    return runs.Prepared(config, config.run_id("b", config.data, "s"), "cpu", part, base)
+    return runs.Prepared(config, config.run_id("b", config.data, "s"), "cpu", part, base, part)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 CORE = {r.name: r for r in map(Requirement, PROJECT["dependencies"])}
 EXTRAS = {name: {r.name: r for r in map(Requirement, rows)} for name, rows in PROJECT["optional-dependencies"].items()}
 CONDA_NAMES = {"pytorch": "torch"}
-IMPORT_NAMES = {
+IMPORT_NAMES = {"segmentation_models_pytorch": "segmentation-models-pytorch", 
     "cv2": "opencv-python-headless", "IPython": "ipython", "lightning_fabric": "lightning-fabric", "PIL": "pillow",
     "segment_anything": "segment-anything", "skimage": "scikit-image", "yaml": "pyyaml",
 }  # fmt: skip

@@ -2,7 +2,9 @@
 
 import pytest
 
+from lorasam_core.config import METHODS
 from lorasam_core.profiles import configs, edition_name, load_profile
+from lorasam_core.trainable import lora_config
 
 SHIPPED = ("smoke", "quick", "emps", "study")
 
@@ -46,6 +48,23 @@ def test_study_profile_has_the_studys_settings():
 
 def test_published_profile_has_three_seeds():
     assert len({r.seed for r in runs_of("emps")["main"] if r.method == "lora"}) >= 3
+
+
+def test_published_profile_asks_what_the_study_leaves_open():
+    runs = configs(load_profile("emps"))
+    every = [run.replace(precision="32-true") for rows in runs.values() for run in rows]
+    one = {run.name: run.run_id("b", "f", "s") for run in every}
+    # the reference of the sweeps, and the main run, are one run each, wherever they stand
+    assert (
+        len({one[n] for n in ("rank 32", "learning rate 0.001", "batch size 8", "reference, seed 0", "semantic")}) == 2
+    )
+    assert len({one[n] for n in ("main", "mixed", "LoRA", "q, v; all blocks")}) == 1
+    factors = {r.name: lora_config(r).factor for rows in (runs["rank"], runs["scaling"]) for r in rows}
+    assert [round(factors[f"rank {r}"], 3) for r in (32, 64, 128, 256)] == [1, 1, 1, 1]
+    assert [round(factors[f"rank {r}, alpha/r"], 3) for r in (64, 128, 256)] == [0.5, 0.25, 0.125]
+    assert [round(factors[f"rank {r}, alpha/sqrt(r)"], 3) for r in (64, 128, 256)] == [0.707, 0.5, 0.354]
+    assert {r.method for r in runs["rivals"]} == set(METHODS)
+    assert [r.train_limit for r in runs["labels"]] == [1, 2, 4, 8, 16, 64] * 2
 
 
 def test_a_batch_size_sweep_shows_every_run_as_many_images():

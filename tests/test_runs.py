@@ -216,3 +216,72 @@ def test_space_grows_with_the_rank(settings):
     small, large = (runs.prepare(settings.replace(rank=rank)).bytes_needed for rank in (2, 2048))
     # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192
     assert large - small == 2 * 4 * (2048 - 2) * 2 * (192 + 192) * 6
+
+
+# ------------------------------------------------------------------------------------------------- other methods
+def test_a_run_says_which_rank_its_adapter_uses(record):
+    spectrum = record.metrics["spectrum"]
+    tensors = load_file(record.adapter)
+    assert {row["matrix"].rpartition(".")[2] for row in spectrum} == {"q", "v"} and len(spectrum) == len(tensors) // 2
+    for row in spectrum:
+        path, _, name = row["matrix"].rpartition(".")
+        update = tensors[f"{path}.B_{name}"] @ tensors[f"{path}.A_{name}"]
+        assert row["norm"] == pytest.approx(float(update.norm()), rel=1e-4, abs=1e-9)
+        assert 0 <= row["rank_90"] <= row["rank_99"] <= 2
+
+
+@pytest.mark.parametrize("method", ["decoder", "full", "unet", "otsu", "watershed"])
+def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
+    if method == "unet":
+        pytest.importorskip("segmentation_models_pytorch")
+    run = runs.run_one(settings.replace(method=method, evaluate=("predictor", "generator")), tmp_path)
+    files = {
+        "config.json",
+        "environment.json",
+        "log.txt",
+        "metrics.json",
+        "per_image.csv",
+        "particles.csv",
+        "split.json",
+    }
+    if method in ("decoder", "full"):
+        files |= {"annotations.csv"}
+    if method in ("decoder", "full", "unet"):
+        files |= {"history.csv", "log.jsonl", "weights.safetensors"}
+        assert run.metrics["steps"] == 2 and run.metrics["trainable_parameters"] > 0
+    else:
+        assert run.metrics["steps"] == run.metrics["trainable_parameters"] == 0
+    assert {path.name for path in run.path.iterdir()} >= files - {"annotations.csv", "particles.csv"}
+    assert {path.name for path in run.path.iterdir()} <= files | {"log.jsonl"}
+    assert set(run.metrics["test"]) == {"predictor", "generator"}
+    assert 0 <= run.metrics["test"]["predictor"]["dice"]["mean"] <= 1
+    assert run.adapter is None
+
+
+def test_few_labels_are_a_part_of_more(settings):
+    data = runs.dataset("synthetic", 0, 10)
+    drawn = [set(runs.training_images(data, settings.replace(train_limit=n)).ids) for n in (1, 3, 99, None)]
+    assert [len(ids) for ids in drawn[:2]] == [1, 3] and drawn[0] < drawn[1] < drawn[2]
+    assert drawn[2] == drawn[3] == set(data.subset("train").ids)
+
+
+def test_an_adapter_is_cut_down_and_whole_again_and_judged_on_other_data(settings, tmp_path):
+    other = settings.replace(truncate=(1, 2), transfer=("synthetic", "nowhere"), evaluate=("predictor",))
+    run = runs.run_one(other, tmp_path)
+    whole = run.metrics["test"]["predictor"]["dice"]["mean"]
+    assert run.metrics["truncated"]["2"]["mean"] == pytest.approx(whole, abs=1e-3)  # its rank is 2
+    assert "nowhere" in run.metrics["transfer"]["nowhere"]
+    rows = pd.read_csv(run.path / "transfer.csv")
+    assert set(rows["data"]) == {"synthetic"}
+    assert run.metrics["transfer"]["synthetic"]["predictor"]["dice"]["mean"] == pytest.approx(rows["dice"].mean())
+    sam = copy.deepcopy(runs.base_sam("vit_t", settings.checkpoint, 64))
+    load_adapter(sam, run.adapter)
+    test = runs.dataset("synthetic", 0, 10).subset("test")
+    assert runs.evaluate(sam, test, run.config, "cpu")[0]["predictor"]["dice"]["mean"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_other_training_data_make_another_run(settings, tmp_path):
+    here = runs.prepare(settings)
+    there = runs.prepare(settings.replace(train_data="synthetic"))
+    assert here.run_id != there.run_id and here.taught is here.data
+    assert len(there.taught) > len(there.data) == 10

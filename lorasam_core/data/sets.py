@@ -156,6 +156,19 @@ class SampleSet(Sequence[Sample]):
         parts = self.split.parts()
         if part not in parts:
             raise ValueError(f"{part!r} is no part of a split; choose one of {', '.join(parts)}.")
+        return self._view(parts[part])
+
+    def draw(self, count: int, seed: int = 0) -> SampleSet:
+        """`count` samples at random, in their order here; those drawn for a smaller count are among them.
+
+        Raises ValueError for a count below 1 or above the number of samples.
+        """
+        if not 1 <= count <= len(self):
+            raise ValueError(f"{count} images are asked for, and {self.name} has {len(self)}; give 1 to {len(self)}.")
+        chosen = set(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
+        return self._view([i for place, i in enumerate(self._ids) if place in chosen])
+
+    def _view(self, ids: Sequence[str]) -> SampleSet:
         view = object.__new__(SampleSet)
-        view.__dict__.update(self.__dict__, _ids=parts[part], groups={i: self.groups[i] for i in parts[part]})
+        view.__dict__.update(self.__dict__, _ids=tuple(ids), groups={i: self.groups[i] for i in ids})
         return view

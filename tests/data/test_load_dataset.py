@@ -1,6 +1,7 @@
 """Sample sets: what every source has in common, and the generated one."""
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -157,3 +158,18 @@ def test_a_set_is_what_the_virtual_set_takes(counted):
     data = VirtualSet(train, crop_size=4)
     assert len(data) == 24 * 4 and {data.parent(i) for i in range(len(data))} == {0, 1, 2, 3}
     assert data[5][0].shape == (4, 4)
+
+
+def test_drawn_samples_are_nested_and_keep_their_order(counted):
+    data, _ = counted
+    ids = data.ids
+    draws = [data.draw(n, seed=3).ids for n in range(1, len(ids) + 1)]
+    for fewer, more in pairwise(draws):
+        assert set(fewer) < set(more)
+    assert all(list(drawn) == [i for i in ids if i in drawn] for drawn in draws) and draws[-1] == ids
+    assert data.draw(3, seed=3).ids == draws[2] and len({data.draw(3, seed=s).ids for s in range(9)}) > 1
+    part = data.draw(2)
+    assert part.groups == {i: data.groups[i] for i in part.ids} and part[0].id == part.ids[0]
+    for count in (0, 9):
+        with pytest.raises(ValueError, match=f"{count} images are asked for"):
+            data.draw(count)
