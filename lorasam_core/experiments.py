@@ -76,6 +76,9 @@ def sweep(
     """
     if edition and (is_published(edition) or os.environ.get("LORASAM_RECORDS_ONLY")):
         kept = read_edition(edition)
+        table = profile if isinstance(profile, Profile) else load_profile(profile)
+        if experiment not in kept.experiments and not table.experiment(experiment)["runs"]:
+            return []  # a page that is younger than the edition, and shows no run of its own
         if missing := kept.missing(experiment):
             raise ValueError(f"the edition {kept.name} lacks the run {missing[0]!r} of {experiment}; run it first.")
         return kept.experiment(experiment)

@@ -187,6 +187,18 @@ def test_sweep_of_a_published_edition_runs_nothing(world):
     assert len(world.done) == count
 
 
+def test_a_page_that_is_younger_than_a_published_edition_needs_none_of_its_runs(world):
+    run()
+    target = world.root / "book" / "results" / "p"
+    target.parent.mkdir(parents=True)
+    (world.root / "runs" / "p").rename(target)
+    table = world.root / "notebooks" / "profiles" / "p.yaml"
+    table.write_text(table.read_text() + "- {name: later}\n- {name: more, runs: [{name: rank 8, rank: 8}]}\n")
+    assert experiments.sweep("p", "later", edition=target) == []
+    with pytest.raises(ValueError, match="no experiment 'more'"):
+        experiments.sweep("p", "more", edition=target)
+
+
 def test_a_page_reads_records_and_runs_nothing(world, monkeypatch):
     run("--only", "rank")
     monkeypatch.setenv("LORASAM_RECORDS_ONLY", "1")
