@@ -117,7 +117,7 @@ caption = (
 tables.show(page, records, cases.GENERATOR, caption)
 
 # %% [markdown]
-# The last row is an option and not the same answer: `approximate_skip_covered_points=True` asks points coarse to fine
+# One option does not give the same answer: `approximate_skip_covered_points=True` asks points coarse to fine
 # and leaves out those that an accepted mask of at most a quarter of the image covers already. Parts of a covered object
 # and overlapping alternatives can be lost, which is why it is off unless it is asked for.
 #
@@ -138,7 +138,7 @@ tables.show(page, records, cases.TRAINING, caption)
 # ## Merged adapters are free
 #
 # Merging writes $W + sBA$ into the matrix. What remains is SAM's own module tree, so a merged model must take as long
-# as the base. The second row says how well this machine can tell: the base against itself.
+# as the base. The base against itself says how well a machine can tell.
 
 # %%
 tables.show(page, records, cases.MERGED, "Encoder of our model with a merged adapter of rank 512.")
@@ -159,11 +159,13 @@ for kind, axis, rows in tables.growths(records):
         page.figure(figure, name, caption, alt, data=rows)
 
 # %% [markdown]
-# ## Aims that were missed
+# ## Aims that were missed, and what was not measured
 
 # %%
 missed = [sentence for record in records.values() for sentence in tables.missed(record)]
 page.say(*(missed or ["None: every row that has an aim reaches it."]))
+left = {kind: tables.unmeasured(record) for kind, record in records.items()}
+page.say(*(f"Not measured on this {kind}: {'; '.join(titles)}." for kind, titles in left.items() if titles))
 page.say(
     "The aims for a CPU were set on two cores with AMX, which multiply bf16 about seven times faster than float32.",
     "A CPU without AMX, as the one above may be, gains less from bf16.",

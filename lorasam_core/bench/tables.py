@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.bench.cases import GROUPS, MERGED
+from lorasam_core.bench.cases import GROUPS, MERGED, cases
 from lorasam_core.figures import Page
 from lorasam_core.records import bench_records, read_json
 
@@ -109,7 +109,7 @@ def answer(found: Mapping[str, float]) -> str:
         return f"no: {found['pixels_far']:.0f} pixels, {found['unmatched']:.0f} masks"
     at = f", {found['pixels_differing']:.0f} pixels at a threshold" if found["pixels_differing"] else ""
     other = f", {found['unmatched']:.0f} masks at one" if found["unmatched"] else ""
-    return f"yes: {found['matched']:.0f} masks{at}{other}"
+    return f"yes: {found['matched']:.0f} mask{'s' if found['matched'] != 1 else ''}{at}{other}"
 
 
 def missed(record: Record) -> list[str]:
@@ -119,6 +119,13 @@ def missed(record: Record) -> list[str]:
         for row in record["rows"]
         if not (row["case"]["at_least"] or 0) <= row["ratio"] <= (row["case"]["at_most"] or float("inf"))
     ]
+
+
+def unmeasured(record: Record) -> list[str]:
+    """Titles of the cases that the record of a device lacks."""
+    there = {row["case"]["name"] for row in record["rows"]}
+    kind = str(record["environment"]["device"]).split(":")[0]
+    return [case.title for case in cases(kind) if case.name not in there]
 
 
 def duration(seconds: float) -> str:

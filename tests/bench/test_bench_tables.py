@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lorasam_core.bench import tables
+from lorasam_core.bench.cases import cases
 
 
 def row(name, seconds, reference, axes=None, aim=(None, None), answers=None, **case):
@@ -31,7 +32,7 @@ def record():
         row("slow", [1.0, 2.0, 3.0], [6.0, 4.0, 5.0], {"rank": 8}, (3.0, None)),
         row("quick", [0.001], [0.002], {"rank": 4}, (1.5, 2.5)),
     ]
-    about = {"device_name": "an abacus", "threads": 2, "packages": {"torch": "9"}}
+    about = {"device": "cpu", "device_name": "an abacus", "threads": 2, "packages": {"torch": "9"}}
     return {"environment": about, "date": "2026-01-01", "rows": rows}
 
 
@@ -46,6 +47,13 @@ def test_a_row_shows_medians_ratio_aim_memory_and_answer(record):
 
 def test_only_what_misses_its_aim_is_named(record):
     assert tables.missed(record) == ["slow: 2.50 against an aim of ≥ 3."]
+
+
+def test_what_was_not_measured_is_named(record):
+    everything = [case.title for case in cases("cpu")]
+    assert tables.unmeasured(record) == everything
+    first = row(cases("cpu")[0].name, [1.0], [1.0])
+    assert tables.unmeasured(record | {"rows": [first]}) == everything[1:]
 
 
 def test_growth_is_sorted_and_leaves_out_what_the_process_held_before(record):
