@@ -153,10 +153,10 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 for kind, axis, rows in tables.growths(records):
     for measure, label in {"seconds": "seconds", "memory": "memory, MB"}.items():
         figure = plots.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
-        name = f"speed-{axis.replace(' ', '-')}-{measure}-{kind.lower()}"
+        over = axis.replace(" ", "-")
         caption = f"{kind}: {label.split(',')[0]} over {axis}, medians, both axes logarithmic."
         alt = f"Two lines, lorasam's and segment-anything's: {label} over {axis}."
-        page.figure(figure, name, caption, alt, data=rows)
+        page.figure(figure, f"speed-{over}-{measure}-{kind.lower()}", caption, alt, data=rows)
 
 # %% [markdown]
 # ## Aims that were missed, and what was not measured
