@@ -105,7 +105,8 @@ class _ChunkedAttention(torch.autograd.Function):
 
 
 class FastAttention(Attention):
-    """segment-anything's encoder attention, computed without its matrix of logits; same parameters, same result.
+    """segment-anything's encoder attention, computed without its whole matrix of logits, of many tokens;
+    same parameters, same result.
 
     The bias is the decomposed relative position of MViTv2 (Li et al. 2022, eq. 4).
     """

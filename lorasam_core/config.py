@@ -41,13 +41,9 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
 SWITCHES = ("checkpointing", "compile")
+# later than the first published runs: no part of the run id at their defaults
+ADDED = ("train_data", "train_limit", "truncate", "transfer")
 # change where and how a run is done, not what comes out of it
-ADDED = (
-    "train_data",
-    "train_limit",
-    "truncate",
-    "transfer",
-)  # later than the first published runs: no part of the run id at their defaults
 NOT_RESULTS = ("device", "workers", *SWITCHES, "name")
 
 

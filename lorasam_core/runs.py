@@ -12,32 +12,29 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psutil
 import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from lorasam_core import baselines, devices, evaluation, mask_generator, tracking, trainable, training, unet
+from lorasam_core import baselines, devices, tracking, trainable, training, unet
 from lorasam_core.baselines import Segmenter
 from lorasam_core.blocks import check_compile
 from lorasam_core.config import RunConfig
-from lorasam_core.data import DataError, SampleSet, load_dataset
-from lorasam_core.data.sample import Sample
+from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.executor import RunError
-from lorasam_core.lora import adapter_state, count_trainable, lora_parameter_count, save_adapter
-from lorasam_core.lora.spectrum import effective_rank, norm, rank_of_energy, singular_values, truncate
+from lorasam_core.judging import adapter_measures, evaluate, transfer
+from lorasam_core.lora import count_trainable, lora_parameter_count, save_adapter
 from lorasam_core.records import METRICS, Record, is_finished, read_record, write_json
 from lorasam_core.sam import load_sam
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
 UNET_PARAMETERS = 15_000_000  # about
-USED_WHOLE = 20  # images of a data set that a model is transferred to
 NOTHING_TRAINED = {
     "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
     "best_step": 0,
@@ -178,10 +175,10 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     rows.to_csv(folder / "per_image.csv", index=False)
     for name, values in details.items():
         pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)
-    metrics |= transfer(segment or sam, config, run.device, folder)
+    metrics |= transfer(segment or sam, config, run.device, folder, dataset)
     if config.method == "lora":
-        metrics |= adapter_measures(sam, run)
-    if config.method == "lora":  # the best adapter, which `train` left in the model, with where it comes from
+        metrics |= adapter_measures(sam, run.data.subset("test"), config, run.device)
+        # the best adapter, which `train` left in the model, with where it comes from
         origin = {"run_id": run.run_id, "split_hash": run.data.split.hash, "data_fingerprint": run.data.fingerprint}
         kept = {key: metrics[key] for key in ("val", "test", "best_step")}
         save_adapter(sam, folder / "adapter.safetensors", **origin, metrics=kept)
@@ -226,79 +223,6 @@ def training_images(data: SampleSet, config: RunConfig) -> SampleSet:
     """The training part, or as many of its images as the settings allow, drawn by the run's seed."""
     part = data.subset("train")
     return part if config.train_limit is None else part.draw(min(config.train_limit, len(part)), config.seed)
-
-
-def test_images(data: SampleSet, config: RunConfig) -> list[Sample]:
-    """The test images that the settings allow, spread over the specimens."""
-    count = min(len(data), config.test_limit or len(data))
-    return [data[int(i)] for i in np.linspace(0, len(data) - 1, count).round()]
-
-
-def transfer(judged: Sam | Segmenter, config: RunConfig, device: str, folder: Path) -> dict[str, Any]:
-    """transfer: {data set: {evaluator: summary}} of the data sets that the settings name, or why one was left out; the
-    rows of their images, with a column `data`, go to transfer.csv. A small set is used whole, else its test part.
-    """
-    if not config.transfer:
-        return {}
-    summaries: dict[str, Any] = {}
-    tables = []
-    for name in config.transfer:
-        try:
-            data = dataset(name, config.split_seed, None)
-        except (DataError, OSError) as error:
-            summaries[name] = f"left out: {error}"
-            logger.warning("transfer to %s is left out: %s", name, error)
-            continue
-        images = data if len(data) <= USED_WHOLE else data.subset("test")
-        summaries[name], rows = evaluate(judged, images, config, device)
-        tables.append(rows.assign(data=name))
-    if tables:
-        pd.concat(tables).to_csv(folder / "transfer.csv", index=False)
-    return {"transfer": summaries}
-
-
-def adapter_measures(sam: Sam, run: Prepared) -> dict[str, Any]:
-    """spectrum: norm, effective rank and ranks of 90 and 99 % of the energy of every learnt matrix; truncated: the
-    predictor's Dice of the adapter cut down to each rank that the settings name. The adapter is whole again after it.
-    """
-    spectrum = []
-    for name, values in singular_values(sam).items():
-        ranks = {f"rank_{round(100 * share)}": rank_of_energy(values, share) for share in (0.9, 0.99)}
-        spectrum.append({"matrix": name, "norm": norm(values), "effective_rank": effective_rank(values)} | ranks)
-    truncated = {}
-    whole = {name: tensor.detach().clone() for name, tensor in adapter_state(sam).items()}
-    for rank in run.config.truncate:
-        truncate(sam, rank)
-        asked = run.config.replace(evaluate=("predictor",))
-        truncated[str(rank)] = evaluate(sam, run.data.subset("test"), asked, run.device)[0]["predictor"]["dice"]
-        with torch.no_grad():
-            for name, tensor in adapter_state(sam).items():
-                tensor.copy_(whole[name])
-    return {"spectrum": spectrum} | ({"truncated": truncated} if truncated else {})
-
-
-def evaluate(
-    judged: Sam | Segmenter, test: SampleSet, config: RunConfig, device: str,
-    details: dict[str, list[dict[str, Any]]] | None = None,
-) -> tuple[dict[str, Any], pd.DataFrame]:  # fmt: skip
-    """Every evaluator that the settings name on the test images: ({evaluator: summary}, one row each and image).
-
-    judged: a model, or what makes an instance image of an image. details: as `evaluation.evaluate` fills them.
-    """
-    samples = test_images(test, config)
-    settings = mask_generator.STUDY_SETTINGS if config.generator == "study" else mask_generator.QUICK_SETTINGS
-    autocast = partial(devices.autocast, config.precision, device)
-    if isinstance(judged, Sam):
-        tables = evaluation.evaluate(judged, samples, config.evaluate, settings, autocast=autocast, details=details)
-    else:
-        found = evaluation.evaluate_segmenter(judged, samples, details)
-        tables = {name: rows for name, rows in found.items() if name in config.evaluate}
-    summaries = {}
-    for name, rows in tables.items():
-        summaries[name] = evaluation.summarize(rows)
-        logger.info("%s: %s", name, {k: round(v["mean"], 4) for k, v in summaries[name].items()})
-        rows.insert(0, "evaluator", name)
-    return summaries, pd.concat(tables.values(), ignore_index=True)
 
 
 def _remove_leftovers(final: Path) -> None:

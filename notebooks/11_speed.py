@@ -85,7 +85,7 @@ with torch.no_grad():
 # %%
 page.say(
     f"On 40 x 40 tokens chunks differ from segment-anything by {chunks:.0e} of the output, longer vectors by",
-    f"{vectors:.0e}. On a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way, which is as fast there.",
+    f"{vectors:.0e}. On a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way.",
 )
 
 # %%

@@ -7,13 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 ENCODER, TRAINING, GENERATOR, MERGED, GROWTH = "encoder", "training", "generator", "merged", "growth"
-GROUPS = {
-    ENCODER: "Image encoder, forward",
-    TRAINING: "Training step: forward, backward, clipping, Adam",
-    GENERATOR: "Mask generator",
-    MERGED: "Merged adapter",
-    GROWTH: "How it grows",
-}
+GROUPS = (ENCODER, TRAINING, GENERATOR, MERGED, GROWTH)
 ALL_PASS, TENTH = 1.0, 0.1  # share of masks that the filter by predicted IoU lets through
 NAMES = {"vit_b": "ViT-B", "vit_t": "vit_t"}
 

@@ -96,7 +96,7 @@ def compare(case: Case, device: str) -> dict[str, Any]:
     for side, done in sides.items():
         row[side] = {key: [round(run[key], 5) for run in done] for key in ("seconds", "idle_mb", "peak_mb")}
     row["allocator"] = {name: os.environ.get(name) for name in ALLOCATOR}
-    row["ratio"] = _median(row["reference"]["seconds"]) / _median(row["ours"]["seconds"])
+    row["ratio"] = statistics.median(row["reference"]["seconds"]) / statistics.median(row["ours"]["seconds"])
     pairs = [b / a for a, b in zip(row["ours"]["seconds"], row["reference"]["seconds"], strict=True)]
     return row | {"ratio_low": min(pairs), "ratio_high": max(pairs)}
 
@@ -122,10 +122,6 @@ def _call(module: str, order: dict[str, Any], default_allocator: bool = False) -
         raise BenchError(f"{module} of {order.get('work', order)} failed:\n{done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def _median(values: Sequence[float]) -> float:
-    return float(statistics.median(values))
 
 
 def _plain(case: Case) -> dict[str, Any]:

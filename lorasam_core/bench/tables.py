@@ -19,7 +19,7 @@ SIDES = {"ours": "lorasam", "reference": "segment-anything"}
 
 def read_records() -> dict[str, Record]:
     """Kind of device in words: its record, local or else published."""
-    return {KINDS[path.stem]: read_json(path) for path in bench_records()}
+    return {KINDS.get(path.stem, path.stem): read_json(path) for path in bench_records()}
 
 
 def machine(record: Record) -> str:
@@ -54,7 +54,7 @@ def comparison(record: Record, group: str) -> pd.DataFrame:
     return table
 
 
-def numbers(record: Record, groups: Iterable[str] = tuple(GROUPS)) -> pd.DataFrame:
+def numbers(record: Record, groups: Iterable[str] = GROUPS) -> pd.DataFrame:
     """The same as numbers, one row a side and run: case, group, side, run, seconds, idle_mb, peak_mb."""
     rows = [
         {"case": row["case"]["name"], "group": group, "side": SIDES[side], "run": run + 1}
