@@ -43,9 +43,9 @@ class Page:
         show_markdown(banner(self.edition))
 
     def say(self, *sentences: str) -> None:
-        """Show computed sentences as one paragraph; nothing for none."""
-        if sentences:
-            show_markdown(" ".join(sentences))
+        """Show computed sentences as one paragraph; nothing for none, or for empty ones."""
+        if text := " ".join(filter(None, sentences)):
+            show_markdown(text)
 
     def figure(
         self, figure: Any, name: str, caption: str, alt: str, runs: Runs = (), data: pd.DataFrame | None = None

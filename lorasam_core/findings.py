@@ -103,6 +103,15 @@ def cases_sentence(cases: pd.DataFrame) -> str:
     )
 
 
+def left_out_sentence(edition: Edition, experiment: str) -> str:
+    """Which runs of an experiment this edition does not have; an empty text where it has them all."""
+    if names := edition.left_out(experiment):
+        return f"Not run for this edition: {_list(names)}."
+    if not edition.experiments.get(experiment):
+        return "This edition has no runs of this experiment; the profile `emps` lists them."
+    return ""
+
+
 def _seed_noise(seeds: Sequence[Record]) -> str:
     means = [interval([r], "predictor", "dice")["mean"] for r in seeds]
     means = [m for m in means if np.isfinite(m)]

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from lorasam_core import report
-from lorasam_core.records import EDITION, Edition, find_edition, read_edition, root
+from lorasam_core.records import EDITION, Edition, Record, find_edition, read_edition, read_json, root, write_json
 
-FILES = ("config.json", "metrics.json", "history.csv", "per_image.csv", "split.json", "environment.json")
+FILES = ("config.json", "metrics.json", "per_image.csv", "transfer.csv", "environment.json")
+MAIN_FILES = ("history.csv",)  # of the main experiment's runs; of others, the rows of validations
+PACKED = ("annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")  # of the main experiment's runs
+SPLITS = ("split.json", "train_split.json")
 LIMIT = 2 * 2**20  # bytes of an edition in the repository
-MAIN = "main"  # the experiment whose adapters are published
+MAIN = "main"  # the experiment whose tables are published whole, and the adapter of its first run that has one
 
 
-def publish(edition: Edition, results: Path) -> Edition:
-    """Copy an edition's records into results/<name>, in place of what is there, with the main runs' adapters alone.
+def publish(edition: Edition, results: Path, partial: bool = False) -> Edition:
+    """Copy an edition's records into results/<name>, in place of what is there; a split that runs share is kept once.
 
-    Raises ValueError for an edition that lacks a run, or whose records would exceed 2 MB.
+    partial: publish without the runs that are not finished, and name them under `left_out`. Raises ValueError for an
+    edition that lacks a run (with `partial`, one of its main runs), or whose records would exceed 2 MB.
     """
-    if missing := edition.missing():
-        raise ValueError(f"the edition {edition.name} lacks the run {missing[0]!r}; run its experiments first.")
-    main = {row["run_id"] for row in edition.experiments.get(MAIN, [])}
+    if edition.published:
+        raise ValueError(f"{edition.path} is published already; name a local edition, with its runs.")
+    missing = edition.missing(MAIN if partial else None)
+    if missing or not edition.records:
+        what = f"the run {missing[0]!r}" if missing else "every run"
+        raise ValueError(f"the edition {edition.name} lacks {what}; run its experiments first.")
     part = results / f"{edition.name}.part"
     shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    main_ids = [row["run_id"] for row in edition.experiments.get(MAIN, [])]
     for record in edition.records:
-        folder = part / record.run_id
-        folder.mkdir(parents=True)
-        names = [*FILES, "adapter.safetensors"] if record.run_id in main else FILES
-        for name in names:
-            if (record.path / name).is_file():
-                shutil.copyfile(record.path / name, folder / name)
-    shutil.copyfile(edition.path / EDITION, part / EDITION)
+        _copy(record, part, record.run_id in main_ids)
+    for record in edition.records:
+        if record.run_id in main_ids and record.adapter is not None:
+            shutil.copyfile(record.adapter, part / record.run_id / record.adapter.name)
+            break
+    write_json(part / EDITION, _info(edition))
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     if size > LIMIT:
         shutil.rmtree(part)
@@ -42,14 +52,45 @@ def publish(edition: Edition, results: Path) -> Edition:
     return read_edition(results / edition.name)
 
 
+def _copy(record: Record, edition: Path, whole: bool) -> None:
+    """One run's small files into the published edition; `whole`: with its history and what was measured of masks."""
+    folder = edition / record.run_id
+    folder.mkdir()
+    for name in (*FILES, *MAIN_FILES) if whole else FILES:
+        if (record.path / name).is_file():
+            shutil.copyfile(record.path / name, folder / name)
+    if not whole and "val_score" in record.history:
+        record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
+    for name in PACKED if whole else ():
+        if (record.path / name).is_file():
+            packed = gzip.compress((record.path / name).read_bytes(), mtime=0)  # the same bytes whenever it is done
+            (folder / f"{name}.gz").write_bytes(packed)
+    for name in SPLITS:
+        if (record.path / name).is_file():
+            kept = f"{Path(name).stem}-{str(read_json(record.path / name)['hash'])[:12]}.json"
+            shutil.copyfile(record.path / name, edition / kept)
+
+
+def _info(edition: Edition) -> dict[str, Any]:
+    """edition.json without the runs that are not finished; their names under left_out."""
+    done = {record.run_id for record in edition.records}
+    there = {name: [row for row in rows if row["run_id"] in done] for name, rows in edition.experiments.items()}
+    left_out = {name: edition.missing(name) for name in edition.experiments if edition.missing(name)}
+    return edition.info | {"experiments": there} | ({"left_out": left_out} if left_out else {})
+
+
 def main() -> None:
     """Entry point of `python -m lorasam_core.publish`."""
     parser = argparse.ArgumentParser(prog="python -m lorasam_core.publish", description=__doc__)
     parser.add_argument("--edition", default="", help="name or folder; default: the newest local one")
+    parser.add_argument(
+        "--partial", action="store_true", help="without the runs that are not finished, which are named"
+    )
     parser.add_argument("--runs", default="runs", help="folder of all editions")
     args = parser.parse_args()
     try:
-        published = publish(find_edition(args.edition, args.runs), root() / "book" / "results")
+        edition = find_edition(args.edition, args.runs, unfinished=args.partial)
+        published = publish(edition, root() / "book" / "results", args.partial)
         report.update_readme(published, root() / "README.md")
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -54,14 +54,22 @@ class Record:
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One row a log step (history.csv); empty for a frozen model."""
-        path = self.path / "history.csv"
-        return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+        """One row a log step (history.csv); empty for a frozen model. Published runs that are not main ones keep the
+        rows of validations alone.
+        """
+        return self.table("history")
 
     @cached_property
     def per_image(self) -> pd.DataFrame:
         """One row an evaluator and test image (per_image.csv); the column `evaluator` comes first."""
         return pd.read_csv(self.path / "per_image.csv", dtype={"id": str, "group": str})
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table <name>.csv of the run (packed: <name>.csv.gz), ids and groups as text; empty where there is none."""
+        for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.gz"):
+            if path.is_file():
+                return pd.read_csv(path, dtype={"id": str, "group": str})
+        return pd.DataFrame()
 
     @property
     def adapter(self) -> Path | None:
@@ -121,6 +129,10 @@ class Edition:
         rows = self.experiments[name]
         return [by_id[row["run_id"]].named(row["name"]) for row in rows if row["run_id"] in by_id]
 
+    def left_out(self, name: str) -> list[str]:
+        """Names of the runs that the profile lists for an experiment and that this edition was published without."""
+        return list(self.info.get("left_out", {}).get(name, []))
+
     def missing(self, name: str | None = None) -> list[str]:
         """Names of the runs that are listed and not finished, of one experiment or of all."""
         done = {r.run_id for r in self.records}
@@ -162,10 +174,15 @@ def published_editions() -> list[Edition]:
     return sorted(editions, key=lambda e: str(e.info.get("created", "")), reverse=True)
 
 
-def find_edition(name: str = "", runs: str | Path = "runs") -> Edition:
-    """An edition by folder or name; "" is the newest finished local one, else the newest published one."""
+def find_edition(name: str = "", runs: str | Path = "runs", unfinished: bool = False) -> Edition:
+    """An edition by folder or name; "" is the newest finished local one, else the newest published one.
+
+    unfinished: a local edition of this name that lacks runs will do as well.
+    """
     if name and (Path(name) / EDITION).is_file():
         return read_edition(name)
+    if name and unfinished and (Path(runs) / name / EDITION).is_file():
+        return read_edition(Path(runs) / name)
     editions = [*local_editions(runs), *published_editions()]
     if not editions:
         raise ValueError(f"{runs} holds no finished edition; run `python -m lorasam_core.experiments run` first.")

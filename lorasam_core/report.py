@@ -17,7 +17,7 @@ import pandas as pd
 
 from lorasam_core.config import RunConfig
 from lorasam_core.figures import Page, banner, figure_markdown, output_folder, table_markdown
-from lorasam_core.findings import ablation_sentence, cases_sentence, curves_sentence, findings
+from lorasam_core.findings import ablation_sentence, cases_sentence, curves_sentence, findings, left_out_sentence
 from lorasam_core.profiles import configs, edition_name, load_profile
 from lorasam_core.records import Edition, Record, root
 from lorasam_core.study import REPORTED, STUDY, break_even, width_of
@@ -41,7 +41,7 @@ from lorasam_core.tables import (
 __all__ = [
     "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
     "break_even", "cases_sentence", "cases_table", "compare", "curves_sentence", "edition_facts", "edition_folder",
-    "findings", "frozen_runs", "interval", "main_config", "main_rows", "main_table", "output_folder", "paired",
+    "findings", "frozen_runs", "interval", "left_out_sentence", "main_config", "main_rows", "main_table", "output_folder", "paired",
     "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown", "test_cases",
     "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip

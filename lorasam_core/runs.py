@@ -153,6 +153,8 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         logger.info("data: %s", note)
     write_json(folder / "config.json", config.to_dict())
     run.data.split.save(folder / "split.json")
+    if run.taught is not run.data:
+        run.taught.split.save(folder / "train_split.json")
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
     devices.reset_peak_memory(run.device)
