@@ -8,8 +8,8 @@ from typing import Any
 # detail, and its user would have to start at the top of the page again.
 KEEP_FOCUS = """document.addEventListener("click", event => {
   const button = event.target.closest(".theme-switch-button");
-  if (button && event.detail === 0) setTimeout(() => button.focus());
-}, true);"""
+  if (button && event.detail === 0) button.focus();
+});"""
 
 
 def name_roles(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:

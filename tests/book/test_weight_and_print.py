@@ -27,13 +27,16 @@ ON_PAPER = """() => {
   };
   const controls = 'button, .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-area';
   const wide = 'article :is(table, figure img, pre, mjx-container[display="true"])';
-  const light = rgb => rgb.match(/\\d+/g).slice(0, 3).every(x => x > 100);
+  const part = x => x <= 0.03928 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+  const luminance = rgb => rgb.match(/\\d+/g).slice(0, 3).reduce(
+    (sum, x, i) => sum + [0.2126, 0.7152, 0.0722][i] * part(x / 255), 0);
+  const pale = e => 1.05 / (luminance(getComputedStyle(e).color) + 0.05) < 4.5;
   return {
     controls: [...document.querySelectorAll(controls)].filter(seen).map(short),
     cut: [...document.querySelectorAll(wide)].filter(e => seen(e) && clipped(e)).map(short).slice(0, 3),
     overflow: document.scrollingElement.scrollWidth > innerWidth,
-    pale: [...document.querySelectorAll('article :is(p, h1, h2, code)')].filter(e =>
-      seen(e) && light(getComputedStyle(e).color)).map(short).slice(0, 3),
+    pale: [...document.querySelectorAll('article :is(p, h1, h2, a, code, span)')].filter(e =>
+      seen(e) && pale(e)).map(short).slice(0, 3),
   };
 }"""
 
