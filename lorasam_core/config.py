@@ -17,7 +17,7 @@ UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads 
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
 TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
-EVALUATORS = ("predictor", "point", "box", "generator")
+EVALUATORS = ("predictor", "point", "box", "generator", "exact_box")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 ONE_OF = {
     "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "precision": PRECISIONS,

@@ -23,6 +23,7 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("point prompt: IoU, mask the model rates best", "point", "iou_rated"),
     ("point prompt: IoU, best of three masks", "point", "iou_best"),
     ("box prompt: IoU", "box", "iou_rated"),
+    ("exact box prompt: IoU", "exact_box", "iou_rated"),
     ("mask generator: Dice of the union", "generator", "dice"),
     ("mask generator: AP50", "generator", "ap50"),
     ("mask generator: AP", "generator", "ap"),
