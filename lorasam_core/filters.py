@@ -31,7 +31,7 @@ PRED_IOU = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)  # with those below: the run's own pai
 STABILITY = (0.0, 0.7, 0.85, 0.92, 0.95)
 PAIRS = tuple(product(PRED_IOU, STABILITY))
 CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
-STUDY_FILTERS = {name: STUDY_SETTINGS[name] for name in (*CHOSEN, "min_mask_region_area")}
+FILTERS = (*CHOSEN, "min_mask_region_area")
 SCORES = ("dice", "ap50", "f1", "n_pred")
 
 
@@ -79,24 +79,26 @@ def measure(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Write calibration.csv and thresholds.csv (`sweep`) of the validation images; judge thresholds on the test images.
 
-    Returns the thresholds with the greatest mean AP50 on the validation images (`tuned`) and, of the test images, the
-    summaries under the study's thresholds and minimum area (`study_thresholds`) and under the tuned ones
-    (`tuned_test`), both on the run's own grid of points: the study's grid has more. Then the rows of these test
-    images, whose `evaluator` is generator_study or generator_tuned. Raises ValueError without a validation image.
+    Returns what metrics.json keeps: the filters of the run's generator (`own`), of the study (`study`) and those with
+    the greatest mean AP50 on the validation images (`tuned`: two thresholds, the minimum area is the run's own);
+    points_per_side; and of the test images the summaries under the study's filters (`study_thresholds`) and under the
+    tuned ones (`tuned_test`), both on the run's own grid of points: the study's grid has more of them. Then the rows of
+    these test images, whose `evaluator` is generator_study or generator_tuned. ValueError without a validation image.
     """
     settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
     autocast = partial(devices.autocast, config.precision, device)
     masks, scores = sweep(sam, spread(val), settings, autocast)
     masks.round(4).to_csv(folder / "calibration.csv", index=False)
     scores.round(4).to_csv(folder / "thresholds.csv", index=False)
-    tuned = best_thresholds(scores)
-    found: dict[str, Any] = {"tuned": tuned}
-    tables = []
-    for key, evaluator, changed in (
-        ("study_thresholds", "generator_study", STUDY_FILTERS),
+    own, study = ({name: given[name] for name in FILTERS} for given in (settings, STUDY_SETTINGS))
+    tuned = own | best_thresholds(scores)
+    found: dict[str, Any] = {"own": own, "study": study, "tuned": tuned, "points_per_side": settings["points_per_side"]}
+    images, tables = test_images(test, config), []
+    for key, evaluator, chosen in (
+        ("study_thresholds", "generator_study", study),
         ("tuned_test", "generator_tuned", tuned),
     ):
-        rows = evaluation.evaluate_generator(sam, test_images(test, config), settings | changed, autocast=autocast)
+        rows = evaluation.evaluate_generator(sam, images, settings | chosen, autocast=autocast)
         found[key] = evaluation.summarize(rows)
         tables.append(rows.assign(evaluator=evaluator))
     return found, pd.concat(tables, ignore_index=True)
