@@ -33,6 +33,7 @@ PAIRS = tuple(product(PRED_IOU, STABILITY))
 CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = (*CHOSEN, "min_mask_region_area")
 SCORES = ("dice", "ap50", "f1", "n_pred")
+MASK_COLUMNS = ["id", "group", "iou", "predicted_iou", "stability_score", "area"]
 
 
 class ThresholdSweep(MaskGenerator):
@@ -130,7 +131,7 @@ def sweep(
             scores = evaluation.score_annotations(found, sample.labels)
             key = {"id": sample.id, "group": sample.group} | dict(zip(CHOSEN, pair, strict=True))
             rows.append(key | {name: scores[name] for name in SCORES})
-    return pd.DataFrame(masks), pd.DataFrame(rows)
+    return pd.DataFrame(masks, columns=MASK_COLUMNS), pd.DataFrame(rows)
 
 
 def best_thresholds(scores: pd.DataFrame) -> dict[str, float]:
