@@ -130,6 +130,15 @@ def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
     return table
 
 
+def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Threshold tables of several series as one, with the column series first."""
+    table = pd.concat([table.assign(series=name) for name, table in tables.items()], ignore_index=True)
+    table = table[["series", *table.columns.drop("series")]]
+    runs = [run for part in tables.values() for run in part.attrs["runs"]]
+    table.attrs.update(made_by="lorasam_core.calibration.threshold_table", runs=runs)
+    return table
+
+
 def filters_rows(series: Series) -> pd.DataFrame:
     """What three sets of filters give on the test images, long.
 
