@@ -14,12 +14,8 @@ from lorasam_core.records import Edition, Record
 from lorasam_core.tables import adapted_runs, frozen_runs, interval, paired, run_ids, shown, test_rows
 
 Question = tuple[str, str]  # evaluator and column of per_image.csv
-RATED, BEST, BOX, EXACT = (
-    ("point", "iou_rated"),
-    ("point", "iou_best"),
-    ("box", "iou_rated"),
-    ("exact_box", "iou_rated"),
-)
+RATED, BEST = ("point", "iou_rated"), ("point", "iou_best")
+BOX, EXACT = ("box", "iou_rated"), ("exact_box", "iou_rated")
 ONE = "IoU of one mask with the particle that was asked for"
 
 
