@@ -3,12 +3,13 @@
 Every labelled particle gets one of five kinds, the first that fits: *found*, matched one to one with an instance at an
 IoU of half; *merged*, at least half of it under an instance that covers at least half of another one too; *split*, with
 two or more instances that lie in it by at least half of their own area; *missed*, less than half of it under any
-instance; *outline off*, covered and yet not matched. An instance more than half of which lies on no particle, and
-which is not matched, is *spurious*. Merges and splits are those of `metrics.merges_and_splits`.
+instance; *outline off*, covered and yet not matched. An instance that is not matched, lies on no particle by more than
+half of its area, and covers none by half, is *spurious*. Merges and splits are those of `metrics.merges_and_splits`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def kinds(found: NDArray[Any], true: NDArray[Any]) -> tuple[NDArray[Any], NDArra
     }
     of_true = np.select(list(cases.values()), list(cases), "outline off")
     matched = np.isin(np.arange(len(found_area)), partner)
-    of_found = np.select([matched, 2 * shared[1:, 0] > found_area], ["found", "spurious"], "")
+    off = (2 * shared[1:, 0] > found_area) & ~covers.any(axis=1)
+    of_found = np.select([matched, off], ["found", "spurious"], "")
     return of_true, of_found
 
 
@@ -135,7 +137,7 @@ def diagnose(found: NDArray[Any], true: NDArray[Any]) -> dict[str, float]:
     return counts
 
 
-def dominant(counts: Mapping[str, float]) -> list[str]:
+def dominant(counts: Mapping[str, float] | pd.Series) -> list[str]:
     """The kinds of error with the highest count, in the order of ERRORS; none where nothing is wrong."""
     most = max(counts[kind] for kind in ERRORS)
     return [kind for kind in ERRORS if counts[kind] == most > 0]
@@ -251,11 +253,15 @@ def summary_sentence(table: pd.DataFrame) -> str:
     lists = table["group"].str.startswith("worst by ")
     text = [
         f"Among the images {row['group']} the most frequent error is: {row['dominant']} "
-        f"({row['particles'] - row['found']} of {row['particles']} particles are not found, {row['spurious']} instances "
-        "are spurious)."
+        f"({row['particles'] - row['found']} of {row['particles']} particles are not found, "
+        f"{row['spurious']} instances are spurious)."
         for _, row in table[lists].iterrows()
     ]
-    counts = table.loc[~lists, "dominant"].value_counts()
-    groups = listed(f"{kind} in {n}" for kind, n in counts.items())
-    text.append(f"Counted by specimen or paper, the most frequent error is: {groups}.")
+    counts = Counter(kind for _, row in table[~lists].iterrows() for kind in dominant(row))
+    groups = listed(f"{kind} in {n}" for kind, n in counts.most_common())
+    text.append(
+        f"Of {int((~lists).sum())} specimens or papers, this is the most frequent error: {groups} (ties count for each)."
+        if groups
+        else "By these rules nothing is wrong in any specimen or paper."
+    )
     return " ".join(text)

@@ -59,8 +59,8 @@ page.say(f"{len(both)} of these {len(worst)} images are among the ten worst by b
 # - **missed**: less than half of it lies under any instance;
 # - **outline off**: covered, and yet not matched.
 #
-# An instance is **spurious** when more than half of it lies on no particle and it matches none. Labels are made by
-# people: what counts as spurious here may be a particle that nobody has labelled.
+# An instance is **spurious** when it matches no particle, covers none by half, and lies on none by more than half of
+# its own area. Labels are made by people: what counts as spurious here may be a particle that nobody has labelled.
 
 # %%
 from lorasam_core.devices import resolve_device
