@@ -260,7 +260,7 @@ def summary_sentence(table: pd.DataFrame) -> str:
     counts = Counter(kind for _, row in table[~lists].iterrows() for kind in dominant(row))
     groups = listed(f"{kind} in {n}" for kind, n in counts.most_common())
     text.append(
-        f"Of {int((~lists).sum())} specimens or papers, this is the most frequent error: {groups} (ties count for each)."
+        f"The most frequent error by specimen or paper, of {int((~lists).sum())}: {groups} (ties count for each)."
         if groups
         else "By these rules nothing is wrong in any specimen or paper."
     )

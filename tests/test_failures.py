@@ -167,7 +167,7 @@ def test_errors_are_summed_over_lists_and_groups(record):
     assert table.loc["g0", ["images", "found", "spurious", "dominant"]].tolist() == [2, 4, 4, "spurious"]
     text = failures.summary_sentence(table.reset_index())
     assert "worst by AP50 the most frequent error is: missed (18 of 18 particles are not found" in text
-    assert "Of 2 specimens or papers" in text and "missed in 1 and spurious in 1" in text
+    assert "by specimen or paper, of 2: " in text and "missed in 1 and spurious in 1" in text
 
 
 def test_without_a_generator_or_an_image_there_is_nothing_to_show(tmp_path):
