@@ -42,7 +42,7 @@ page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one.
 # Each side of a row runs in processes of its own, ours and the reference by turns, five times (three where one run
 # takes longer than a minute). Times are medians; the brackets hold the least and the greatest ratio of a pair of runs.
 # Memory is the peak of the whole process. The reference is segment-anything with the system's own allocator settings,
-# in float32 unless a row says otherwise.
+# in float32 unless a row says otherwise; where both sides are this project's code, both have its settings.
 #
 # ## The image encoder
 #
