@@ -146,7 +146,7 @@ def test_full_disk_is_refused_before_anything_is_done(world, monkeypatch):
 def test_rerun_compares_with_the_record(world, capsys):
     run()
     record = read_edition("runs/p").experiment("rank")[1]
-    with pytest.raises(SystemExit, match="more than 0.02 from"):
+    with pytest.raises(SystemExit, match=r"more than 0\.02 from"):
         experiments.main(["run", "--run", record.run_id])
     table = capsys.readouterr().out.splitlines()[-1].split()
     assert table == ["predictor", "dice", "0.3", "0.5", "0.2", "no"]

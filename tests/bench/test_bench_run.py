@@ -58,6 +58,7 @@ def test_sides_take_turns_and_the_reference_has_the_systems_allocator(calls):
     assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == (4.0, 4.0, 4.0)
     orders = [order for module, order, _ in calls if module == "child"]
     assert [o["settings"]["precision"] for o in orders[:2]] == ["a", "b"]
+    assert [bool(o["keep"]) for o in orders] == [True, True] + [False] * 8  # results are compared once
 
 
 def test_two_sides_of_ours_have_one_allocator(calls):
@@ -65,7 +66,6 @@ def test_two_sides_of_ours_have_one_allocator(calls):
     assert same == ["merged-vit_b", "generator-vit_t-approximate", "merged-control", "training-checkpointing"]
     run.compare(next(case for case in cases("cpu") if case.against_ours), "cpu")
     assert not any(allocator for module, _, allocator in calls if module == "child")
-    assert [bool(o["keep"]) for o in orders] == [True, True] + [False] * 8  # results are compared once
 
 
 def test_what_takes_over_a_minute_runs_three_times(calls, monkeypatch):
