@@ -293,7 +293,7 @@ def part(batch: dict, image: int) -> dict:
     """One image of a batch, as a batch."""
     mine = batch["owner"] == image
     found = {key: batch[key][image : image + 1] for key in ("image", "semantic")}
-    found |= {key: batch[key][mine] for key in ("targets", "points", "boxes")}
+    found |= {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point")}
     found["extents"] = [batch["extents"][image]]
     return found | {"owner": torch.zeros(int(mine.sum()), dtype=torch.long)}
 
