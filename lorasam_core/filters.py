@@ -27,8 +27,9 @@ from lorasam_core.judging import test_images
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, Autocast, MaskGenerator
 
 N_IMAGES = 12  # validation images at most, spread evenly over the part
-PRED_IOU = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)  # with those below: the run's own pairs, the study's, and what lies between
-STABILITY = (0.0, 0.7, 0.85, 0.92, 0.95)
+# with the pairs of QUICK_SETTINGS and of the study; close together where the compact model's ratings lie
+PRED_IOU = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+STABILITY = (0.0, 0.6, 0.7, 0.8, 0.85, 0.92)
 PAIRS = tuple(product(PRED_IOU, STABILITY))
 CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = (*CHOSEN, "min_mask_region_area")
