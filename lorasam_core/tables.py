@@ -34,6 +34,11 @@ SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
     "learning_rate", "weight_decay", "crop_size", "seed", "precision",
 )  # fmt: skip
+# what is measured beside the result, or where and how a run is done: no difference between seeds
+ASIDE: dict[str, Any] = {
+    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": False,
+    "device": "auto", "workers": None, "checkpointing": False, "compile": False,
+}  # fmt: skip
 SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 
@@ -52,7 +57,7 @@ def adapted_runs(edition: Edition, experiment: str = "main") -> list[Record]:
 
 def training_of(record: Record) -> RunConfig:
     """What was trained: equal for the seeds of one configuration, whatever else was measured of some of them."""
-    return record.config.replace(name="-", seed=0, evaluate=("predictor",), truncate=(), transfer=(), filters=False)
+    return record.config.replace(**ASIDE)
 
 
 def frozen_runs(edition: Edition) -> list[Record]:

@@ -23,7 +23,8 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %%
-from lorasam_core import comparison_plots, comparisons, experiments, plots, report
+from lorasam_core import experiments, plots, report
+from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)

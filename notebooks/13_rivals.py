@@ -23,7 +23,8 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import comparison_plots, comparisons, report
+from lorasam_core import phrases, report
+from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
@@ -75,7 +76,7 @@ for measure in ("f1", "pq"):
 scoreless = table["f1"].notna() & table["ap50"].isna() if {"f1", "ap50"} <= set(table) else []
 silent = [f"*{name}*" for name in table.loc[scoreless, "name"]]
 if silent:
-    names = comparisons.listed(silent)
+    names = phrases.listed(silent)
     page.say(f"AP ranks instances by a score. There is none from {names}, and so no AP; F1 and PQ need none.")
 
 # %%

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
 from scipy.stats import spearmanr
 
-from lorasam_core import calibration, filter_plots, plots
+from lorasam_core import plots
+from lorasam_core.chapters import calibration, filter_plots
 from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Record, read_record
@@ -201,7 +202,7 @@ def test_calibration_chart_has_a_line_a_series_and_the_diagonal(tmp_path: Path) 
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["as rated", "frozen", "adapted"]
     assert [c.lines[0].get_color() for c in axes.containers] == [plots.FROZEN, plots.ADAPTED]
     assert sorted(bar.get_height() for bar in strip.patches) == pytest.approx([100 / 3] * 3 + [50] * 2)
-    assert figure.made_by == "lorasam_core.filter_plots.calibration_chart"
+    assert figure.made_by == "lorasam_core.chapters.filter_plots.calibration_chart"
 
 
 def test_heatmaps_share_their_colours_and_frame_the_best(tmp_path: Path) -> None:
@@ -219,4 +220,4 @@ def test_heatmaps_share_their_colours_and_frame_the_best(tmp_path: Path) -> None
         assert frame.get_xy() == (1, 1)  # the middle of three thresholds, both ways
         assert len(axes.texts) == 9
     assert max(float(text.get_text()) for text in panels[1].texts) == pytest.approx(76)
-    assert figure.made_by == "lorasam_core.filter_plots.threshold_heatmap"
+    assert figure.made_by == "lorasam_core.chapters.filter_plots.threshold_heatmap"

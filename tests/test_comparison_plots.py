@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from lorasam_core import comparison_plots, plots
+from lorasam_core import plots
+from lorasam_core.chapters import comparison_plots
 
 NAN = float("nan")
 
@@ -29,7 +30,7 @@ def test_paired_chart_has_a_panel_a_measure_and_a_row_a_run(tmp_path):
     assert [list(line.get_xdata()) for line in marks(figure.axes[0])] == [[1.0], [-20.0]]
     assert [line.get_color() for line in marks(figure.axes[0])] == [plots.LABELS, plots.FROZEN]
     assert [len(axes.patches) for axes in figure.axes] == [0, 1]  # the noise of seeds, where it is known
-    assert figure.made_by == "lorasam_core.comparison_plots.paired_chart"
+    assert figure.made_by == "lorasam_core.chapters.comparison_plots.paired_chart"
     assert plots.save(figure, tmp_path / "a.svg").read_text().count("<svg") == 1
 
 

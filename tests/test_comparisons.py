@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasam_core import comparisons
+from lorasam_core.chapters import comparisons
 from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
+from lorasam_core.phrases import listed
 from lorasam_core.records import Record, read_edition
 from tests.made_up import EVERY, write_run
 
@@ -197,7 +198,8 @@ def test_series_put_sweeps_over_one_setting_together(runs):
 
 
 def test_lists_in_words():
-    assert [comparisons.listed("a"), comparisons.listed("ab"), comparisons.listed("abc")] == [
+    assert [listed(""), listed("a"), listed("ab"), listed("abc")] == [
+        "",
         "a",
         "a and b",
         "a, b and c",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorasam_core import label_counts
+from lorasam_core.chapters import label_counts
 from lorasam_core.records import read_edition
 from tests.made_up import write_run
 

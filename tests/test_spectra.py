@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorasam_core import comparisons, spectra
+from lorasam_core.chapters import comparisons, spectra
 from lorasam_core.config import SCALINGS, RunConfig
 from lorasam_core.records import read_edition
 from tests.made_up import spectrum, write_run

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lorasam_core.comparisons import listed, series_table, verdict
+from lorasam_core.chapters.comparisons import series_table, verdict
+from lorasam_core.phrases import listed
 from lorasam_core.config import RunConfig
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown
@@ -50,7 +51,7 @@ def scaling_table(rules: Rules) -> pd.DataFrame:
     table = series_table(rules, "rank").rename(columns={"series": "rule"})
     factors = {(rule, r.config.rank): factor(r.config) for rule, records in rules.items() for r in records}
     table["factor"] = [factors[key] for key in zip(table["rule"], table["rank"], strict=True)]
-    table.attrs["made_by"] = "lorasam_core.spectra.scaling_table"
+    table.attrs["made_by"] = "lorasam_core.chapters.spectra.scaling_table"
     return table
 
 
@@ -140,7 +141,7 @@ def spectrum_table(records: Sequence[Record]) -> pd.DataFrame:
     columns = ["run", "rank", "block", "target", "norm", "effective_rank", "rank_90", "rank_99", "matrix"]
     table = pd.DataFrame(rows, columns=columns)
     runs = [record for record in records if record.metrics.get("spectrum")]
-    table.attrs.update(made_by="lorasam_core.spectra.spectrum_table", runs=run_ids(runs))
+    table.attrs.update(made_by="lorasam_core.chapters.spectra.spectrum_table", runs=run_ids(runs))
     return table
 
 
@@ -153,7 +154,7 @@ def used_table(spectrum: pd.DataFrame) -> pd.DataFrame:
         least=("effective_rank", "min"), most=("effective_rank", "max"), rank_90=("rank_90", "median"),
         rank_99=("rank_99", "median"),
     )  # fmt: skip
-    table.attrs.update({**spectrum.attrs, "made_by": "lorasam_core.spectra.used_table"})
+    table.attrs.update({**spectrum.attrs, "made_by": "lorasam_core.chapters.spectra.used_table"})
     return table
 
 
@@ -207,7 +208,7 @@ def truncation_table(records: Sequence[Record]) -> pd.DataFrame:
             row = {"run": record.config.name, "rank": record.config.rank, "kept": kept}
             rows.append(row | {"dice": 100 * value["mean"], "low": 100 * value["low"], "high": 100 * value["high"]})
     table = pd.DataFrame(rows, columns=["run", "rank", "kept", "dice", "low", "high"])
-    table.attrs.update(made_by="lorasam_core.spectra.truncation_table", runs=run_ids(cut))
+    table.attrs.update(made_by="lorasam_core.chapters.spectra.truncation_table", runs=run_ids(cut))
     return table
 
 

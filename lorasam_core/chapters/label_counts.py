@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lorasam_core.comparisons import MEASURES, listed, verdict
+from lorasam_core.chapters.comparisons import MEASURES, verdict
+from lorasam_core.phrases import listed
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown
 
@@ -43,7 +44,7 @@ def label_table(records: Sequence[Record], total: int, measures: Sequence[str] =
             rows.append(row)
     columns = ["images", "series", "runs", *(f"{m}{end}" for m in measures for end in ("", "_low", "_high"))]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.label_counts.label_table", runs=run_ids(records))
+    table.attrs.update(made_by="lorasam_core.chapters.label_counts.label_table", runs=run_ids(records))
     return table
 
 

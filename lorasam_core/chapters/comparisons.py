@@ -16,9 +16,10 @@ import pandas as pd
 from scipy import stats
 
 from lorasam_core.config import RunConfig
+from lorasam_core.phrases import listed
 from lorasam_core.records import Record
 from lorasam_core.study import REPORTED, equivalent, reported
-from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, run_ids, shown
+from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, run_ids, shown, training_of
 
 MEASURES = {  # column: evaluator, column of per_image.csv, words
     "predictor_dice": ("predictor", "dice", "predictor Dice"),
@@ -29,11 +30,6 @@ MEASURES = {  # column: evaluator, column of per_image.csv, words
     "f1": ("generator", "f1", "F1"),
     "pq": ("generator", "pq", "PQ"),
 }
-# what is measured beside the result, or where and how a run is done: no difference between seeds
-ASIDE: dict[str, Any] = {
-    "name": "-", "seed": 0, "truncate": (), "transfer": (), "device": "auto", "workers": None, "checkpointing": False,
-    "compile": False,
-}  # fmt: skip
 COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in metrics.json, over seeds
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),
     ("minutes", "seconds", np.mean), ("peak_memory_mb", "peak_memory_mb", max),
@@ -42,29 +38,24 @@ NOWHERE = (float("nan"),) * 3
 
 
 # ------------------------------------------------------------------------------------------------- groups
-def configuration(record: Record) -> RunConfig:
-    """The settings of a run that seeds of one configuration share."""
-    return record.config.replace(**ASIDE)
-
-
 def groups(records: Iterable[Record]) -> list[list[Record]]:
     """Runs that differ in nothing but seed and name, one list each, in order; a seed that stands twice counts once."""
     found: dict[RunConfig, dict[int, Record]] = {}
     for record in records:
-        found.setdefault(configuration(record), {}).setdefault(record.config.seed, record)
+        found.setdefault(training_of(record), {}).setdefault(record.config.seed, record)
     return [list(runs.values()) for runs in found.values()]
 
 
 def with_seeds(records: Sequence[Record], pool: Iterable[Record]) -> list[Record]:
     """The records, and after them those of `pool` that are other seeds of one of them."""
-    known = {configuration(record) for record in records}
-    return [*records, *(record for record in pool if configuration(record) in known)]
+    known = {training_of(record) for record in records}
+    return [*records, *(record for record in pool if training_of(record) in known)]
 
 
 def shared_name(records: Sequence[Record], others: Iterable[Record]) -> str | None:
     """Name of the first record whose configuration is that of one of `others`, such as the reference of sweeps."""
-    known = {configuration(record) for record in others}
-    return next((record.config.name for record in records if configuration(record) in known), None)
+    known = {training_of(record) for record in others}
+    return next((record.config.name for record in records if training_of(record) in known), None)
 
 
 # ------------------------------------------------------------------------------------------------- tables
@@ -102,7 +93,7 @@ def comparison_table(
         columns[column] = [over([r.metrics.get(key) or 0 for r in runs]) for runs in found]
     columns["minutes"] = [seconds / 60 for seconds in columns["minutes"]]
     table = pd.DataFrame(columns)
-    table.attrs.update(made_by="lorasam_core.comparisons.comparison_table", runs=run_ids(records))
+    table.attrs.update(made_by="lorasam_core.chapters.comparisons.comparison_table", runs=run_ids(records))
     return table
 
 
@@ -145,7 +136,7 @@ def series_table(series: Mapping[str, Sequence[Record]], field: str, measure: st
             percent = {key: 100 * found[key] for key in ("mean", "low", "high")}
             rows.append({field: value, "series": name, **percent, "runs": len(runs)})
     table = pd.DataFrame(rows, columns=[field, "series", "mean", "low", "high", "runs"])
-    table.attrs.update(made_by="lorasam_core.comparisons.series_table", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.comparisons.series_table", runs=run_ids(*series.values()))
     return table
 
 
@@ -261,12 +252,6 @@ def steps_note(records: Sequence[Record]) -> str:
         return f"{text} None was at its best in its last validation."
     which = "all of them" if len(last) == len(runs) > 1 else listed(last)
     return f"{text} The last validation was the best for {which}: not converged, so that a longer run may gain."
-
-
-def listed(items: Iterable[str]) -> str:
-    """a, b and c."""
-    words = list(items)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _steps_within(values: Mapping[Any, float], of: str, least: float) -> str:

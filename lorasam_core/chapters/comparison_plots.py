@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lorasam_core.comparisons import MEASURES
+from lorasam_core.chapters.comparisons import MEASURES
 from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
 
 BAND = "#DDDDDD"  # what seeds alone do

@@ -63,7 +63,7 @@ def calibration_table(series: Series, name: str = "calibration") -> pd.DataFrame
             })  # fmt: skip
     columns = ["series", "bin", "masks", "share", "predicted", "iou", "low", "high"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.calibration.calibration_table", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.calibration.calibration_table", runs=run_ids(*series.values()))
     return table
 
 
@@ -90,7 +90,7 @@ def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
         })  # fmt: skip
     columns = ["series", "masks", "images", "groups", "predicted", "iou", "excess", "low", "high", "error"]
     table = pd.DataFrame(rows, columns=[*columns, *CORRELATIONS])
-    table.attrs.update(made_by="lorasam_core.calibration.ratings_table", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.calibration.ratings_table", runs=run_ids(*series.values()))
     return table
 
 
@@ -126,7 +126,7 @@ def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
         return pd.DataFrame(columns=[*PAIR, *scores])
     means = pd.concat(tables).groupby(PAIR)[scores].mean()
     table = (means * [100, 100, 100, 1]).reset_index()
-    table.attrs.update(made_by="lorasam_core.calibration.threshold_table", runs=run_ids(records))
+    table.attrs.update(made_by="lorasam_core.chapters.calibration.threshold_table", runs=run_ids(records))
     return table
 
 
@@ -135,7 +135,7 @@ def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     table = pd.concat([table.assign(series=name) for name, table in tables.items()], ignore_index=True)
     table = table[["series", *table.columns.drop("series")]]
     runs = [run for part in tables.values() for run in part.attrs["runs"]]
-    table.attrs.update(made_by="lorasam_core.calibration.threshold_table", runs=runs)
+    table.attrs.update(made_by="lorasam_core.chapters.calibration.threshold_table", runs=runs)
     return table
 
 
@@ -158,9 +158,8 @@ def filters_rows(series: Series) -> pd.DataFrame:
                 row |= {column: 100 * found[part] for column, part in parts.items()}
             rows.append(row | {"n_pred": interval(runs, evaluator, "n_pred")["mean"]})
     table = pd.DataFrame(rows)
-    table.attrs.update(
-        made_by="lorasam_core.calibration.filters_rows", runs=run_ids(*(compared(runs) for runs in series.values()))
-    )
+    ids = run_ids(*(compared(runs) for runs in series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.calibration.filters_rows", runs=ids)
     return table
 
 
