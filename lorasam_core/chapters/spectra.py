@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lorasam_core.chapters.comparisons import series_table, verdict
-from lorasam_core.phrases import listed
 from lorasam_core.config import RunConfig
+from lorasam_core.phrases import listed
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown
 
