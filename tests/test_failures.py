@@ -110,7 +110,7 @@ def test_the_figure_names_its_pictures_and_colours():
 def test_a_diagnosis_in_words():
     text = failures.diagnosis_sentence("im7", failures.diagnose(FOUND, TRUE))
     assert text.startswith("im7: of 6 labelled particles 2 are found, 1 missed, 1 merged, 1 split and 1 outline off;")
-    assert "of 7 instances 2 spurious" in text and text.endswith("Most frequent: spurious.")
+    assert "of 7 instances 2 on no particle" in text and text.endswith("Most frequent: spurious.")
     flawless = failures.diagnosis_sentence("im8", failures.diagnose(TRUE, TRUE))
     assert "6 are found. The instances cover 100 %" in flawless and "Nothing is wrong by these rules" in flawless
 
@@ -148,7 +148,7 @@ def test_the_gallery_shows_no_image_twice(record):
     samples = [sample(i) for i in worst["id"]]
     shown = failures.gallery(samples, worst, each=2)
     assert [s.id for _, s in shown] == ["k", "j", "d", "e"]
-    assert shown[0][0] == "Number 1 from below by AP50" and shown[3][0] == "Number 2 from below by Dice"
+    assert shown[0][0] == "Rank 1 by AP50" and shown[3][0] == "Rank 2 by Dice"
     strangers = [sample(f"s{k}") for k in range(5)]
     assert failures.gallery(strangers, worst, each=2) == [("Stand-in", strangers[0]), ("Stand-in", strangers[1])]
     assert failures.gallery([], worst) == []

@@ -55,10 +55,10 @@ def test_the_table_has_a_column_a_training(edition):
     rows = transfer_tables.transfer_rows(edition)
     table = transfer_tables.transfer_table(rows)
     assert list(table.columns) == [
-        "tested on", "metric, %", "frozen", "trained on EMPS", "trained on generated particles", "images of groups",
+        "tested on", "metric, %", "frozen", "trained on EMPS", "trained on generated particles", "images (groups)",
     ]  # fmt: skip
     assert table["tested on"].tolist() == ["EMPS", "EMPS", "generated particles", "generated particles"]
-    assert table["images of groups"].tolist() == ["6 of 3"] * 4
+    assert table["images (groups)"].tolist() == ["6 (3)"] * 4
     gains = transfer_tables.transfer_table(rows, gains=True).set_index(["tested on", "metric, points"])
     assert "frozen" not in gains.columns
     assert gains.loc[("EMPS", "predictor: Dice"), "trained on generated particles"] == "-5.0 [-5.0,\u00a0-5.0]"
@@ -73,7 +73,7 @@ def test_the_sentence_names_gains_losses_and_the_share_of_the_home_gain(edition)
     assert "in *predictor: Dice* a gain of 15.0 [15.0,\u00a015.0] points (50% of what training" in text
     assert "trained on generated particles shows on EMPS" in text and "a loss of 5.0 [5.0,\u00a05.0] points;" in text
     assert "Of these 4 differences on a foreign material 2 are gains beyond their interval and 2 losses." in text
-    assert "600 steps, 2 seeds" in transfer_tables.steps_sentence(edition)
+    assert "The adapter trained on EMPS took 600 steps (2 seeds)." in transfer_tables.steps_sentence(edition)
 
 
 def test_a_missing_data_set_is_named_without_a_place(edition):

@@ -64,7 +64,7 @@ def worst_table(worst: pd.DataFrame) -> pd.DataFrame:
         "AP50, %": [f"{100 * v:.1f}" for v in worst["ap50"]],
         "Dice, %": [f"{100 * v:.1f}" for v in worst["dice"]],
         "merges": [f"{v:.0f}" for v in worst["merges"]], "splits": [f"{v:.0f}" for v in worst["splits"]],
-        "found": [f"{v:.0f}" for v in worst["n_pred"]], "labelled": [f"{v:.0f}" for v in worst["n_true"]],
+        "instances": [f"{v:.0f}" for v in worst["n_pred"]], "particles": [f"{v:.0f}" for v in worst["n_true"]],
     })  # fmt: skip
     table.attrs.update(worst.attrs | {"made_by": "lorasam_core.chapters.failures.worst_table"})
     return table
@@ -80,7 +80,7 @@ def gallery(samples: Sequence[Any], worst: pd.DataFrame, each: int = 3) -> list[
     for measure, label in MEASURES.items():
         ids = [i for i in worst.sort_values(f"rank_{measure}")["id"] if i in there and i not in shown][:each]
         ranks = worst.set_index("id")[f"rank_{measure}"]
-        shown |= {i: f"Number {ranks[i]} from below by {label}" for i in ids}
+        shown |= {i: f"Rank {ranks[i]} by {label}" for i in ids}
     if not shown:
         return [("Stand-in", sample) for sample in samples[:each]]
     return [(title, there[i]) for i, title in shown.items()]
@@ -193,7 +193,7 @@ def diagnosis_sentence(name: str, counts: Mapping[str, float]) -> str:
     text = f"{name}: of {counts['particles']:.0f} labelled particles {counts['found']:.0f} are found"
     text += f", {listed(wrong)}" if wrong else ""
     if counts["spurious"]:
-        text += f"; of {counts['instances']:.0f} instances {counts['spurious']:.0f} spurious"
+        text += f"; of {counts['instances']:.0f} instances {counts['spurious']:.0f} on no particle"
     text += "."
     if np.isfinite(counts["coverage"]):
         text += f" The instances cover {100 * counts['coverage']:.0f} % of the particles' area"

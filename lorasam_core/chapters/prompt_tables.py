@@ -31,7 +31,7 @@ class Prompt(NamedTuple):
 PROMPTS = (
     Prompt("whole image", ("predictor", "iou"), "no", "IoU of one mask with all particles together"),
     Prompt("mask generator, union", ("generator", "iou"), "no", "IoU of all its masks with all particles together"),
-    Prompt("mask generator, AP50", ("generator", "ap50"), "no", "AP50: single particles found, with an IoU of half"),
+    Prompt("mask generator, AP50", ("generator", "ap50"), "no", "AP50: single particles found, IoU at least a half"),
     Prompt("point", RATED, "yes: a point drawn inside the particle", f"{ONE}; of three, the mask rated best"),
     Prompt("point, best mask", BEST, "yes: the point, and the mask is chosen by it", f"{ONE}; of three, the best mask"),
     Prompt("jittered box", BOX, "yes: the particle's box, each side moved at random", ONE),
@@ -76,12 +76,14 @@ def prompt_table(edition: Edition) -> pd.DataFrame:
     rows = []
     for prompt in PROMPTS:
         before, after = interval(frozen, *prompt.question), interval(adapted, *prompt.question)
-        if np.isfinite([before["mean"], after["mean"]]).any():
+        there = np.isfinite([before["mean"], after["mean"]])
+        if there.any():
+            gain = paired(frozen, adapted, *prompt.question) if there.all() else (float("nan"),) * 3
             rows.append({
                 "prompt": prompt.label, "uses the answer": prompt.answer, "measures": prompt.measures,
                 "frozen, %": shown(before["mean"], before["low"], before["high"]),
                 "adapted, %": shown(after["mean"], after["low"], after["high"]),
-                "gain, points": shown(*paired(frozen, adapted, *prompt.question), sign=True),
+                "gain, points": shown(*gain, sign=True),
             })  # fmt: skip
     columns = ["prompt", "uses the answer", "measures", "frozen, %", "adapted, %", "gain, points"]
     table = pd.DataFrame(rows, columns=columns)
@@ -93,7 +95,8 @@ def lead_rows(records: Sequence[Record], less: Question, more: Question) -> pd.D
     """id, group and `lead` of every test image: what `more` scores above `less` (0 to 1), the mean over the runs."""
     sides = []
     for name, (evaluator, metric) in (("less", less), ("more", more)):
-        sides.append(test_rows(records, evaluator, metric).rename(columns={metric: name}))
+        found = test_rows(records, evaluator, metric).astype({"id": object, "group": object})  # also where it is empty
+        sides.append(found.rename(columns={metric: name}))
     rows = sides[0].merge(sides[1], on=["id", "group"])
     return rows.assign(lead=rows["more"].astype(float) - rows["less"].astype(float))[["id", "group", "lead"]].dropna()
 
@@ -146,7 +149,7 @@ def prompt_sentence(edition: Edition) -> str:
         for label, _, _ in LEADS
         if (label, "adapted") in rows.index
     ]
-    text = [f"For the adapted model {'; '.join(worth)} of IoU."] if worth else []
+    text = [f"In the adapted model's IoU, {'; '.join(worth)}."] if worth else []
     box = (LEADS[1][0], "adapting")
     if box in rows.index:
         lead = "the lead of the box over the point by"

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from lorasam_core.plots import COLORS, OTHER, styled
@@ -33,9 +34,8 @@ def agreement_chart(table: pd.DataFrame, quantity: str = "D50") -> Figure:
             )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
         axes.set(xlabel=f"true {quantity}, {unit}", ylabel=f"predicted {quantity}, {unit}")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(mpl.ticker.LogFormatter())
-            axis.set_minor_formatter(mpl.ticker.NullFormatter())
+        _plain_ticks(axes.xaxis)
+        _plain_ticks(axes.yaxis)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -50,7 +50,13 @@ def distribution_chart(table: pd.DataFrame) -> Figure:
     lines = {"hue": "series", "style": "series", "palette": colors, "estimator": None, "sort": False}
     sns.lineplot(table, x="diameter", y="percent", ax=axes, **lines)
     axes.set(xlabel="diameter / true D50 of its image", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
+    _plain_ticks(axes.xaxis)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """1, 2, 5, 10 ... on a logarithmic axis, without powers."""
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(mpl.ticker.NullLocator())

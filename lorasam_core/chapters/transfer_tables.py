@@ -112,9 +112,9 @@ def transfer_table(rows: pd.DataFrame, gains: bool = False) -> pd.DataFrame:
             for name in columns
             if not (gains and name == NOTHING)
         }
-        count = f"{int(found['n'].max())} of {int(found['groups'].max())}"
+        count = f"{int(found['n'].max())} ({int(found['groups'].max())})"
         unit = "points" if gains else "%"
-        table.append({"tested on": test, f"metric, {unit}": metric, **cells, "images of groups": count})
+        table.append({"tested on": test, f"metric, {unit}": metric, **cells, "images (groups)": count})
     out = pd.DataFrame(table)
     out.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.transfer_tables.transfer_table"})
     return out
@@ -171,8 +171,8 @@ def steps_sentence(edition: Edition) -> str:
         if name != NOTHING and records:
             steps = listed(dict.fromkeys(f"{r.metrics.get('steps') or 0:,}" for r in records))
             seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
-            parts.append(f"{name.removeprefix('trained ')}: {steps} steps, {seeds}")
-    return f"Training of the adapters {listed(parts)}." if parts else ""
+            parts.append(f"The adapter {name} took {steps} steps ({seeds}).")
+    return " ".join(parts)
 
 
 def left_out_materials(edition: Edition) -> str:
