@@ -16,10 +16,10 @@ def difference(
     neither: str = "a difference of",
 ) -> str:  # fmt: skip
     """A difference (0 to 1) with its interval, in points; `up` or `down` only where the interval excludes zero."""
-    if max(abs(change), abs(low), abs(high)) < 0.0005:
-        return f"{neither} less than a tenth of a point"
     if not np.isfinite(low):
         return f"{neither} {shown(change, sign=True)} points, on too few groups for an interval"
+    if max(abs(change), abs(low), abs(high)) < 0.0005:
+        return f"{neither} less than a tenth of a point"
     if low > 0:
         return f"{up} {shown(change, low, high)} points"
     if high < 0:

@@ -12,7 +12,7 @@ from lorasam_core.records import read_edition
 
 COLUMNS = {
     "predictor": ["dice", "iou", "accuracy"], "point": ["iou_best", "iou_rated"], "box": ["iou_best", "iou_rated"],
-    "generator": ["dice", "ap50", "ap", "f1", "pq"],
+    "exact_box": ["iou_best", "iou_rated"], "generator": ["dice", "ap50", "ap", "f1", "pq"],
 }  # fmt: skip
 EVERY = tuple(COLUMNS)
 

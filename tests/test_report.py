@@ -88,7 +88,7 @@ def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     equal = tmp_path / "equal"
     write_run(equal, "f", 0.9, method="frozen")
     write_run(equal, "a", 0.9)
-    assert "cannot tell from none" in report.findings(read_edition(equal))[0]
+    assert "a difference of less than a tenth of a point" in report.findings(read_edition(equal))[0]
 
 
 def test_one_group_gives_no_interval_and_no_claim(edition, tmp_path):
