@@ -23,7 +23,8 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import report, size_plots, sizes
+from lorasam_core import report
+from lorasam_core.chapters import size_plots, sizes
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)

@@ -22,7 +22,8 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import failures, report
+from lorasam_core import report
+from lorasam_core.chapters import failures
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)

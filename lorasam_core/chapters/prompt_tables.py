@@ -61,7 +61,8 @@ def prompt_rows(edition: Edition) -> pd.DataFrame:
                 rows.append((*about, *percent, found["n"], found["groups"]))
     columns = ["metric", "evaluator", "column", "uses_answer", "series", "mean", "low", "high", "n", "groups"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.prompt_tables.prompt_rows", runs=run_ids(*series_of(edition).values()))
+    ids = run_ids(*series_of(edition).values())
+    table.attrs.update(made_by="lorasam_core.chapters.prompt_tables.prompt_rows", runs=ids)
     return table
 
 
@@ -85,7 +86,7 @@ def prompt_table(edition: Edition) -> pd.DataFrame:
             })  # fmt: skip
     columns = ["prompt", "uses the answer", "measures", "frozen, %", "adapted, %", "gain, points"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.prompt_tables.prompt_table", runs=run_ids(frozen, adapted))
+    table.attrs.update(made_by="lorasam_core.chapters.prompt_tables.prompt_table", runs=run_ids(frozen, adapted))
     return table
 
 
@@ -115,7 +116,7 @@ def leads(edition: Edition) -> pd.DataFrame:
                 mean, low, high = bootstrap_interval(table["lead"].to_numpy(float), table["group"].to_numpy())
                 rows.append((label, series, mean, low, high, len(table), table["group"].nunique()))
     table = pd.DataFrame(rows, columns=["lead", "series", "mean", "low", "high", "n", "groups"])
-    table.attrs.update(made_by="lorasam_core.prompt_tables.leads", runs=run_ids(frozen, adapted))
+    table.attrs.update(made_by="lorasam_core.chapters.prompt_tables.leads", runs=run_ids(frozen, adapted))
     return table
 
 
@@ -128,7 +129,7 @@ def lead_table(found: pd.DataFrame) -> pd.DataFrame:
         rows.append((label, *cells, str(found.loc[found["lead"] == label, "n"].max())))
     columns = ["more of the answer", "frozen, points", "adapted, points", "changed by adapting, points", "test images"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(found.attrs | {"made_by": "lorasam_core.prompt_tables.lead_table"})
+    table.attrs.update(found.attrs | {"made_by": "lorasam_core.chapters.prompt_tables.lead_table"})
     return table
 
 

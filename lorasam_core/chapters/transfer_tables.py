@@ -89,7 +89,7 @@ def transfer_rows(edition: Edition) -> pd.DataFrame:
         "seeds",
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.transfer_tables.transfer_rows", runs=run_ids(*runs.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.transfer_tables.transfer_rows", runs=run_ids(*runs.values()))
     table.attrs["main"] = list(runs)[1]
     return table
 
@@ -118,7 +118,7 @@ def transfer_table(rows: pd.DataFrame, gains: bool = False) -> pd.DataFrame:
         unit = "points" if gains else "%"
         table.append({"tested on": test, f"metric, {unit}": metric, **cells, "images (groups)": count})
     out = pd.DataFrame(table)
-    out.attrs.update(rows.attrs | {"made_by": "lorasam_core.transfer_tables.transfer_table"})
+    out.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.transfer_tables.transfer_table"})
     return out
 
 
@@ -136,7 +136,7 @@ def chart_rows(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     table["series"] = table["series"].replace({rows.attrs["main"]: "adapted"})
     table[["mean", "low", "high"]] = 100 * table[["mean", "low", "high"]].astype(float)
     table = table[["metric", "series", "measure", "mean", "low", "high", "n", "groups"]]
-    table.attrs.update(rows.attrs | {"made_by": "lorasam_core.transfer_tables.chart_rows"})
+    table.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.transfer_tables.chart_rows"})
     return table
 
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasam_core import failures, metrics, plots
+from lorasam_core import metrics, plots
+from lorasam_core.chapters import failures
 from lorasam_core.data.sample import Sample
 from tests.made_records import make_record, per_image
 
@@ -103,7 +104,7 @@ def test_the_figure_names_its_pictures_and_colours():
     assert [a.get_title() for a in figure.axes] == ["input", "labels", "adapted", "errors"]
     assert figure.axes[2].title.get_color() == plots.ADAPTED
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["found", *failures.ERRORS]
-    assert figure.made_by == "lorasam_core.failures.failure"
+    assert figure.made_by == "lorasam_core.chapters.failures.failure"
 
 
 def test_a_diagnosis_in_words():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lorasam_core import plots, size_plots, sizes
+from lorasam_core import plots
+from lorasam_core.chapters import size_plots, sizes
 from tests.made_records import make_record, per_image
 
 TRUE = np.array([10.0, 20.0, 30.0, 40.0, 50.0])

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lorasam_core import transfer_tables
+from lorasam_core.chapters import transfer_tables
 from tests.made_records import make_edition, make_record, per_image
 
 GROUPS = ("g1", "g1", "g2", "g2", "g3", "g3")

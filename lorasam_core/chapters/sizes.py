@@ -108,7 +108,7 @@ def size_errors(series: Series) -> pd.DataFrame:
             rows.append(row)
     numbers = [f"{key}{end}" for key in ("error", "size", "change") for end in ("", "_low", "_high")]
     table = pd.DataFrame(rows, columns=["quantity", "series", *numbers, "half", "n", "groups"])
-    table.attrs.update(made_by="lorasam_core.sizes.size_errors", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.size_errors", runs=run_ids(*series.values()))
     return table
 
 
@@ -136,7 +136,7 @@ def error_table(errors: pd.DataFrame) -> pd.DataFrame:
         "change of the absolute error, points", "images",
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(errors.attrs | {"made_by": "lorasam_core.sizes.error_table"})
+    table.attrs.update(errors.attrs | {"made_by": "lorasam_core.chapters.sizes.error_table"})
     return table
 
 
@@ -173,7 +173,7 @@ def pooled_rows(series: Series) -> pd.DataFrame:
         row["mean"] = sizes.mean() if len(sizes) else float("nan")
         rows.append(row | ({} if name == "labels" else distances(sizes, found["labels"])))
     table = pd.DataFrame(rows, columns=["series", "count", "D10", "D50", "D90", "mean", *DISTANCES])
-    table.attrs.update(made_by="lorasam_core.sizes.pooled_rows", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.pooled_rows", runs=run_ids(*series.values()))
     return table
 
 
@@ -182,7 +182,7 @@ def pooled_table(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame({"particles": rows["series"], "number": [f"{v:,.0f}" for v in rows["count"]]})
     for name in ("D10", "D50", "D90", "mean", *DISTANCES):
         table[DISTANCES.get(name, name)] = [f"{v:.2f}" if np.isfinite(v) else "–" for v in rows[name].astype(float)]
-    table.attrs.update(rows.attrs | {"made_by": "lorasam_core.sizes.pooled_table"})
+    table.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.sizes.pooled_table"})
     return table
 
 
@@ -195,7 +195,7 @@ def percentiles(series: Series) -> pd.DataFrame:
         if len(sizes)
     ]
     table = pd.concat(parts) if parts else pd.DataFrame({"series": [], "percent": [], "diameter": []})
-    table.attrs.update(made_by="lorasam_core.sizes.percentiles", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.percentiles", runs=run_ids(*series.values()))
     return table
 
 
@@ -210,7 +210,7 @@ def agreement(series: Series, quantity: str = "D50") -> pd.DataFrame:
             parts.append(means[["true", "predicted"]].mean().reset_index().assign(series=name))
     names = ["series", "id", "unit", "true", "predicted"]
     table = pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
-    table.attrs.update(made_by="lorasam_core.sizes.agreement", runs=run_ids(*series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.agreement", runs=run_ids(*series.values()))
     return table
 
 

@@ -52,7 +52,7 @@ def worst_images(record: Record, count: int = 10) -> pd.DataFrame:
         rows = rows.sort_values([first, second, "id"], ignore_index=True)
         rows[f"rank_{first}"] = range(1, len(rows) + 1)
     table = rows[rows[["rank_ap50", "rank_dice"]].min(axis=1) <= count].reset_index(drop=True)
-    table.attrs.update(made_by="lorasam_core.failures.worst_images", runs=[record.run_id])
+    table.attrs.update(made_by="lorasam_core.chapters.failures.worst_images", runs=[record.run_id])
     return table
 
 
@@ -66,7 +66,7 @@ def worst_table(worst: pd.DataFrame) -> pd.DataFrame:
         "merges": [f"{v:.0f}" for v in worst["merges"]], "splits": [f"{v:.0f}" for v in worst["splits"]],
         "instances": [f"{v:.0f}" for v in worst["n_pred"]], "particles": [f"{v:.0f}" for v in worst["n_true"]],
     })  # fmt: skip
-    table.attrs.update(worst.attrs | {"made_by": "lorasam_core.failures.worst_table"})
+    table.attrs.update(worst.attrs | {"made_by": "lorasam_core.chapters.failures.worst_table"})
     return table
 
 
@@ -226,7 +226,7 @@ def error_table(diagnoses: Mapping[str, Mapping[str, float]], lists: Mapping[str
             rows.append(about | {k: int(v) for k, v in sums.items()} | {"dominant": listed(dominant(sums)) or "none"})
     columns = ["group", "images", "particles", *OF_PARTICLES, "spurious", "dominant"]
     table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.failures.error_table")
+    table.attrs.update(made_by="lorasam_core.chapters.failures.error_table")
     return table
 
 
