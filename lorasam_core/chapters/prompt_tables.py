@@ -146,7 +146,8 @@ def prompt_sentence(edition: Edition) -> str:
     if box in found:
         lead = "the lead of the box over the point by"
         said = difference(*found[box], f"widens {lead}", f"narrows {lead}", f"changes {lead}")
-        gained = paired(*series_of(edition).values(), *RATED)[1] > 0
+        frozen, adapted = series_of(edition).values()
+        gained = paired(frozen, adapted, *RATED)[1] > 0
         less = ": it gives most to the question that holds less of the answer"
         text.append(f"Adapting {said}{less if gained and found[box][2] < 0 else ''}.")
     measured = set(prompt_rows(edition)["metric"])

@@ -122,7 +122,7 @@ def transfer_table(rows: pd.DataFrame, gains: bool = False) -> pd.DataFrame:
     return out
 
 
-def _numbers(row: Mapping[str, Any], names: tuple[str, str, str]) -> tuple[float, float, float]:
+def _numbers(row: Mapping[str, Any] | pd.Series, names: tuple[str, str, str]) -> tuple[float, float, float]:
     return float(row[names[0]]), float(row[names[1]]), float(row[names[2]])
 
 
@@ -149,7 +149,7 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
     for (training, test), found in foreign.groupby(["training", "test"], sort=False):
         parts = []
         for _, row in found.iterrows():
-            said = difference(*_numbers(row.to_dict(), GAIN))
+            said = difference(*_numbers(row, GAIN))
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
         start = f"The adapter {training} shows on {test}, against the frozen model, "
         text.append(f"{start}{'; '.join(parts)}.")
