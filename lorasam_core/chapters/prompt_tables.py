@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,10 +56,9 @@ def prompt_rows(edition: Edition) -> pd.DataFrame:
         for name, runs in series_of(edition).items():
             found = interval(runs, *prompt.question)
             if np.isfinite(found["mean"]):
-                about = {"metric": prompt.label, "evaluator": prompt.question[0], "column": prompt.question[1]}
-                about |= {"uses_answer": prompt.answer != "no", "series": name}
-                percent = {key: 100 * found[key] for key in ("mean", "low", "high")}
-                rows.append(about | percent | {"n": found["n"], "groups": found["groups"]})
+                percent = [100 * found[key] for key in ("mean", "low", "high")]
+                about = (prompt.label, *prompt.question, prompt.answer != "no", name)
+                rows.append((*about, *percent, found["n"], found["groups"]))
     columns = ["metric", "evaluator", "column", "uses_answer", "series", "mean", "low", "high", "n", "groups"]
     table = pd.DataFrame(rows, columns=columns)
     ids = run_ids(*series_of(edition).values())
@@ -125,15 +124,9 @@ def lead_table(found: pd.DataFrame) -> pd.DataFrame:
     """`leads` as the reader sees them: a row a step towards the answer, in points of IoU with the interval."""
     rows = []
     for label in dict.fromkeys(found["lead"]):
-        values = found[found["lead"] == label].set_index("series")
-        cells = {
-            f"{series}, points": shown(*values.loc[series, ["mean", "low", "high"]], sign=True)
-            if series in values.index
-            else "–"
-            for series in ("frozen", "adapted", "adapting")
-        }
-        cells["changed by adapting, points"] = cells.pop("adapting, points")
-        rows.append({"more of the answer": label, **cells, "test images": str(int(values["n"].max()))})
+        there = _intervals(found[found["lead"] == label].set_index("series"))
+        cells = [shown(*there[s], sign=True) if s in there else "–" for s in ("frozen", "adapted", "adapting")]
+        rows.append((label, *cells, str(found.loc[found["lead"] == label, "n"].max())))
     columns = ["more of the answer", "frozen, points", "adapted, points", "changed by adapting, points", "test images"]
     table = pd.DataFrame(rows, columns=columns)
     table.attrs.update(found.attrs | {"made_by": "lorasam_core.chapters.prompt_tables.lead_table"})
@@ -142,22 +135,28 @@ def lead_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def prompt_sentence(edition: Edition) -> str:
     """What the answer in a prompt is worth to the adapted model, whether adapting changes that, and what is missing."""
-    found = leads(edition)
-    rows = found.set_index(["lead", "series"])[["mean", "low", "high"]]
+    found = _intervals(leads(edition).set_index(["lead", "series"]))
     worth = [
-        f"{label} {difference(*rows.loc[(label, 'adapted')], 'is worth', 'costs', 'makes a difference of')}"
+        f"{label} {difference(*found[(label, 'adapted')], 'is worth', 'costs', 'makes a difference of')}"
         for label, _, _ in LEADS
-        if (label, "adapted") in rows.index
+        if (label, "adapted") in found
     ]
     text = [f"In the adapted model's IoU, {'; '.join(worth)}."] if worth else []
     box = (LEADS[1][0], "adapting")
-    if box in rows.index:
+    if box in found:
         lead = "the lead of the box over the point by"
-        said = difference(*rows.loc[box], f"widens {lead}", f"narrows {lead}", f"changes {lead}")
-        gained = paired(*series_of(edition).values(), *RATED)[1] > 0
+        said = difference(*found[box], f"widens {lead}", f"narrows {lead}", f"changes {lead}")
+        frozen, adapted = series_of(edition).values()
+        gained = paired(frozen, adapted, *RATED)[1] > 0
         less = ": it gives most to the question that holds less of the answer"
-        text.append(f"Adapting {said}{less if gained and rows.loc[box, 'high'] < 0 else ''}.")
+        text.append(f"Adapting {said}{less if gained and found[box][2] < 0 else ''}.")
     measured = set(prompt_rows(edition)["metric"])
     if missing := [prompt.label for prompt in PROMPTS if prompt.label not in measured]:
         text.append(f"Not asked in this edition: {listed(missing)}.")
     return " ".join(text)
+
+
+def _intervals(table: pd.DataFrame) -> dict[Any, tuple[float, float, float]]:
+    """Index -> mean, low, high."""
+    values = table[["mean", "low", "high"]].astype(float)
+    return dict(zip(values.index, values.itertuples(index=False, name=None), strict=True))

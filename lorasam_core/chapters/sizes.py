@@ -9,6 +9,7 @@ have no common unit, and the spread of magnifications would hide the error of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -215,30 +216,31 @@ def agreement(series: Series, quantity: str = "D50") -> pd.DataFrame:
 
 def size_sentence(errors: pd.DataFrame) -> str:
     """What `size_errors` say of the adapted model: its error in D50, its bias, the worst quantity, the change."""
-    rows = errors[(errors["series"] == "adapted") & ~errors["quantity"].isin(DISTANCES)].set_index("quantity")
-    if rows.empty:
+    table = errors[(errors["series"] == "adapted") & ~errors["quantity"].isin(DISTANCES)]
+    rows: dict[str, Any] = {row["quantity"]: row for _, row in table.iterrows()}
+    if not rows:
         return NONE
     text = []
-    if "D50" in rows.index:
-        d50 = rows.loc["D50"]
+    if "D50" in rows:
+        d50 = rows["D50"]
         text.append(
             f"The adapted model's D50 is off by {shown(*_three(d50, 'size'))} % in the mean over {d50['n']} test "
             f"images, and by at most {shown(d50['half'])} % in half of them."
         )
-    high = [_name(q) for q, row in rows.iterrows() if row["error_low"] > 0]
-    low = [_name(q) for q, row in rows.iterrows() if row["error_high"] < 0]
+    high = [_name(q) for q, row in rows.items() if row["error_low"] > 0]
+    low = [_name(q) for q, row in rows.items() if row["error_high"] < 0]
     sides = [f"{side} for {listed(names)}" for side, names in (("above zero", high), ("below zero", low)) if names]
     text.append(
         f"Its mean error is {'; '.join(sides)} (the 95 % interval excludes zero)."
         if sides
         else "None of its mean errors can be told from zero: nothing shows that it reads too high or too low."
     )
-    worst = rows["size"].astype(float).idxmax()
-    text.append(f"The largest mean absolute error is that of the {_name(worst)}, {shown(rows.loc[worst, 'size'])} %.")
+    worst = max(rows, key=lambda q: float(rows[q]["size"]))
+    text.append(f"The largest mean absolute error is that of the {_name(worst)}, {shown(rows[worst]['size'])} %.")
     changes = [
         f"that of the {_name(q)} {difference(*_three(row, 'change'), 'rises by', 'falls by', 'changes by')}"
-        for q, row in rows.loc[rows.index.isin(["D50", "count"])].iterrows()
-        if np.isfinite(row["change"])
+        for q, row in rows.items()
+        if q in ("D50", "count") and np.isfinite(row["change"])
     ]
     if changes:
         text.append(f"Adapting changes the absolute errors so: {'; '.join(changes)}.")
@@ -247,15 +249,16 @@ def size_sentence(errors: pd.DataFrame) -> str:
 
 def pooled_sentence(rows: pd.DataFrame) -> str:
     """What `pooled_rows` say: where the adapted model's distribution differs most from the labels', and by how much."""
-    table = rows.set_index("series").astype(float)
-    if "adapted" not in table.index or not np.isfinite(table.loc["adapted", "wasserstein"]):
+    found: dict[Any, dict[Any, float]] = rows.set_index("series").astype(float).to_dict("index")
+    there = [name for name, values in found.items() if np.isfinite(values["wasserstein"])]
+    if "adapted" not in there:
         return "The adapted model's particles cannot be compared with the labels here."
-    ratios = {name: table.loc["adapted", name] / table.loc["labels", name] - 1 for name in ("D10", "D50", "D90")}
+    ratios = {name: found["adapted"][name] / found["labels"][name] - 1 for name in ("D10", "D50", "D90")}
     shares = listed(f"{name} by {shown(ratio, sign=True)} %" for name, ratio in ratios.items())
     text = f"Over all particles the adapted model's figures differ from the labels': {shares}. The largest of these "
     text += f"differences is that of {max(ratios, key=lambda name: abs(ratios[name]))}."
-    if "frozen" in table.index and np.isfinite(table.loc["frozen", "wasserstein"]):
-        before, after = table.loc[["frozen", "adapted"], "wasserstein"]
+    if "frozen" in there:
+        before, after = (found[name]["wasserstein"] for name in ("frozen", "adapted"))
         text += (
             f" Its distribution lies {shown(after)} % of a mean diameter from that of the labels, the frozen model's "
             f"{shown(before)} %. Intervals are those over images, above."
@@ -267,5 +270,5 @@ def _three(row: pd.Series, name: str) -> tuple[float, float, float]:
     return float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])
 
 
-def _name(quantity: object) -> str:
-    return NAMES.get(str(quantity), str(quantity))
+def _name(quantity: str) -> str:
+    return NAMES.get(quantity, quantity)

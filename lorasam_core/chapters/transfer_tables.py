@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ MEASURES = (  # label, evaluator, column
     ("mask generator: AP50", "generator", "ap50"),
 )
 NOTHING = "frozen"
+GAIN = ("gain", "gain_low", "gain_high")
 NO_TRANSFER = "No model of this edition was tested on another material than its own test images."
 
 
@@ -64,7 +66,7 @@ def rows_on(records: Sequence[Record], data: str, evaluator: str, metric: str) -
 
 def transfer_rows(edition: Edition) -> pd.DataFrame:
     """Long table: test (material), metric, training, own (tested on what it was trained on), mean, low, high, gain,
-    gain_low, gain_high (over the frozen model, paired on the same images), n, groups. Metrics are 0 to 1.
+    gain_low, gain_high (over the frozen model, paired on the same images), n, groups, seeds. Metrics are 0 to 1.
     """
     rows, runs = [], trainings(edition)
     for data in tested(edition):
@@ -74,7 +76,8 @@ def transfer_rows(edition: Edition) -> pd.DataFrame:
                 found = rows_on(records, data, evaluator, metric)
                 if found.empty:
                     continue
-                row = {"test": material(data), "metric": label, "training": training}
+                row: dict[str, Any] = {"test": material(data), "metric": label, "training": training}
+                row["seeds"] = sum(len(rows_on([r], data, evaluator, metric)) > 0 for r in records)
                 row |= {"own": training == f"trained on {material(data)}", "n": len(found)}
                 row |= _interval("mean", found[metric], found["group"]) | {"groups": found["group"].nunique()}
                 if training != NOTHING and len(before):
@@ -82,7 +85,8 @@ def transfer_rows(edition: Edition) -> pd.DataFrame:
                     row |= _interval("gain", both[f"{metric}_after"] - both[f"{metric}_before"], both["group"])
                 rows.append(row)
     columns = [
-        "test", "metric", "training", "own", "mean", "low", "high", "gain", "gain_low", "gain_high", "n", "groups"
+        "test", "metric", "training", "own", "mean", "low", "high", "gain", "gain_low", "gain_high", "n", "groups",
+        "seeds",
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
     table.attrs.update(made_by="lorasam_core.chapters.transfer_tables.transfer_rows", runs=run_ids(*runs.values()))
@@ -101,14 +105,12 @@ def transfer_table(rows: pd.DataFrame, gains: bool = False) -> pd.DataFrame:
     gains: the paired gain over the frozen model in points, in place of the values.
     """
     columns = list(dict.fromkeys(rows["training"]))
-    names = ("gain", "gain_low", "gain_high") if gains else ("mean", "low", "high")
+    names = GAIN if gains else ("mean", "low", "high")
     table = []
     for (test, metric), found in rows.groupby(["test", "metric"], sort=False):
-        by_training = found.set_index("training")
+        there: dict[Any, Any] = found.set_index("training").to_dict("index")
         cells = {
-            name: shown(*(float(by_training.loc[name, key]) for key in names), sign=gains)
-            if name in by_training.index
-            else "–"
+            name: shown(*_numbers(there[name], names), sign=gains) if name in there else "–"
             for name in columns
             if not (gains and name == NOTHING)
         }
@@ -118,6 +120,10 @@ def transfer_table(rows: pd.DataFrame, gains: bool = False) -> pd.DataFrame:
     out = pd.DataFrame(table)
     out.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.transfer_tables.transfer_table"})
     return out
+
+
+def _numbers(row: Mapping[str, Any] | pd.Series, names: tuple[str, str, str]) -> tuple[float, float, float]:
+    return float(row[names[0]]), float(row[names[1]]), float(row[names[2]])
 
 
 def chart_rows(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -143,7 +149,7 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
     for (training, test), found in foreign.groupby(["training", "test"], sort=False):
         parts = []
         for _, row in found.iterrows():
-            said = difference(float(row["gain"]), float(row["gain_low"]), float(row["gain_high"]))
+            said = difference(*_numbers(row, GAIN))
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
         start = f"The adapter {training} shows on {test}, against the frozen model, "
         text.append(f"{start}{'; '.join(parts)}.")
@@ -165,12 +171,14 @@ def _share(rows: pd.DataFrame, row: pd.Series) -> str:
 
 
 def steps_sentence(edition: Edition) -> str:
-    """How long each adapter was trained, and from how many seeds."""
+    """How long each adapter was trained, from how many seeds, and how many of these were tested on other material."""
     parts = []
     for name, records in trainings(edition).items():
         if name != NOTHING and records:
             steps = listed(dict.fromkeys(f"{r.metrics.get('steps') or 0:,}" for r in records))
+            judged = sum(any(isinstance(v, dict) for v in r.metrics.get("transfer", {}).values()) for r in records)
             seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
+            seeds += f", {judged} of them tested on other material" if 0 < judged < len(records) else ""
             parts.append(f"The adapter {name} took {steps} steps ({seeds}).")
     return " ".join(parts)
 

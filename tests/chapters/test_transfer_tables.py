@@ -76,9 +76,15 @@ def test_the_sentence_names_gains_losses_and_the_share_of_the_home_gain(edition)
     assert "The adapter trained on EMPS took 600 steps (2 seeds)." in transfer_tables.steps_sentence(edition)
 
 
-def test_a_missing_data_set_is_named_without_a_place(edition):
+def test_a_missing_data_set_is_named_without_a_place_and_missing_seeds_are_counted(edition, tmp_path):
     text = transfer_tables.left_out_materials(edition)
     assert text == "The AMPIS powder was left out: it was not on the machine that made the run."
+    alone = make_record(tmp_path, "m2", [per_image("predictor", GROUPS, dice=0.5 + HARD)], data="emps", seed=2)
+    more = make_edition(tmp_path, main=[*edition.experiment("main"), alone])
+    assert "(3 seeds, 2 of them tested on other material)" in transfer_tables.steps_sentence(more)
+    rows = transfer_tables.transfer_rows(more).set_index(["test", "metric", "training"])["seeds"]
+    assert rows[("EMPS", "predictor: Dice", "trained on EMPS")] == 3
+    assert rows[("generated particles", "predictor: Dice", "trained on EMPS")] == 2
     assert transfer_tables.material("/home/x/my powder/") == "my powder"
 
 
