@@ -137,5 +137,6 @@ def sweep(
 
 def best_thresholds(scores: pd.DataFrame) -> dict[str, float]:
     """pred_iou_thresh and stability_score_thresh of the greatest mean AP50; of equal ones the lowest."""
-    best = scores.groupby(CHOSEN)["ap50"].mean().idxmax()
-    return dict(zip(CHOSEN, map(float, best), strict=True))
+    means = scores.groupby(CHOSEN)["ap50"].mean().reset_index()
+    best = means.iloc[int(means["ap50"].to_numpy().argmax())]
+    return {name: float(best[name]) for name in CHOSEN}

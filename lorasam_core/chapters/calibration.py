@@ -6,6 +6,7 @@ Imports no torch. The masks of several runs of a series (seeds) are taken togeth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,8 +78,8 @@ def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
     """
     bins = calibration_table(series, name)
     rows = []
-    for label, part in bins.groupby("series", sort=False):
-        found = masks(series[label], name)
+    for label in bins["series"].unique():
+        found, part = masks(series[label], name), bins[bins["series"] == label]
         gap = (found["predicted_iou"] - found["iou"]).to_numpy()
         excess, low, high = bootstrap_interval(gap, found["group"].to_numpy())
         rows.append({
@@ -98,16 +99,16 @@ def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
     """A `ratings_table` as the reader sees it."""
     rows = [
         {
-            "model": row.series,
-            "masks": f"{row.masks:,}",
-            "mean predicted IoU, %": shown(row.predicted),
-            "mean true IoU, %": shown(row.iou),
-            "difference, points": shown(row.excess, row.low, row.high, sign=True),
-            "expected calibration error, points": shown(row.error),
-            "rank correlation with the true IoU: predicted IoU": _correlation(row.rank_iou),
-            "stability": _correlation(row.rank_stability),
+            "model": row["series"],
+            "masks": f"{row['masks']:,}",
+            "mean predicted IoU, %": shown(row["predicted"]),
+            "mean true IoU, %": shown(row["iou"]),
+            "difference, points": shown(row["excess"], row["low"], row["high"], sign=True),
+            "expected calibration error, points": shown(row["error"]),
+            "rank correlation with the true IoU: predicted IoU": _correlation(row["rank_iou"]),
+            "stability": _correlation(row["rank_stability"]),
         }
-        for row in table.itertuples()
+        for row in table.to_dict("records")
     ]
     out = pd.DataFrame(rows)
     out.attrs.update(table.attrs)
@@ -151,7 +152,7 @@ def filters_rows(series: Series) -> pd.DataFrame:
         for name, records in series.items():
             if not (runs := compared(records)):
                 continue
-            row = {"filters": label, "series": name, "thresholds": "; ".join(_thresholds(runs, key))}
+            row: dict[str, Any] = {"filters": label, "series": name, "thresholds": "; ".join(_thresholds(runs, key))}
             for metric in ("ap50", "dice"):
                 found = interval(runs, evaluator, metric)
                 parts = {metric: "mean", f"{metric}_low": "low", f"{metric}_high": "high"}
@@ -221,18 +222,18 @@ def training_sentence(record: Record) -> str:
 def calibration_sentence(table: pd.DataFrame) -> str:
     """What a `ratings_table` shows: off by how much, in which direction, and whether the order can be trusted."""
     text = []
-    for row in table.itertuples():
-        gap = f"{shown(row.excess, row.low, row.high, sign=True)} points on average"
-        how = "is too high" if row.low > 0 else "is too low" if row.high < 0 else "cannot be told from right"
-        if not np.isfinite(row.low):
+    for row in table.to_dict("records"):
+        gap = f"{shown(row['excess'], row['low'], row['high'], sign=True)} points on average"
+        how = "is too high" if row["low"] > 0 else "is too low" if row["high"] < 0 else "cannot be told from right"
+        if not np.isfinite(row["low"]):
             how = "has too few groups for an interval"
         text.append(
-            f"The {row.series} model's predicted IoU {how} ({gap}); its expected calibration error is "
-            f"{shown(row.error)} points."
+            f"The {row['series']} model's predicted IoU {how} ({gap}); its expected calibration error is "
+            f"{shown(row['error'])} points."
         )
     if len(table):
-        sorts = [f"{_correlation(row.rank_iou)} {row.series}" for row in table.itertuples()]
-        stable = [f"{_correlation(row.rank_stability)} {row.series}" for row in table.itertuples()]
+        sorts = [f"{_correlation(row['rank_iou'])} {row['series']}" for row in table.to_dict("records")]
+        stable = [f"{_correlation(row['rank_stability'])} {row['series']}" for row in table.to_dict("records")]
         text.append(
             f"A filter needs the order more than the value: the rank correlation of the predicted with the true IoU is "
             f"{' and '.join(sorts)}, that of the stability {' and '.join(stable)}."
@@ -246,7 +247,7 @@ def sweep_sentence(series: Series) -> str:
     for name, records in series.items():
         if (table := threshold_table(records)).empty:
             continue
-        best = table.loc[table["ap50"].idxmax()]
+        best = table.iloc[int(table["ap50"].to_numpy().argmax())]
         rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
         edge = [what for column, what in rated.items() if best[column] == table[column].max()]
         beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
