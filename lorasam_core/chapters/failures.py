@@ -190,7 +190,8 @@ def failure(image: NDArray[Any], true: NDArray[Any], found: NDArray[Any]) -> Fig
 def diagnosis_sentence(name: str, counts: Mapping[str, float]) -> str:
     """What went wrong in one image, from `diagnose`."""
     wrong = [f"{counts[kind]:.0f} {kind}" for kind in OF_PARTICLES[1:] if counts[kind]]
-    text = f"{name}: of {counts['particles']:.0f} labelled particles {counts['found']:.0f} are found"
+    verb = "is" if counts["found"] == 1 else "are"
+    text = f"{name}: of {counts['particles']:.0f} labelled particles {counts['found']:.0f} {verb} found"
     text += f", {listed(wrong)}" if wrong else ""
     if counts["spurious"]:
         text += f"; of {counts['instances']:.0f} instances {counts['spurious']:.0f} on no particle"
