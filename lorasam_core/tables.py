@@ -78,7 +78,7 @@ def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.Data
         if metric in rows:
             tables.append(rows.loc[rows["evaluator"] == evaluator, ["id", "group", metric]])
     if not tables:
-        return pd.DataFrame({"id": [], "group": [], metric: []})
+        return pd.DataFrame({"id": [], "group": [], metric: []}).astype({"id": str, "group": str})
     return pd.concat(tables).groupby(["id", "group"])[[metric]].mean().reset_index()
 
 
