@@ -21,7 +21,8 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, lesson_plots, metrics, report, worked
+from lorasam_core import experiments, metrics, report
+from lorasam_core.chapters import lesson_plots, worked
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)

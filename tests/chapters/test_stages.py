@@ -11,7 +11,7 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 
-from lorasam_core import stages
+from lorasam_core.chapters import stages
 from lorasam_core.data.synthetic import generate
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 from lorasam_core.metrics import iou

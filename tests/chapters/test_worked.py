@@ -15,7 +15,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy import stats
 
-from lorasam_core import lesson_plots, metrics, worked
+from lorasam_core import metrics
+from lorasam_core.chapters import lesson_plots, worked
 
 
 def blobs(seed: int, n: int, shape: tuple[int, int] = (16, 20)) -> np.ndarray:
@@ -184,7 +185,7 @@ def test_prompts_draw_a_mark_for_each_point_and_a_frame_for_a_box() -> None:
     points, box = figure.axes
     assert [line.get_marker() for line in points.lines] == ["*", "X"]
     assert box.patches[-1].get_bbox().bounds == (2, 3, 10, 5) and box.get_title() == "box"
-    assert figure.made_by == "lorasam_core.lesson_plots.prompts"
+    assert figure.made_by == "lorasam_core.chapters.lesson_plots.prompts"
 
 
 def test_charts_hold_their_tables() -> None:
