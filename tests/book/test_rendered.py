@@ -1,16 +1,9 @@
-"""The built book in a headless browser, at the width of a desk and of a phone, with nothing but its own files.
-
-LORASAM_BOOK_HTML names a built book (its html folder); without it, the smoke profile's book is made first.
-"""
+"""The built book in a headless browser, at the width of a desk and of a phone, with nothing but its own files."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -18,21 +11,15 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync")  # fmt: skip
-WIDTHS = {"desk": 1280, "phone": 390}
+from lorasam_core.records import Edition
 
-MEASURE = """async () => {
-  const images = [...document.images];
-  images.forEach(i => { i.loading = 'eager'; });
-  await Promise.allSettled(images.map(i => i.decode()));
-  if (window.MathJax && MathJax.startup) await MathJax.startup.promise;
-  await document.fonts.ready;
+Visit = Callable[[Any, str], None]
+WIDTHS = {"desk": 1280, "phone": 390}
+MEASURE = """() => {
   const page = document.scrollingElement, article = document.querySelector('article') || document.body;
   const wide = [...article.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 1);
   return {
-    broken: images.filter(i => !i.naturalWidth).map(i => i.src),
+    broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
     silent: [...article.querySelectorAll('img')].filter(i => !i.alt.trim()).map(i => i.src),
     bad_math: document.querySelectorAll('mjx-merror').length,
     plain_math: article.querySelectorAll('.math').length && !article.querySelectorAll('mjx-container').length,
@@ -41,55 +28,9 @@ MEASURE = """async () => {
 }"""
 
 
-@pytest.fixture(scope="session")
-def html(request: pytest.FixtureRequest) -> Path:
-    """The built book's folder."""
-    if given := os.environ.get("LORASAM_BOOK_HTML"):
-        return Path(given)
-    book = request.getfixturevalue("smoke_book")
-    assert book.status == 0, book.output[-3000:]
-    return book.html
-
-
-@pytest.fixture(scope="session")
-def pages(html: Path) -> list[str]:
-    """The book's pages, as paths in its folder; the listings of source code are left out."""
-    found = (path.relative_to(html).as_posix() for path in sorted(html.rglob("*.html")))
-    return [page for page in found if not page.startswith(("_modules/", "_static/"))]
-
-
-@pytest.fixture(scope="session")
-def site(html: Path) -> Iterator[str]:
-    """Address of the book on this machine."""
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(html)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
-    if path is None:
-        pytest.skip("no Chromium here: install it, for example with: apt-get install chromium")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
-        yield browser
-        browser.close()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS.keys())
-def test_pages_load_whole_and_alone(html: Path, pages: list[str], site: str, browser: Any, width: int) -> None:
+def test_pages_load_whole_and_alone(pages: list[str], site: str, visit: Visit, browser: Any, width: int) -> None:
     problems: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 800})
     tab = context.new_page()
@@ -99,7 +40,7 @@ def test_pages_load_whole_and_alone(html: Path, pages: list[str], site: str, bro
     tab.on("response", lambda r: problems.append(f"{tab.url}: {r.status} for {r.url}") if r.status >= 400 else None)
     tab.on("request", lambda r: problems.append(f"{tab.url}: asks {r.url}") if is_foreign(r.url, site) else None)
     for page in pages:
-        tab.goto(f"{site}/{page}")
+        visit(tab, page)
         problems += [f"{page}: {what} {found}" for what, found in tab.evaluate(MEASURE).items() if found]
     context.close()
     assert len(pages) > 10
@@ -124,8 +65,7 @@ def test_search_finds_a_page(site: str, browser: Any, word: str) -> None:
     tab.close()
 
 
-def test_internal_links_resolve(html: Path, pages: list[str]) -> None:
-    soups = {page: BeautifulSoup((html / page).read_text(encoding="utf-8"), "html.parser") for page in pages}
+def test_internal_links_resolve(html: Path, soups: dict[str, BeautifulSoup]) -> None:
     anchors = {page: {tag["id"] for tag in soup.find_all(id=True)} for page, soup in soups.items()}
     broken = []
     for page, soup in soups.items():
@@ -141,16 +81,28 @@ def test_internal_links_resolve(html: Path, pages: list[str]) -> None:
     assert broken == []
 
 
-def test_no_page_names_a_resource_of_another_host(html: Path, pages: list[str]) -> None:
+def test_no_page_names_a_resource_of_another_host(soups: dict[str, BeautifulSoup]) -> None:
     foreign = []
-    for page in pages:
-        soup = BeautifulSoup((html / page).read_text(encoding="utf-8"), "html.parser")
+    for page, soup in soups.items():
         used = [tag.get("src") or tag.get("href") for tag in soup.select("[src], link[href]")]
         foreign += [f"{page}: {url}" for url in used if urlsplit(str(url)).netloc]
     assert foreign == []
 
 
-def test_the_landing_page_begins_with_the_result(html: Path) -> None:
-    soup = BeautifulSoup((html / "index.html").read_text(encoding="utf-8"), "html.parser")
+def test_the_landing_page_begins_with_the_result(soups: dict[str, BeautifulSoup]) -> None:
+    soup = soups["index.html"]
     names = [tag.name for tag in soup.select("article img, article table, article h2")]
     assert names[:2] == ["img", "table"]
+
+
+def test_every_figure_and_table_links_to_its_notebook_function_and_runs(
+    soups: dict[str, BeautifulSoup], edition: Edition
+) -> None:
+    lines = [(page, line) for page, soup in soups.items() for line in soup.select("article p.provenance")]
+    runs = {record.run_id for record in edition.records}
+    named = [(page, code) for page, line in lines for code in line("code")]
+    wanted = [
+        (p, c) for p, c in named if c.get_text().startswith(("notebooks/", "lorasam_core.")) or c.get_text() in runs
+    ]
+    assert len(lines) > 20 and {code.get_text() for _, code in wanted} > runs
+    assert [f"{page}: {code.get_text()}" for page, code in wanted if not code.find_parent("a")] == []
