@@ -22,7 +22,7 @@ SOURCES = {  # table of a run: whose masks it holds
 BINS = 10
 PAIR = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = {  # name in a run's metrics: label, evaluator
-    "own": ("of these runs", "generator"),
+    "own": ("the runs' own", "generator"),
     "study": ("the study's", "generator_study"),
     "tuned": ("tuned on validation images", "generator_tuned"),
 }
@@ -133,8 +133,7 @@ def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Threshold tables of several series as one, with the column series first."""
-    table = pd.concat([table.assign(series=name) for name, table in tables.items()], ignore_index=True)
-    table = table[["series", *table.columns.drop("series")]]
+    table = pd.concat(dict(tables), names=["series"]).reset_index("series")
     runs = [run for part in tables.values() for run in part.attrs["runs"]]
     table.attrs.update(made_by="lorasam_core.chapters.calibration.threshold_table", runs=runs)
     return table
@@ -231,12 +230,14 @@ def calibration_sentence(table: pd.DataFrame) -> str:
             f"The {row['series']} model's predicted IoU {how} ({gap}); its expected calibration error is "
             f"{shown(row['error'])} points."
         )
-    if len(table):
-        sorts = [f"{_correlation(row['rank_iou'])} {row['series']}" for row in table.to_dict("records")]
-        stable = [f"{_correlation(row['rank_stability'])} {row['series']}" for row in table.to_dict("records")]
+    if text:
+        sorts, stable = (
+            " and ".join(f"{_correlation(row[key])} {row['series']}" for row in table.to_dict("records"))
+            for key in CORRELATIONS
+        )
         text.append(
-            f"A filter needs the order more than the value: the rank correlation of the predicted with the true IoU is "
-            f"{' and '.join(sorts)}, that of the stability {' and '.join(stable)}."
+            "A filter needs the order more than the value: the rank correlation of the predicted with the true IoU is "
+            f"{sorts}, that of the stability {stable}."
         )
     return " ".join(text)
 
@@ -249,14 +250,15 @@ def sweep_sentence(series: Series) -> str:
             continue
         best = table.iloc[int(table["ap50"].to_numpy().argmax())]
         rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
+        chosen = [f"{what} {best[c]:g}" if best[c] > 0 else f"no filter on the {what}" for c, what in rated.items()]
         edge = [what for column, what in rated.items() if best[column] == table[column].max()]
         beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
         text.append(
-            f"On the validation images the {name} model's AP50 is greatest ({best['ap50']:.1f} %) at {best[PAIR[0]]:g} "
-            f"for the predicted IoU and {best[PAIR[1]]:g} for the stability{beyond}; over the whole grid it runs from "
-            f"{table['ap50'].min():.1f} to {table['ap50'].max():.1f} %."
+            f"On the validation images the {name} model's AP50 is greatest ({best['ap50']:.1f} %) with "
+            f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['ap50'].min():.1f} to "
+            f"{table['ap50'].max():.1f} %."
         )
-    return " ".join(text)
+    return " ".join(text) or "No other thresholds were tried for this edition."
 
 
 def thresholds_sentence(series: Series) -> str:
@@ -265,15 +267,18 @@ def thresholds_sentence(series: Series) -> str:
     for name, records in series.items():
         if not (runs := compared(records)):
             continue
-        moves = [f"{which} {_points(change(runs, FILTERS[key][1]))}" for key, which in (
-            ("study", "the study's filters change the AP50 by"), ("tuned", "the tuned ones by"))]  # fmt: skip
-        text.append(f"For the {name} model {' and '.join(moves)}, against the run's own on the same test images.")
+        counts = {key: interval(runs, evaluator, "n_pred")["mean"] for key, (_, evaluator) in FILTERS.items()}
+        study, tuned = (_points(change(runs, FILTERS[key][1])) for key in ("study", "tuned"))
+        text.append(
+            f"Of the {name} model's masks the runs' own filters keep {counts['own']:.1f} a test image; the study's "
+            f"{counts['study']:.1f}, which changes the AP50 by {study}; the tuned ones {counts['tuned']:.1f}, which "
+            f"changes it by {tuned}."
+        )
     frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
     if frozen and adapted:
-        gains = [f"{_points(paired(frozen, adapted, e, 'ap50'))} with the filters {label}"
-                 for label, e in FILTERS.values()]  # fmt: skip
-        text.append(f"Adapting moves the AP50 by {'; '.join(gains)}.")
-    return " ".join(text)
+        gains = [f"{_points(paired(frozen, adapted, e, 'ap50'))} (filters: {label})" for label, e in FILTERS.values()]
+        text.append(f"Adapting changes the AP50 by {'; by '.join(gains)}.")
+    return " ".join(text) or "No other filters were asked for the test images of this edition."
 
 
 def change(records: Sequence[Record], evaluator: str, metric: str = "ap50") -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lorasam_core.plots import COLORS, LABELS, OTHER, styled
+from lorasam_core.plots import COLORS, INSET_RED, LABELS, OTHER, styled
 
 SCALE = "cividis"  # as light or dark to a colour-blind reader as to others
 
@@ -54,8 +54,9 @@ def threshold_heatmap(tables: Mapping[str, pd.DataFrame]) -> Figure:
             cbar=k == len(grids) - 1, cbar_kws={"label": "AP50 on validation images, %"}, annot_kws={"fontsize": 8},
         )  # fmt: skip
         row, column = np.unravel_index(int(np.nanargmax(grid.to_numpy())), grid.shape)
-        axes.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor="white", linewidth=2.5))
+        axes.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor=INSET_RED, linewidth=2.5))
         axes.grid(False)
+        axes.tick_params(axis="y", rotation=0)
         axes.set_title(name, color=COLORS.get(name, "black"))
         axes.set(xlabel="stability, at least", ylabel="predicted IoU, above" if k == 0 else "")
     return figure

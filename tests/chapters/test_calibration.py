@@ -122,7 +122,8 @@ def test_an_edition_without_filters_gives_empty_tables_and_no_claim(tmp_path: Pa
     assert calibration.threshold_table([record]).empty and calibration.filters_rows(series).empty
     assert calibration.filters_table(series).empty
     assert calibration.calibration_sentence(calibration.ratings_table(series, "")) == ""
-    assert calibration.sweep_sentence(series) == calibration.thresholds_sentence(series) == ""
+    assert calibration.sweep_sentence(series).startswith("No other thresholds")
+    assert calibration.thresholds_sentence(series).startswith("No other filters")
 
 
 def test_ratings_in_words(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_thresholds_are_means_over_images_and_runs(tmp_path: Path) -> None:
     assert len(table) == 9 and table.loc[(0.5, 0.85), "ap50"] == pytest.approx(55 + 10 + 5 + 1)
     assert table.loc[(0.0, 0.0), ["ap50", "dice", "n_pred"]].tolist() == pytest.approx([56, 20, 3])
     text = calibration.sweep_sentence({"adapted": runs})
-    assert "greatest (71.0 %) at 0.5 for the predicted IoU and 0.85 for the stability;" in text
+    assert "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text
     edge = calibration.sweep_sentence({"adapted": [write(tmp_path / "c", tuned=0.95)]})
     assert "the highest predicted IoU that was tried" in edge
     long = calibration.sweep_rows({"frozen": calibration.threshold_table(runs), "adapted": table.reset_index()})
@@ -163,7 +164,7 @@ def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
     assert rows.loc[("the study's", "frozen"), "n_pred"] == 8
     table = calibration.filters_table(series).set_index("filters")
     values = table["predicted IoU / stability / area"]
-    assert values["of these runs"] == "0.3 / 0.7 / 25" and values["the study's"] == "0.9 / 0.92 / 100"
+    assert values["the runs' own"] == "0.3 / 0.7 / 25" and values["the study's"] == "0.9 / 0.92 / 100"
     assert values["tuned on validation images"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
     assert table.loc["the study's", "AP50, %: adapted"].startswith(f"{100 * mean:.1f} [")
     assert list(table.columns[1:]) == [
@@ -178,8 +179,10 @@ def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
     gap = (wide["generator_study"] - wide["generator"]).to_numpy()
     assert moved == pytest.approx(bootstrap_interval(gap, wide["group"].to_numpy()))
     text = calibration.thresholds_sentence(series)
-    assert f"the study's filters change the AP50 by {100 * moved[0]:+.1f} [" in text
-    assert "Adapting moves the AP50 by +20.0 [+20.0,\u00a0+20.0] points with the filters of these runs" in text
+    assert (
+        f"own filters keep 7.0 a test image; the study's 8.0, which changes the AP50 by {100 * moved[0]:+.1f} [" in text
+    )
+    assert "Adapting changes the AP50 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
     assert calibration.thresholds_sentence(same).count("+0.0 [+0.0,\u00a0+0.0] points, which the test set cannot") == 3
     assert "Adapting" not in calibration.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
