@@ -220,7 +220,7 @@ page.say(f"The mean IoU of the three masks with their objects is {np.mean([o for
 # The point walks in four steps from one object to another; each time the mask that the model rates best is shown.
 
 # %%
-places = [np.argwhere(mask).mean(axis=0)[::-1] for mask in largest[:2]]
+places = [np.argwhere(mask).mean(axis=0)[::-1] for mask in largest[:2]]  # X, Y
 walk = [places[0] + share * (places[1] - places[0]) for share in (0, 1 / 3, 2 / 3, 1)]
 pictures = {}
 for i, at in enumerate(walk, 1):
@@ -232,35 +232,34 @@ for i, at in enumerate(walk, 1):
 # %%
 caption = "One point on its way from one object to another, and the best rated mask at each place."
 alt = "Four copies of the scene; the starred point moves, and the blue mask with it."
-page.figure(lesson_plots.prompts(pictures, columns=2), "sam-walk", caption, alt)
+page.figure(lesson_plots.prompts(pictures, columns=2, width=6.4), "sam-walk", caption, alt)
 areas = [100 * p.mask.mean() for p in pictures.values()]
 page.say(f"From place to place the mask covers {', '.join(f'{a:.1f} %' for a in areas)} of the image.")
 
 # %% [markdown]
-# Points can also say no. A box around both objects is ambiguous again; a point on the one and a cross on the other are
-# not.
+# ## Corrections
+#
+# A wrong answer can be answered. Beside the points so far the model is given its last mask, on the decoder's grid, and
+# one point more in the middle of the largest error: a star where something is missing, a cross where there is too much.
 
 # %%
-pair = largest[0] | largest[1]
-edges = np.argwhere(pair)
-around = np.array([*edges.min(axis=0)[::-1], *edges.max(axis=0)[::-1]], dtype=float)
-first = predictor.predict(box=around, multimask_output=False)[0][0]
-marks = {"point_coords": np.array(places), "point_labels": np.array([1, 0])}
-second = predictor.predict(**marks, box=around, multimask_output=False)[0][0]
+wanted, marks, signs, pictures, scores = wholes[1], [places[1]], [1], {}, []
+several, ratings, low = predictor.predict(point_coords=np.array(marks), point_labels=np.array(signs))
+guess, previous = several[ratings.argmax()], low[ratings.argmax()][None]
+for count in range(1, 5):
+    scores.append(iou(guess, wanted))
+    pictures[f"points: {count}, IoU {scores[-1]:.2f}"] = lesson_plots.Prompted(image, guess, marks, signs)
+    where, sign = stages.largest_error(guess, wanted)
+    marks, signs = [*marks, where], [*signs, sign]
+    answer, _, previous = predictor.predict(np.array(marks), np.array(signs), None, previous, multimask_output=False)
+    guess = answer[0]
 
 # %%
-pictures = {"box alone": lesson_plots.Prompted(image, first, box=around)}
-pictures["with a star and a cross"] = lesson_plots.Prompted(image, second, places, [1, 0], around)
-caption = "The box of two objects, alone and with a point in the one and against the other."
-alt = "Two copies of the scene with a dashed box around two objects; the blue mask before and after two points."
-page.figure(lesson_plots.prompts(pictures, columns=2, width=6), "sam-corrected", caption, alt)
-shared = [(iou(mask, largest[0]), iou(mask, largest[1])) for mask in (first, second)]
-
-# %%
-page.say(
-    f"IoU with the starred object: {shared[0][0]:.2f} before and {shared[1][0]:.2f} after; with the crossed one:",
-    f"{shared[0][1]:.2f} before and {shared[1][1]:.2f} after.",
-)
+caption = "One object, pointed at and corrected three times; each point is put where the largest error is."
+alt = "Four copies of the scene with one, two, three and four points on an object, and the blue mask after each."
+page.figure(lesson_plots.prompts(pictures, columns=2, width=6.4), "sam-corrected", caption, alt)
+better = (np.diff(scores) > 0).sum()
+page.say(f"The IoU goes from {scores[0]:.2f} to {scores[-1]:.2f}; {better} of {len(scores) - 1} corrections raise it.")
 
 # %% [markdown]
 # ## The same in this project

@@ -8,6 +8,7 @@
 #     display_name: Python 3
 #     language: python
 #     name: python3
+# ---
 
 # %% [markdown]
 # # Prompts and losses
@@ -46,7 +47,7 @@ from lorasam_core.sam import load_sam
 config = report.main_config(page.edition)
 sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
 side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
-item = TrainingItems(VirtualSet([generate(seed=0, index=0)], size=4, crop_size=256), side, grid, k=4)[0]
+item = TrainingItems(VirtualSet([generate(seed=0, index=15)], size=6, crop_size=256), side, grid, k=5)[3]
 
 # %%
 import numpy as np
@@ -154,9 +155,12 @@ figure = plots.line_chart(table, "side", "loss", "term", log="", xlabel="side of
 caption = "What it costs to miss a square object in an image of 64 x 64 pixels."
 alt = "Two lines over the object's side: Dice high throughout, cross-entropy rising from nearly zero."
 page.figure(figure, "losses-size", caption, alt, data=table)
+
+# %%
 page.say(
     f"Missing one pixel costs {dice[0]:.2f} in Dice and {entropy[0]:.3f} in cross-entropy; missing a quarter of the",
-    f"image {dice[-1]:.2f} and {entropy[-1]:.2f}. Cross-entropy hardly sees what is small; Dice hardly sees a size.",
+    f"image costs {dice[-1]:.2f} and {entropy[-1]:.2f}. Cross-entropy hardly sees what is small; to Dice all sizes are",
+    "alike.",
 )
 
 # %% [markdown]

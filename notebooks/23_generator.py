@@ -8,12 +8,14 @@
 #     display_name: Python 3
 #     language: python
 #     name: python3
+# ---
 
 # %% [markdown]
 # # How the mask generator filters
 #
 # The mask generator needs nobody who points: it asks with a grid of points and keeps a small part of the answers. This
-# page follows the masks of one image through every filter. {doc}`../method` lists the settings.
+# page follows the masks of one image through every filter. {doc}`../method` lists the settings. The image is one whose
+# particles lie apart, so that every stage has something to show.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -54,8 +56,8 @@ page.say(
 # %% [markdown]
 # ## A grid of points
 #
-# The points know nothing of the image. Most particles get several; small ones between two points get none, and cannot
-# be found.
+# The points know nothing of the image. A large particle gets several; a small one may lie between them, and is then
+# seldom found.
 
 # %%
 best = asked.rated.unflatten(0, (-1, 3)).max(dim=1)
@@ -79,21 +81,24 @@ page.say(
 # %% [markdown]
 # ## Three masks for each
 #
-# The point whose mask is rated best, with all three of its answers.
+# A mask may be the particle, a part of it or a heap. This is the point with the mask that fits a particle best.
 
 # %%
-first = 3 * int(best.values.argmax())
+from lorasam_core.metrics import mask_iou_matrix
+
+fit = mask_iou_matrix(asked.masks.numpy(), sample.labels).max(axis=1)  # IoU with the particle that it covers best
+first = 3 * int(fit.argmax() // 3)
 pictures = {}
 for i in range(first, first + 3):
-    title = f"rated {asked.rated[i]:.2f}, stability {asked.stable[i]:.2f}"
+    title = f"rated {asked.rated[i]:.2f}, IoU {fit[i]:.2f}"
     pictures[f"{i - first + 1}: {title}"] = lesson_plots.Prompted(
         sample.image, asked.masks[i].numpy(), asked.points[i : i + 1]
     )
 
 # %%
-caption = "The three masks of one point."
+caption = "The three masks of one point: what the model expects of each, and its IoU with a particle."
 alt = "The micrograph three times, with the same starred point and another mask in blue each time."
-page.figure(lesson_plots.prompts(pictures, columns=3), "generator-three", caption, alt)
+page.figure(lesson_plots.prompts(pictures, columns=3, width=6.6), "generator-three", caption, alt)
 areas = [f"{asked.masks[i].sum():,}" for i in range(first, first + 3)]
 page.say(f"They cover {', '.join(areas)} pixels. All three go into the filters, as do those of every other point.")
 
@@ -107,9 +112,7 @@ page.say(f"They cover {', '.join(areas)} pixels. All three go into the filters, 
 # %%
 import pandas as pd
 
-from lorasam_core.metrics import mask_iou_matrix
-
-right = (mask_iou_matrix(asked.masks.numpy(), sample.labels) >= 0.5).any(axis=1)
+right = fit >= 0.5
 dots = pd.DataFrame({"rated": asked.rated.numpy(), "stable": asked.stable.numpy(), "right": right})
 figure = lesson_plots.filter_chart(dots, generator.pred_iou_thresh, generator.stability_score_thresh)
 caption = "Every mask by predicted IoU and stability. What is right of and above both dashed lines passes."
@@ -161,10 +164,11 @@ page.say(
 if len(distinct):
     group, winner = stages.duplicates(stable, distinct, generator.box_nms_thresh)
     before, after = stable.take(group).masks.numpy(), distinct.masks[winner : winner + 1].numpy()
-    drawn = {f"{len(group)} masks": lesson_plots.outlines(sample.image, before)}
-    drawn["the one that is kept"] = lesson_plots.outlines(sample.image, after)
+    part = lesson_plots.around(before.any(axis=0))
+    drawn = {f"{len(group)} masks": lesson_plots.outlines(sample.image, before)[part]}
+    drawn["the one that is kept"] = lesson_plots.outlines(sample.image, after)[part]
     caption = "The largest group of masks whose boxes overlap, and the one that stays: the best rated."
-    alt = "The micrograph with many nearly equal outlines around one particle, and with a single one."
+    alt = "A part of the micrograph with many nearly equal outlines around one particle, and with a single one."
     page.figure(plots.panels(drawn, width=6.5), "generator-duplicates", caption, alt)
 
 # %%
@@ -185,10 +189,10 @@ if len(changed):
     row = int((clean.number == int(changed["number"][0])).nonzero()[0, 0])
     old = int((distinct.number == clean.number[row]).nonzero()[0, 0])
     two = {"before": distinct.masks[old].numpy(), "after": clean.masks[row].numpy()}
-    drawn = {name: plots.overlay(sample.image, mask) for name, mask in two.items()}
-    caption = "The mask that is changed most; the red box is where."
-    alt = "One mask in blue before and after its crumbs and holes are gone, with the place enlarged."
-    page.figure(plots.panels(drawn, plots.pick_inset(*two.values()), width=6.5), "generator-clean", caption, alt)
+    part = lesson_plots.around(two["before"])
+    drawn = {name: plots.overlay(sample.image, mask)[part] for name, mask in two.items()}
+    caption, alt = "The mask that is changed most.", "One mask in blue before and after its crumbs and holes are gone."
+    page.figure(plots.panels(drawn, width=6.5), "generator-clean", caption, alt)
 
 # %%
 page.say(
@@ -208,6 +212,8 @@ page.table(stages.shown_funnel(table), "generator-table", caption, data=table)
 caption = "Masks that are left after each stage."
 alt = "Five bars that shrink from the masks of all points to those that the generator returns."
 page.figure(lesson_plots.funnel_chart(table), "generator-funnel", caption, alt, data=table)
+
+# %%
 page.say(stages.funnel_sentence(table, len(particles)))
 
 # %%
@@ -216,7 +222,7 @@ annotations = generator.generate(sample.image)
 drawn["result"] = plots.instance_mosaic(sample.image, annotations)
 caption = "Outlines of the masks that are left after each stage, and the result as instances."
 alt = "The micrograph six times, with ever fewer coloured outlines, and last the instances in colours on black."
-page.figure(plots.panels(drawn, columns=3), "generator-stages", caption, alt)
+page.figure(plots.panels(drawn, columns=3, width=6.6), "generator-stages", caption, alt)
 
 # %%
 alone, pixels = stages.agreement(clean, annotations)

@@ -76,6 +76,13 @@ def outlines(image: NDArray[Any], masks: NDArray[Any], seed: int = 0) -> NDArray
     return out
 
 
+def around(mask: NDArray[Any], margin: int = 20) -> tuple[slice, slice]:
+    """Rows and columns of a mask (H, W) that is not empty, with `margin` pixels on each side where there are any."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    top, left = max(int(rows[0]) - margin, 0), max(int(columns[0]) - margin, 0)
+    return slice(top, int(rows[-1]) + margin + 1), slice(left, int(columns[-1]) + margin + 1)
+
+
 @styled
 def prompts(panels: Mapping[str, Prompted], columns: int = 4, width: float = 8.0) -> Figure:
     """Titled images with a mask in blue and the prompt: stars for points inside, crosses for outside, boxes dashed."""
@@ -91,6 +98,10 @@ def prompts(panels: Mapping[str, Prompted], columns: int = 4, width: float = 8.0
         picture = rgb(panel.image) if panel.mask is None else overlay(panel.image, panel.mask)
         axes.imshow(picture, interpolation="antialiased")
         axes.set_title(title)
+        if panel.mask is not None and panel.mask.any() and not panel.mask.all():
+            axes.contour(
+                panel.mask, levels=[0.5], colors="white", linewidths=0.8
+            )  # blue alone is lost on a blue object
         _draw_prompt(axes, panel)
     return figure
 
@@ -114,21 +125,20 @@ def label_grids(pictures: Mapping[str, NDArray[Any]], names: Mapping[str, Mappin
     place of the ids.
     """
     tallest = max(labels.shape[0] / labels.shape[1] for labels in pictures.values())
-    figure = Figure(figsize=(8.0, 8.0 / len(pictures) * tallest + 0.3))
+    width = min(8.0, 0.5 * sum(labels.shape[1] for labels in pictures.values()))
+    figure = Figure(figsize=(width, width / len(pictures) * tallest + 0.3))
     axes: Axes
     for axes, (title, labels) in zip(
         figure.subplots(1, len(pictures), squeeze=False)[0], pictures.items(), strict=True
     ):
-        height, width = labels.shape
         colors = np.where(labels > 0, (labels - 1) % (len(INSTANCES) - 1) + 1, 0)
         axes.imshow(colors, cmap=ListedColormap(list(INSTANCES)), vmin=0, vmax=len(INSTANCES) - 1)
-        axes.set_xticks(np.arange(width + 1) - 0.5, [])
-        axes.set_yticks(np.arange(height + 1) - 0.5, [])
+        axes.set_xticks(np.arange(labels.shape[1] + 1) - 0.5, [])
+        axes.set_yticks(np.arange(labels.shape[0] + 1) - 0.5, [])
         axes.tick_params(length=0)
         axes.grid(color="#DDDDDD", linewidth=0.5)
         axes.set(title=title, axisbelow=False)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         for i in np.unique(labels[labels > 0]):
             row, column = (float(where.mean()) for where in np.nonzero(labels == i))
             text = (names or {}).get(title, {}).get(int(i), str(i))
@@ -138,12 +148,12 @@ def label_grids(pictures: Mapping[str, NDArray[Any]], names: Mapping[str, Mappin
 
 @styled
 def point_map(image: NDArray[Any], points: NDArray[Any], values: NDArray[Any], label: str) -> Figure:
-    """Points (P, 2), X and Y, over the image, coloured by their values (P,) from 0 to 1."""
+    """Points (P, 2), X and Y, over the image, coloured by their values (P,)."""
     figure = Figure(figsize=(5.6, 4.6))
     axes = figure.subplots()
     axes.imshow(rgb(image), alpha=0.75)
     axes.axis("off")
-    drawn = axes.scatter(*points.T, c=values, cmap="viridis", vmin=0, vmax=1, s=22, edgecolors="white", linewidths=0.4)
+    drawn = axes.scatter(*points.T, c=values, cmap="viridis", s=34, edgecolors="white", linewidths=0.5)
     figure.colorbar(drawn, ax=axes, shrink=0.8, label=label)
     return figure
 
@@ -170,7 +180,10 @@ def threshold_pictures(image: NDArray[Any], logits: Mapping[str, NDArray[Any]], 
             )
         axes.set(title=title, xticks=[], yticks=[])
         axes.grid(False)
-    lines = [mpl.lines.Line2D([], [], color=c, linewidth=2.4, label=f"{v:+g}") for v, c in zip(levels, colors)]
+        axes.spines[:].set_visible(False)
+    lines = [
+        mpl.lines.Line2D([], [], color=c, linewidth=2.4, label=f"{v:+g}" if v else "0") for v, c in zip(levels, colors)
+    ]
     legend = figure.legend(
         handles=lines, title="logits above", loc="outside lower center", ncols=3, frameon=True, facecolor="#777777",
         labelcolor="white",

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
@@ -229,6 +230,16 @@ def thresholds_sentence(right: NDArray[np.bool_], passes: NDArray[np.bool_]) -> 
 
 
 # ------------------------------------------------------------------------------------------------- comparisons
+def largest_error(guess: NDArray[np.bool_], true: NDArray[np.bool_]) -> tuple[tuple[int, int], int]:
+    """The point (X, Y) deepest inside what is wrong with a mask bool (H, W), and 1 (missing) or 0 (too much) there.
+
+    Of two equal masks it is the first pixel.
+    """
+    depth = ndimage.distance_transform_edt(np.pad(guess != true, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return (int(column), int(row)), int(true[row, column])
+
+
 def duplicates(before: Answers, after: Answers, overlap: float) -> tuple[Tensor, int]:
     """The largest group of masks that became one: rows of `before` whose box overlaps, by an IoU above `overlap`, that
     of one mask of `after`, and the row of that mask in `after`. Raises ValueError where `after` holds no mask.

@@ -146,11 +146,11 @@ def images_in_groups(
 def two_intervals(values: ArrayLike, groups: ArrayLike) -> pd.DataFrame:
     """The bootstrap interval drawn in two ways: by group, and as if every image were a group of its own.
 
-    Columns: drawn, mean, low, high.
+    Columns: drawn, units (how many there are to draw), mean, low, high.
     """
     each = {WHOLE_GROUPS: np.asarray(groups), SINGLE_IMAGES: np.arange(len(np.asarray(values)))}
-    rows = [(name, *bootstrap_interval(values, names)) for name, names in each.items()]
-    return pd.DataFrame(rows, columns=["drawn", "mean", "low", "high"])
+    rows = [(name, len(np.unique(names)), *bootstrap_interval(values, names)) for name, names in each.items()]
+    return pd.DataFrame(rows, columns=["drawn", "units", "mean", "low", "high"])
 
 
 def coverage(repeats: int = 200, seed: int = 0, mean: float = 0.7, **settings: Any) -> pd.DataFrame:
@@ -177,6 +177,7 @@ def coverage_sentence(table: pd.DataFrame) -> str:
         f"Of {table['set'].nunique()} such sets the interval holds the true mean in {share[WHOLE_GROUPS]:.0f} % where "
         f"whole groups are drawn and in {share[SINGLE_IMAGES]:.0f} % where single images are; it claims 95 %. The "
         f"first is {ratio:.1f} times as wide on average."
+        + (" With few groups even the right way claims too much." if share[WHOLE_GROUPS] < 92 else "")
     )
 
 
@@ -185,6 +186,8 @@ def grouping_sentence(table: pd.DataFrame, what: str) -> str:
     rows = table.set_index("drawn")
     if not np.isfinite(rows[["low", "high"]].to_numpy(float)).all():
         return f"For {what} no interval can be drawn: it takes two groups at least."
+    if rows["units"].nunique() == 1:
+        return f"For {what} the two are the same: every image is a group of its own here."
     widths = 100 * (rows["high"] - rows["low"])
     ends = {name: f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %" for name, row in rows.iterrows()}
     wider = widths[WHOLE_GROUPS] > widths[SINGLE_IMAGES]

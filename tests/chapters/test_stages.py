@@ -149,6 +149,15 @@ def test_agreement_counts_masks_without_a_counterpart_and_pixels_that_differ() -
     assert stages.agreement(answers, notes[:2]) == (1, 1)
 
 
+def test_the_largest_error_is_where_most_is_wrong() -> None:
+    true, guess = np.zeros((30, 40), bool), np.zeros((30, 40), bool)
+    true[10:21, 5:16] = True
+    assert stages.largest_error(guess, true) == ((10, 15), 1)  # the centre of what is missing
+    guess[10:21, 5:16], guess[0:7, 30:37] = True, True
+    assert stages.largest_error(guess, true) == ((33, 3), 0)
+    assert stages.largest_error(true, true) == ((0, 0), 0)
+
+
 def test_thresholds_sentence_says_whom_they_let_pass() -> None:
     right, passes = np.array([True, True, False, False, False]), np.array([True, False, False, False, True])
     text = stages.thresholds_sentence(right, passes)

@@ -142,6 +142,8 @@ def test_the_grouping_sentence_claims_what_the_numbers_show() -> None:
     assert "makes it wider" in worked.grouping_sentence(wide, "the Dice")
     balanced = worked.two_intervals([0.1, 0.9] * 4, np.repeat(np.arange(4), 2))
     assert "do not make it wider" in worked.grouping_sentence(balanced, "the Dice")
+    alone = worked.two_intervals([0.1, 0.5, 0.9], list("abc"))
+    assert "every image is a group of its own" in worked.grouping_sentence(alone, "the Dice")
     one = worked.two_intervals([0.1, 0.2], ["a", "a"])
     assert "no interval" in worked.grouping_sentence(one, "the Dice")
 
@@ -173,6 +175,13 @@ def test_outlines_colour_edges_alone() -> None:
     out = lesson_plots.outlines(image, mask)
     assert out[15, 15].tolist() == out[0, 0].tolist() == [60, 60, 60] and out[5, 15].tolist() != [60, 60, 60]
     assert np.array_equal(lesson_plots.outlines(image, mask[:0]), np.full((30, 30, 3), 60))
+
+
+def test_around_is_the_box_of_a_mask_and_its_margin() -> None:
+    mask = np.zeros((50, 60), bool)
+    mask[3:8, 30:41] = True
+    rows, columns = lesson_plots.around(mask, margin=5)
+    assert (rows.start, rows.stop, columns.start, columns.stop) == (0, 13, 25, 46)
 
 
 def test_prompts_draw_a_mark_for_each_point_and_a_frame_for_a_box() -> None:
