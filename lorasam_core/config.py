@@ -17,7 +17,7 @@ UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads 
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
 TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
-EVALUATORS = ("predictor", "point", "box", "generator")
+EVALUATORS = ("predictor", "point", "box", "generator", "exact_box")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 ONE_OF = {
     "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "precision": PRECISIONS,
@@ -40,11 +40,11 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "warmup": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
     "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
-SWITCHES = ("checkpointing", "compile")
+SWITCHES = ("checkpointing", "compile", "filters")
 # later than the first published runs: no part of the run id at their defaults
-ADDED = ("train_data", "train_limit", "truncate", "transfer")
+ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
 # change where and how a run is done, not what comes out of it
-NOT_RESULTS = ("device", "workers", *SWITCHES, "name")
+NOT_RESULTS = ("device", "workers", "checkpointing", "compile", "name")
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class RunConfig:
     transfer: tuple[str, ...] = ()  # other data sets, on which the trained model is judged as well
     generator: str = "quick"  # quick | study: the mask generator's settings
     test_limit: int | None = None  # at most this many test images
+    filters: bool = False  # ask the mask generator without its filters on validation images: calibration, thresholds
     # machine
     precision: str = "auto"
     device: str = "auto"
@@ -187,7 +188,7 @@ class RunConfig:
         values = {k: v for k, v in self.to_dict().items() if k not in NOT_RESULTS and k != "checkpoint"}
         values |= {"base": base_hash, "fingerprint": data_fingerprint, "split": split_hash, "version": RESULT_VERSION}
         for name in ADDED:
-            if values[name] in (None, []):
+            if values[name] in (None, [], False):
                 values.pop(name)
         for name in TRAINING_FIELDS if self.method in UNTRAINED else ():
             values.pop(name, None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lorasam_core import metrics, particles, prompts
 from lorasam_core.data.sample import Sample
 from lorasam_core.mask_generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
 
+PROMPTS = ("point", "box", "exact_box")  # the evaluators whose prompt is made from the true instances
 PROMPTED_METRICS = ("iou_best", "iou_rated", "iou_error")
 
 
@@ -46,15 +48,16 @@ def evaluate_predictor(sam: Sam, samples: Iterable[Sample], **options: Any) -> p
 def evaluate_prompted(
     sam: Sam, samples: Iterable[Sample], prompt: str = "point", k: int = 8, seed: int = 0, **options: Any
 ) -> pd.DataFrame:
-    """Masks of up to k instances an image, each prompted by a point in it (three masks) or its jittered box (one).
+    """Masks of up to k instances an image, each prompted by a point (three masks) or its jittered or tight box (one).
 
     Columns id, group, n (instances prompted) and means over them: iou_best, the IoU of the best of the returned
     masks; iou_rated, that of the mask which the model rates best; iou_error, the mean of |predicted - true IoU| over
-    all returned masks. Instances and prompts depend on seed and the image's id alone. An image without instances
-    has n = 0 and NaN. Raises ValueError for another prompt; options and errors as in `evaluate`.
+    all returned masks. Instances and prompts depend on seed and the image's id alone; the instances are the same for
+    every prompt. An image without instances has n = 0 and NaN. Raises ValueError for another prompt; options and
+    errors as in `evaluate`.
     """
-    if prompt not in ("point", "box"):
-        raise ValueError(f"prompt is {prompt!r}; choose point or box.")
+    if prompt not in PROMPTS:
+        raise ValueError(f"prompt is {prompt!r}; choose {', '.join(PROMPTS)}.")
     return evaluate(sam, samples, (prompt,), k=k, seed=seed, **options)[prompt]
 
 
@@ -82,8 +85,8 @@ def evaluate(
 ) -> dict[str, pd.DataFrame]:
     """Several evaluators over one pass of the data: {evaluator: one row an image}.
 
-    evaluators: any of predictor, point, box, generator; the first three share one embedding of the image. settings:
-    the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for point and box, and their draw.
+    evaluators: any of predictor, PROMPTS, generator; all but the last share one embedding of the image. settings:
+    the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for PROMPTS, and their draw.
     autocast: makes the context under which the image encoder runs. The model's training mode is restored. details:
     gets the generator's `annotation_rows` under "annotations" and `particle_rows` under "particles".
     Raises ValueError for an unknown evaluator, a wrong setting, or no image.
@@ -92,11 +95,8 @@ def evaluate(
     if not len(samples):
         raise ValueError("There is no image to evaluate; give at least one.")
     predictor = Predictor(sam, autocast)
-    scorers: dict[str, Callable[[Predictor, Sample], dict[str, float]]] = {
-        "predictor": _score_predictor,
-        "point": lambda predictor, sample: _score_prompted(predictor, sample, "point", k, seed),
-        "box": lambda predictor, sample: _score_prompted(predictor, sample, "box", k, seed),
-    }
+    scorers: dict[str, Callable[[Predictor, Sample], dict[str, float]]] = {"predictor": _score_predictor}
+    scorers |= {name: partial(_score_prompted, prompt=name, k=k, seed=seed) for name in PROMPTS}
     for name in evaluators:
         if name not in scorers and name != "generator":
             raise ValueError(f"{name!r} is no evaluator; choose from {', '.join(scorers)}, generator.")
@@ -256,8 +256,10 @@ def _score_prompted(predictor: Predictor, sample: Sample, prompt: str, k: int, s
     true = sample.labels[None] == ids[:, None, None]
     if prompt == "point":
         scores = score_prompts(predictor, true, points=prompts.points_inside(sample.labels, ids, rng))
-    else:
+    elif prompt == "box":
         scores = score_prompts(predictor, true, boxes=prompts.jittered_boxes(sample.labels, ids, rng))
+    else:
+        scores = score_prompts(predictor, true, boxes=prompts.jittered_boxes(sample.labels, ids, rng, jitter=0))
     return {"n": len(ids)} | {name: float(scores[name].mean()) for name in PROMPTED_METRICS}
 
 

@@ -39,6 +39,10 @@ __all__ = [
 ]  # fmt: skip
 
 Plan = dict[str, list["Prepared"]]
+# how far the mean of a metric (0 to 1) may lie from the record's when a run is done again: rounding that differs
+# between machines and numbers of threads is amplified over hundreds of steps
+TOLERANCE = 0.02
+COUNTS = ("n", "n_pred", "n_true", "merges", "splits")  # an image; no shares
 
 
 def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled") -> Record:
@@ -206,7 +210,7 @@ def _sentence(name: str, error: Exception) -> str:
 def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd.DataFrame:
     """Do one run again from its record, local or published, in runs/<edition>-rerun; returns old and new metrics.
 
-    Columns: metric, old, new, difference. Raises ValueError when no edition has the run.
+    Columns as `compare` gives them. Raises ValueError when no edition has the run.
     """
     from lorasam_core.runs import prepare
 
@@ -226,13 +230,15 @@ def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd
 
 
 def compare(old: Record, new: Record) -> pd.DataFrame:
-    """Test metrics of two runs side by side: metric, old, new, difference."""
+    """Test metrics of two runs side by side: metric, old, new, difference, within (TOLERANCE; of what is a share)."""
     rows = []
     for evaluator, summary in old.metrics["test"].items():
         for metric, values in summary.items():
             again = new.metrics["test"].get(evaluator, {}).get(metric, {}).get("mean", float("nan"))
-            rows.append((f"{evaluator} {metric}", values["mean"], again, again - values["mean"]))
-    return pd.DataFrame(rows, columns=["metric", "old", "new", "difference"])
+            change = again - values["mean"]
+            within = "–" if metric in COUNTS else "yes" if abs(change) <= TOLERANCE else "no"
+            rows.append((f"{evaluator} {metric}", values["mean"], again, change, within))
+    return pd.DataFrame(rows, columns=["metric", "old", "new", "difference", "within"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -258,7 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     try:
         if args.run is not None:
-            print(rerun(args.run, args.runs, args.wandb).to_string(index=False))
+            table = rerun(args.run, args.runs, args.wandb)
+            print(table.to_string(index=False))
+            if (table["within"] == "no").any():
+                sys.exit(f"error: a metric lies more than {TOLERANCE} from the record's.")
+            print(f"every metric lies within {TOLERANCE} of the record's")
             return
         failures = run(
             args.profile, args.data, args.only, args.dry_run, args.fresh, args.workers, args.wandb,

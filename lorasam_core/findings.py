@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lorasam_core.phrases import difference, listed
 from lorasam_core.records import Edition, Record
 from lorasam_core.study import REPORTED, STUDY, reported
 from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown, test_rows
@@ -34,7 +35,7 @@ def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[
         change, low, high = paired(frozen, adapted, evaluator, metric)
         out.append(
             f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and "
-            f"{shown(after['mean'], after['low'], after['high'])} % adapted: {_verdict(change, low, high)}."
+            f"{shown(after['mean'], after['low'], after['high'])} % adapted: {difference(change, low, high)}."
         )
     return out
 
@@ -43,7 +44,7 @@ def curves_sentence(record: Record) -> str:
     """How a run went: steps, best validation step, last losses, time."""
     history, metrics = record.history, record.metrics
     there = [c for c in LOSSES if c in history and history[c].notna().any()]
-    numbers = _list(f"{LOSSES[c]} {history[c].dropna().iloc[-1]:.3f}" for c in there)
+    numbers = listed(f"{LOSSES[c]} {history[c].dropna().iloc[-1]:.3f}" for c in there)
     return (
         f"Run {record.run_id} took {metrics['steps']:,} steps over {metrics['images_seen']:,} images in "
         f"{metrics['seconds'] / 60:.1f} minutes ({metrics['images_per_s']:.1f} images a second); it ends at {numbers}. "
@@ -75,7 +76,7 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
         text.append(f"{where} no interval can be drawn: nothing says which of these differences is noise.")
     elif tied:
         text.append(
-            f"{where} {_list(map(_value, tied))} cannot be told from the best (the paired 95 % interval of the "
+            f"{where} {listed(map(_value, tied))} cannot be told from the best (the paired 95 % interval of the "
             "difference includes zero)."
         )
     else:
@@ -106,7 +107,7 @@ def cases_sentence(cases: pd.DataFrame) -> str:
 def left_out_sentence(edition: Edition, experiment: str) -> str:
     """Which runs of an experiment this edition does not have; an empty text where it has them all."""
     if names := edition.left_out(experiment):
-        return f"Not run for this edition: {_list(names)}."
+        return f"Not run for this edition: {listed(names)}."
     if not edition.experiments.get(experiment):
         return "This edition has no runs of this experiment; the profile `emps` lists them."
     return ""
@@ -125,26 +126,10 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-def _points(difference: float) -> str:
-    return f"{100 * difference:.1f} points"
-
-
-def _list(items: Iterable[str]) -> str:
-    words = list(items)
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+def _points(change: float) -> str:
+    return f"{100 * change:.1f} points"
 
 
 def _count(records: Sequence[Record]) -> tuple[int, int]:
     rows = test_rows(records, "predictor", "dice")
     return len(rows), rows["group"].nunique()
-
-
-def _verdict(change: float, low: float, high: float) -> str:
-    """A difference in words, with its interval; a claim only where the interval excludes zero."""
-    if not np.isfinite(low):
-        return f"a difference of {shown(change, sign=True)} points, on too few groups for an interval"
-    if low > 0:
-        return f"a gain of {shown(change, low, high)} points"
-    if high < 0:
-        return f"a loss of {shown(-change, -high, -low)} points"
-    return f"a difference of {shown(change, low, high, sign=True)} points, which the test set cannot tell from none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -54,6 +54,11 @@ class Timed(Iterator[Any]):
         self.batches.close()
 
 
+def undivided(batch: Any, step: int) -> Iterable[tuple[float, Any]]:
+    """A batch in one piece, which is the whole of it."""
+    return [(1.0, batch)]
+
+
 def fit(
     fabric: Fabric,
     objective: Any,
@@ -64,6 +69,7 @@ def fit(
     *,
     start: int = 0,
     accumulate: int = 1,
+    pieces: Callable[[Any, int], Iterable[tuple[float, Any]]] = undivided,
     clip_norm: float = 1.0,
     after_step: Callable[[int, dict[str, float]], bool | None] = lambda step, row: None,
     label: str = "train",
@@ -71,8 +77,10 @@ def fit(
     """Take optimiser steps start..steps and return the number of the last.
 
     objective(batch, step) -> (scalar loss, dict of scalars), set up by Fabric; the optimizer may be (no gradient is
-    scaled). batches yields dictionaries with "ids" (what an error names) and "size" (images). after_step(step, row)
-    may return True to stop. Raises NonFiniteLoss before the step that would spoil the weights.
+    scaled). batches yields dictionaries with "ids" (what an error names) and "size" (images). pieces(batch, step) cuts
+    one into (share, batch) that go forward and backward one after the other, where all at once would need more memory;
+    the loss is the sum of share * loss. after_step(step, row) may return True to stop. Raises NonFiniteLoss before the
+    step that would spoil the weights.
     """
     begun = time.perf_counter()
     images = 0
@@ -85,15 +93,16 @@ def fit(
             for _ in range(accumulate):
                 batch = next(batches)
                 seen += batch["ids"]
-                loss, measures = objective(batch, step)
-                if not torch.isfinite(loss):
-                    raise NonFiniteLoss(
-                        f"The loss is {loss.item()} at step {step + 1}, images {', '.join(map(str, batch['ids']))}; "
-                        "lower the learning rate, or look at these images."
-                    )
-                fabric.backward(loss / accumulate)
-                for name, value in ({"loss": loss} | measures).items():
-                    row[name] = row.get(name, 0.0) + _number(value) / accumulate
+                for share, piece in pieces(batch, step):
+                    loss, measures = objective(piece, step)
+                    if not torch.isfinite(loss):
+                        raise NonFiniteLoss(
+                            f"The loss is {loss.item()} at step {step + 1}, images {', '.join(map(str, piece['ids']))};"
+                            " lower the learning rate, or look at these images."
+                        )
+                    fabric.backward(loss * (share / accumulate))
+                    for name, value in ({"loss": loss} | measures).items():
+                        row[name] = row.get(name, 0.0) + _number(value) * share / accumulate
                 images += batch["size"]
             try:
                 fabric.clip_gradients(objective, optimizer, max_norm=clip_norm)

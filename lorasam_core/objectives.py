@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside
 # bytes of the image tokens in one decoder call on a CPU: below it calls themselves cost, above it memory bounds them
 # (forward and backward, 32 to 128 prompts of vit_t, 0.3 MB each, and 2 to 4 of vit_b, 4 MB each, are the fastest)
 CPU_TOKEN_BYTES = 2**24
+# numbers of image tokens that go through the encoder at once on a CPU: of vit_t 37 images, whose steps are faster
+# together; of vit_b at 1024 pixels one, which takes a fifth less time than eight together, and a fifth of the memory
+CPU_ENCODER_NUMBERS = 2**22
 
 
 class TrainingItems(Dataset[dict[str, Any]]):
@@ -116,14 +120,32 @@ def _resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch: images (B, 3, S, S), semantic (B, m, m), extents B times (h, w); instances of all images in a row,
-    `owner` (N,) their image.
+    `owner` (N,) their image, `by_point` (N,) whether a point asks for them, which is every other one, or their box.
     """
     batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("image", "semantic")}
     batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes")}
     counts = torch.tensor([len(item["targets"]) for item in items])
     batch["owner"] = torch.repeat_interleave(torch.arange(len(items)), counts)
+    batch["by_point"] = torch.arange(len(batch["owner"])) % 2 == 0
     extents = [item["extent"] for item in items]
     return batch | {"ids": [item["id"] for item in items], "size": len(items), "extents": extents}
+
+
+def part(batch: dict[str, Any], first: int, end: int) -> dict[str, Any]:
+    """Images first to before end of a batch that `collate` made, with their instances, as a batch."""
+    images, instances = slice(first, end), (batch["owner"] >= first) & (batch["owner"] < end)
+    piece = {key: batch[key][images] for key in ("image", "semantic", "ids", "extents")}
+    piece |= {key: batch[key][instances] for key in ("targets", "points", "boxes", "by_point")}
+    return piece | {"owner": batch["owner"][instances] - first, "size": end - first}
+
+
+def images_at_once(sam: Sam) -> int:
+    """Images in one forward and backward pass of the encoder: a GPU takes whole batches, a CPU what is fastest."""
+    if sam.device.type != "cpu":
+        return sys.maxsize
+    patches = sam.image_encoder.patch_embed.proj
+    tokens = (sam.image_encoder.img_size // patches.kernel_size[0]) ** 2
+    return max(1, CPU_ENCODER_NUMBERS // (tokens * patches.out_channels))
 
 
 def endless(items: TrainingItems, config: RunConfig, device: torch.device) -> Generator[dict[str, Any]]:
@@ -193,6 +215,26 @@ class Objective(nn.Module):
         super().__init__()
         self.sam, self.kind = sam, kind
 
+    def pieces(self, batch: dict[str, Any], step: int) -> list[tuple[float, dict[str, Any]]]:
+        """A batch cut into (share, batch), each of as many images as the device likes at once: the sum of share * loss
+        over them is the loss of the whole batch, and its gradient that of the whole.
+        """
+        images, size = images_at_once(self.sam), batch["size"]
+        if size <= images:
+            return [(1.0, batch)]
+        instances = len(batch["targets"]) if self.is_instance(step) else 0
+        found = []
+        for first in range(0, size, images):
+            piece = part(batch, first, min(first + images, size))
+            share = len(piece["targets"]) / instances if instances else piece["size"] / size
+            if share:
+                found.append((share, piece))
+        return found
+
+    def is_instance(self, step: int) -> bool:
+        """Whether a step asks for single particles."""
+        return self.kind == "instance" or (self.kind == "mixed" and step % 2 == 1)
+
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """batch as `collate` makes it -> (scalar loss, {"accuracy", "miou"} of the masks that were trained)."""
         side, grid = self.sam.image_encoder.img_size, self.sam.prompt_encoder.mask_input_size[0]
@@ -201,10 +243,9 @@ class Objective(nn.Module):
         images = (batch["image"].float() - self.sam.pixel_mean) / self.sam.pixel_std
         images = images * inside(extents, side, device)[:, None]
         embeddings = self.sam.image_encoder(images)
-        instance = self.kind == "instance" or (self.kind == "mixed" and step % 2 == 1)
         # coordinates in bf16 would be rounded to whole pixels, so prompts and decoder stay in float32
         with torch.autocast(embeddings.device.type, enabled=False):
-            if instance and len(batch["targets"]):
+            if self.is_instance(step) and len(batch["targets"]):
                 return self.instance(embeddings.float(), batch)
             valid = inside([on_grid(extent, side, grid) for extent in extents], grid, device)
             return self.semantic(embeddings.float(), batch["semantic"], valid, extents)
@@ -225,17 +266,18 @@ class Objective(nn.Module):
         return masks[:, 0]
 
     def instance(self, embeddings: Tensor, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Half of the instances by a point, half by a box."""
+        """Each instance by a point, or by its box where `by_point` (N,) is False."""
         target, owner = batch["targets"], batch["owner"]
-        by_point = torch.arange(len(target), device=target.device) % 2 == 0
+        by_point = batch["by_point"]
         points, boxes = batch["points"][by_point, None], batch["boxes"][~by_point]
         encode = self.sam.prompt_encoder
-        sparse_p, dense_p = encode((points, torch.ones(points.shape[:2], device=points.device)), None, None)
         losses, measures = [], []
-        masks, scores = decode(self.sam, embeddings, owner[by_point], sparse_p, dense_p)
-        best, index = minimum_mask_loss(masks[:, 1:], target[by_point])
-        losses += [best, iou_head_loss(scores[:, 1:], masks[:, 1:], target[by_point]).expand(len(best))]
-        measures.append(masks[torch.arange(len(index), device=index.device), index + 1])
+        if len(points):
+            sparse_p, dense_p = encode((points, torch.ones(points.shape[:2], device=points.device)), None, None)
+            masks, scores = decode(self.sam, embeddings, owner[by_point], sparse_p, dense_p)
+            best, index = minimum_mask_loss(masks[:, 1:], target[by_point])
+            losses += [best, iou_head_loss(scores[:, 1:], masks[:, 1:], target[by_point]).expand(len(best))]
+            measures.append(masks[torch.arange(len(index), device=index.device), index + 1])
         if len(boxes):
             sparse_b, dense_b = encode(None, boxes, None)
             masks, scores = decode(self.sam, embeddings, owner[~by_point], sparse_b, dense_b)

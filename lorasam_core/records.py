@@ -65,7 +65,7 @@ class Record:
         return pd.read_csv(self.path / "per_image.csv", dtype={"id": str, "group": str})
 
     def table(self, name: str) -> pd.DataFrame:
-        """The table <name>.csv of the run (packed: <name>.csv.gz), ids and groups as text; empty where there is none."""
+        """The table <name>.csv of the run (packed: .csv.gz), ids and groups as text; empty where there is none."""
         for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.gz"):
             if path.is_file():
                 return pd.read_csv(path, dtype={"id": str, "group": str})

@@ -41,9 +41,9 @@ from lorasam_core.tables import (
 __all__ = [
     "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
     "break_even", "cases_sentence", "cases_table", "compare", "curves_sentence", "edition_facts", "edition_folder",
-    "findings", "frozen_runs", "interval", "left_out_sentence", "main_config", "main_rows", "main_table", "output_folder", "paired",
-    "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown", "test_cases",
-    "update_readme", "width_of", "write_fragments",
+    "findings", "frozen_runs", "interval", "left_out_sentence", "main_config", "main_rows", "main_table",
+    "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown",
+    "test_cases", "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -22,7 +22,7 @@ import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from lorasam_core import baselines, devices, tracking, trainable, training, unet
+from lorasam_core import baselines, devices, filters, tracking, trainable, training, unet
 from lorasam_core.baselines import Segmenter
 from lorasam_core.blocks import check_compile
 from lorasam_core.config import RunConfig
@@ -174,6 +174,9 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set)
     details: dict[str, list[dict[str, Any]]] = {}
     metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
+    if config.filters and segment is None:
+        metrics["filters"], more = filters.measure(sam, val_set, run.data.subset("test"), config, run.device, folder)
+        rows = pd.concat([rows, more], ignore_index=True)
     rows.to_csv(folder / "per_image.csv", index=False)
     for name, values in details.items():
         pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Edition, Record
 from lorasam_core.study import REPORTED, STUDY, equivalent, reported, width_of
@@ -22,6 +23,7 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("point prompt: IoU, mask the model rates best", "point", "iou_rated"),
     ("point prompt: IoU, best of three masks", "point", "iou_best"),
     ("box prompt: IoU", "box", "iou_rated"),
+    ("exact box prompt: IoU", "exact_box", "iou_rated"),
     ("mask generator: Dice of the union", "generator", "dice"),
     ("mask generator: AP50", "generator", "ap50"),
     ("mask generator: AP", "generator", "ap"),
@@ -32,6 +34,11 @@ SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
     "learning_rate", "weight_decay", "crop_size", "seed", "precision",
 )  # fmt: skip
+# what is measured beside the result, or where and how a run is done: no difference between seeds
+ASIDE: dict[str, Any] = {
+    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": False,
+    "device": "auto", "workers": None, "checkpointing": False, "compile": False,
+}  # fmt: skip
 SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 
@@ -41,12 +48,16 @@ def adapted_runs(edition: Edition, experiment: str = "main") -> list[Record]:
     if experiment in edition.experiments:
         runs = [r for r in edition.experiment(experiment) if r.config.method == "lora"]
         if runs:
-            first = runs[0].config.replace(name="-", seed=0)
-            return [r for r in runs if r.config.replace(name="-", seed=0) == first]
+            return [r for r in runs if training_of(r) == training_of(runs[0])]
     lora = [r for r in edition.records if r.config.method == "lora"]
     if not lora:
         raise ValueError(f"the edition {edition.name} has no adapted run; run its experiments first.")
     return [max(lora, key=lambda r: len(r.config.evaluate))]
+
+
+def training_of(record: Record) -> RunConfig:
+    """What was trained: equal for the seeds of one configuration, whatever else was measured of some of them."""
+    return record.config.replace(**ASIDE)
 
 
 def frozen_runs(edition: Edition) -> list[Record]:
@@ -67,7 +78,7 @@ def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.Data
         if metric in rows:
             tables.append(rows.loc[rows["evaluator"] == evaluator, ["id", "group", metric]])
     if not tables:
-        return pd.DataFrame({"id": [], "group": [], metric: []})
+        return pd.DataFrame({"id": [], "group": [], metric: []}).astype({"id": str, "group": str})
     return pd.concat(tables).groupby(["id", "group"])[[metric]].mean().reset_index()
 
 

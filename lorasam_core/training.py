@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,7 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.devices import peak_memory_mb, reset_peak_memory, resolve_device, resolve_precision
-from lorasam_core.loop import NonFiniteLoss, Timed, fit, make_fabric, warmup_cosine
+from lorasam_core.loop import NonFiniteLoss, Timed, fit, make_fabric, undivided, warmup_cosine
 from lorasam_core.lora import lora_parameters
 from lorasam_core.objectives import Objective, TrainingItems, endless
 from lorasam_core.validation import Validation
@@ -46,7 +46,8 @@ class Measures(Protocol):
 @dataclass(frozen=True)
 class Task:
     """What a run trains. model: whose mode is switched; objective(batch, step) -> (loss, measures), as `loop.fit` asks;
-    items: the training set; file: where the best state goes, by `save(path, **metadata)`, and comes from, by `load`.
+    items: the training set; file: where the best state goes, by `save(path, **metadata)`, and comes from, by `load`;
+    pieces: how a batch is cut, as `loop.fit` asks.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Task:
     file: str
     save: Callable[..., None]
     load: Callable[[Path], Any]
+    pieces: Callable[[Any, int], Iterable[tuple[float, Any]]] = undivided
 
 
 def train(
@@ -87,6 +89,7 @@ def train(
         file=trainable.file(sam),
         save=lambda path, **metadata: trainable.save(sam, path, **metadata),
         load=lambda path: trainable.load(sam, path),
+        pieces=objective.pieces,
     )  # fmt: skip
     with training_blocks(sam.image_encoder, config.checkpointing, config.compile):
         return run_task(task, config, run_dir, device, precision, callbacks)
@@ -135,7 +138,7 @@ class Trainer:
         try:
             last = fit(
                 self.fabric, objective, optimizer, batches, self.steps, rate, accumulate=config.accumulate,
-                clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
+                pieces=task.pieces, clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
             )  # fmt: skip
         except NonFiniteLoss as error:
             kept = self.run_dir / "last_good.safetensors"

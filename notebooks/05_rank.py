@@ -25,6 +25,7 @@ workers: int = 1  # processes that share the cores
 
 # %%
 from lorasam_core import experiments, plots, report
+from lorasam_core.chapters import comparison_plots, comparisons, spectra
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -52,6 +53,7 @@ page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, al
 
 # %%
 page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(page.edition)))
+page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
 
 # %% [markdown]
 # The intervals say how far the Dice would move with other test images of the same kind. They do not say how far it
@@ -63,7 +65,7 @@ page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(pag
 # ([the layer's page](03_lora_layer.ipynb) shows by how much).
 
 # %%
-config = records[0].config
+config = (records or report.adapted_runs(page.edition))[0].config
 alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
 even = report.break_even(report.width_of(config.model))
 page.say(
@@ -75,6 +77,73 @@ page.say(
 # If the number of directions were what counts, a rank past the width could bring nothing. If the size of the step is
 # what counts, a higher learning rate at a low rank does the same for less: compare
 # [learning rate](06_learning_rate.ipynb).
+#
+# ## Rank or step size?
+#
+# The same ranks at the same learning rate, under two rules that divide. At the lowest rank the factor is that of the
+# runs above, so that one run stands for all rules; from there it falls with the rank. Under `alpha/sqrt(r)` the first
+# step is as large at every rank, under `alpha/r` it shrinks ([the layer's page](03_lora_layer.ipynb) computes it). If
+# the rank is what counts, the Dice changes under `alpha/sqrt(r)` as well; if the step is, it does not, and the rules
+# differ at one rank.
+
+# %%
+scaled = report.records_of(page.edition, "scaling")
+rules = spectra.by_rule(records, scaled)
+scaling = spectra.scaling_table(rules)
+if scaled:
+    caption = "Factor and test Dice of the predictor by rank and scaling rule, all at one learning rate."
+    page.table(spectra.scaling_display(scaling), "rank-scaling", caption, data=scaling)
+page.say(report.left_out_sentence(page.edition, "scaling"))
+
+# %%
+if scaled:
+    caption = "Test Dice by rank, a line a scaling rule, with 95 % intervals over groups; the band is the frozen model."
+    alt = "Dice over four ranks, a line a scaling rule with error bars; the lines meet at the lowest rank."
+    page.figure(comparison_plots.scaling_chart(scaling, level), "rank-scaling-dice", caption, alt, data=scaling)
+
+# %%
+seeds = report.records_of(page.edition, "noise")
+noise = comparisons.seed_noise(seeds)["least"]
+page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
+page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
+
+# %% [markdown]
+# ## The rank that was used
+#
+# A trained rank is a limit. How much of it an update $s\,BA$ uses shows in its singular values: the *effective rank*
+# (Roy and Vetterli, 2007) is the exponential of the entropy of their shares, as many as there are if all are equal, and
+# one if one is all there is. The energy is the sum of their squares.
+
+# %%
+spectrum = spectra.spectrum_table([*records, *scaled])
+if len(spectrum):
+    used = spectra.used_table(spectrum)
+    caption = "What the learnt updates used of their rank, over all adapted matrices."
+    page.table(spectra.used_display(used), "rank-used", caption, data=used)
+page.say(spectra.used_sentence(spectrum) or "The runs of this edition hold no singular values.")
+
+# %%
+alone = spectra.spectrum_table(records)
+if len(alone):
+    caption = "Effective rank of the learnt updates by block, a panel a target, a line a trained rank."
+    alt = "Effective rank over the blocks of the encoder, a panel for each target, a line for each trained rank."
+    page.figure(comparison_plots.spectrum_chart(alone), "rank-spectrum", caption, alt, data=alone)
+
+# %% [markdown]
+# Directions that an update has are not all directions that it needs. An adapter can be cut down to its largest singular
+# values after training, which is the nearest update of that rank, and asked again.
+
+# %%
+cut = spectra.truncation_table(records)
+if len(cut):
+    caption = "Test Dice of an adapter cut down, without training, to its largest singular values."
+    alt = "Dice over the number of singular values kept, with error bars, and the frozen model as a band."
+    page.figure(comparison_plots.truncation_chart(cut, level), "rank-cut", caption, alt, data=cut)
+page.say(spectra.truncation_sentence(cut) or "No adapter of this edition was cut down.")
+
+# %% [markdown]
+# The margin is a choice and not a test: of an adapter that is cut down only the mean and its own interval are kept, so
+# that no paired interval can be drawn.
 #
 # ## One image, three ranks
 #

@@ -24,6 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %%
 from lorasam_core import experiments, plots, report
+from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -51,6 +52,35 @@ page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-
 
 # %%
 page.say(report.ablation_sentence(records, "learning_rate", seeds=report.adapted_runs(page.edition)))
+page.say(report.left_out_sentence(page.edition, "learning_rate"))
+
+# %% [markdown]
+# ## What noise alone does
+#
+# An interval over test images says what other images would change. It is silent on what another seed would: other
+# first values of A, another order of the images, other crops. The reference of the three sweeps was therefore trained
+# again from other seeds, with nothing else changed. Where this edition has these runs, the grey band is what two single
+# runs of one configuration differ by, and a difference inside it is no finding.
+
+# %%
+seeds = report.records_of(page.edition, "noise")
+reference = comparisons.shared_name(records, seeds or report.records_of(page.edition, "rank"))
+paired = comparisons.comparison_table(comparisons.with_seeds(records, seeds), reference)
+noise = comparisons.seed_noise(seeds)
+if len(paired):
+    caption = "The runs, the reference with all its seeds, and paired differences to it."
+    page.table(comparisons.comparison_display(paired), "learning-rate-paired", caption, data=paired)
+
+# %%
+if len(paired) > 1:
+    figure = comparison_plots.paired_chart(paired, noise={"predictor_dice": noise["least"]})
+    caption = "Paired differences in test Dice to the reference, with 95 % intervals, and what seeds alone do in grey."
+    alt = "A point with an interval for each learning rate on an axis of differences, around a line at zero."
+    page.figure(figure, "learning-rate-differences", caption, alt, data=paired)
+
+# %%
+page.say(comparisons.comparison_sentence(paired, noise=noise["least"]))
+page.say(comparisons.noise_sentence(seeds, records, "learning_rate"), report.left_out_sentence(page.edition, "noise"))
 
 # %% [markdown]
 # ## Curves
@@ -62,23 +92,24 @@ page.say(report.ablation_sentence(records, "learning_rate", seeds=report.adapted
 import pandas as pd
 
 parts = [r.history.assign(rate=f"{r.config.learning_rate:g}")[["step", "rate", "val_loss"]] for r in records]
-losses = pd.concat(parts).dropna().rename(columns={"rate": "learning rate"})
-figure = plots.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")
-caption = "Validation loss by step, a line for each learning rate."
-alt = "Validation loss over the optimiser step, one line a learning rate."
-page.figure(figure, "learning-rate-curves", caption, alt, runs=records, data=losses)
+if parts:
+    losses = pd.concat(parts).dropna().rename(columns={"rate": "learning rate"})
+    figure = plots.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")
+    caption = "Validation loss by step, a line for each learning rate."
+    alt = "Validation loss over the optimiser step, one line a learning rate."
+    page.figure(figure, "learning-rate-curves", caption, alt, runs=records, data=losses)
 
 # %%
-ends = losses.sort_values("step").groupby("learning rate")["val_loss"].agg(["first", "last", "min"])
-best = ends["last"].idxmin()
-page.say(
-    f"At the last validation the loss is lowest for a rate of {best} ({ends.loc[best, 'last']:.3f}) and highest for "
-    f"{ends['last'].idxmax()} ({ends['last'].max():.3f})."
-)
+if parts:
+    ends = losses.sort_values("step").groupby("learning rate")["val_loss"].last()
+    page.say(
+        f"At the last validation the loss is lowest for a rate of {ends.idxmin()} ({ends.min():.3f}) and highest for "
+        f"{ends.idxmax()} ({ends.max():.3f})."
+    )
 
 # %% [markdown]
 # The best rate belongs to a number of steps, a rank and a scaling. With fewer steps a higher rate wins: read the two
 # columns of the table with the length of the runs in mind.
 
 # %%
-page.say(f"The runs of this sweep took {records[0].metrics['steps']:,} steps each.")
+page.say(comparisons.steps_note(records))

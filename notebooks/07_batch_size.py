@@ -24,6 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %%
 from lorasam_core import experiments, plots, report
+from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -53,6 +54,50 @@ page.figure(plots.ablation_chart(table, "batch_size", level), "batch-size-dice",
 
 # %%
 page.say(report.ablation_sentence(records, "batch_size", seeds=report.adapted_runs(page.edition)))
+page.say(report.left_out_sentence(page.edition, "batch_size"))
+
+# %% [markdown]
+# ## Equal images, equal steps
+#
+# The other way to hold a budget: every batch size takes as many steps, so that a large batch sees more images. If a
+# batch size were better in itself, it would lead both ways.
+
+# %%
+same_steps = report.records_of(page.edition, "batch_size_steps")
+budgets = {"equal images": records, "equal steps": same_steps}
+lines = comparisons.series_table(budgets, "batch_size")
+if same_steps:
+    figure = comparison_plots.lines_chart(lines, "batch_size", "series", level)
+    caption = "Test Dice by batch size at equal images seen and at equal steps, with 95 % intervals."
+    alt = "Dice over the batch size, one line at equal images seen and one at equal steps, the frozen model as a band."
+    page.figure(figure, "batch-size-budgets", caption, alt, data=lines)
+
+# %%
+seeds = report.records_of(page.edition, "noise")
+shared = seeds or report.records_of(page.edition, "rank")
+noise = comparisons.seed_noise(seeds)["least"]
+both = [comparisons.with_seeds(runs, seeds) for runs in budgets.values()]
+tables = [comparisons.comparison_table(runs, comparisons.shared_name(runs, shared)) for runs in both]
+for runs, table in zip(budgets, tables):
+    if len(table):
+        caption = f"Batch sizes at {runs}: test Dice, and paired differences to the batch size of the reference."
+        page.table(comparisons.comparison_display(table), f"batch-size-{runs.replace(' ', '-')}", caption, data=table)
+
+# %%
+for runs, table in zip(budgets, tables):
+    sentence = comparisons.comparison_sentence(table, noise=noise)
+    page.say(f"At {runs}: {sentence}" if len(table) else "")
+page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
+
+# %% [markdown]
+# ## What noise alone does
+#
+# The Dice reported by the study rises, falls and rises again with the batch size. Whether a bend is a finding depends
+# on how far seeds alone move a number, which [the learning rate's page](06_learning_rate.ipynb) shows for the reference
+# of all sweeps.
+
+# %%
+page.say(comparisons.noise_sentence(seeds, records, "batch_size"), report.left_out_sentence(page.edition, "noise"))
 
 # %% [markdown]
 # ## What a batch costs
@@ -62,20 +107,24 @@ page.say(report.ablation_sentence(records, "batch_size", seeds=report.adapted_ru
 # %%
 import pandas as pd
 
-rows = [(r.config.batch_size, r.metrics) for r in records]
+rows = [(r.config.batch_size, r.metrics) for r in [*records, *same_steps]]
 columns = ("steps", "images_seen", "seconds", "images_per_s", "peak_memory_mb")
-cost = pd.DataFrame([{"batch_size": size, **{c: m[c] for c in columns}} for size, m in rows])
+cost = pd.DataFrame([{"batch_size": size, **{c: m[c] for c in columns}} for size, m in rows]).drop_duplicates()
 shown = cost.round(1).rename(columns=lambda name: name.replace("_", " ").replace(" mb", ", MB"))
-page.table(shown, "batch-size-cost", "What each batch size cost.", runs=records, data=cost)
+if len(cost):
+    page.table(shown, "batch-size-cost", "What each batch size cost.", runs=[*records, *same_steps], data=cost)
 
 # %%
-slow, fast = cost.loc[cost["images_per_s"].idxmin()], cost.loc[cost["images_per_s"].idxmax()]
-page.say(
-    f"Images a second go from {slow['images_per_s']:.1f} (batches of {slow['batch_size']:.0f}) to "
-    f"{fast['images_per_s']:.1f} (batches of {fast['batch_size']:.0f}). Peak memory is that of the process so far: it "
-    "cannot fall from one run to the next in the same process."
-)
+if len(cost):
+    slow, fast = cost.loc[cost["images_per_s"].idxmin()], cost.loc[cost["images_per_s"].idxmax()]
+    page.say(
+        f"Images a second go from {slow['images_per_s']:.1f} (batches of {slow['batch_size']:.0f}) to "
+        f"{fast['images_per_s']:.1f} (batches of {fast['batch_size']:.0f}). Peak memory is a run's own, training and "
+        "evaluation together, where the system lets it be counted anew, and else that of the process so far."
+    )
+page.say(comparisons.steps_note([*records, *same_steps]))
 
 # %% [markdown]
 # With as many images for each run, a larger batch is fewer steps: a difference between batch sizes is one between
-# numbers of steps too, and a learning rate that suits one need not suit the other.
+# numbers of steps too. With as many steps it is one between numbers of images. Either way all share one learning rate,
+# and a rate that suits one batch size need not suit another.

@@ -42,7 +42,7 @@ page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one.
 # Each side of a row runs in processes of its own, ours and the reference by turns, five times (three where one run
 # takes longer than a minute). Times are medians; the brackets hold the least and the greatest ratio of a pair of runs.
 # Memory is the peak of the whole process. The reference is segment-anything with the system's own allocator settings,
-# in float32 unless a row says otherwise.
+# in float32 unless a row says otherwise; where both sides are this project's code, both have its settings.
 #
 # ## The image encoder
 #
@@ -125,8 +125,9 @@ tables.show(page, records, cases.GENERATOR, caption)
 #
 # The reference is the loop of common LoRA scripts: segment-anything's modules with eager attention, one image a call,
 # float32, the low-rank products beside the frozen projection. Both sides compute the same loss at the mask's
-# resolution; what differs is how. The encoder takes the whole batch, the decoder as many prompts as the device likes,
-# no frozen weight keeps a gradient, and for a large rank $W + sBA$ is formed once rather than applied to every token.
+# resolution; what differs is how. Encoder and decoder take as many images and prompts at once as the device likes (a
+# CPU one image of ViT-B, whole batches of vit_t), no frozen weight keeps a gradient, and for a large rank $W + sBA$ is
+# formed once rather than applied to every token.
 
 # %%
 caption = "One optimiser step on crops of 512 pixels enlarged to the input. The answer compared is the gradient."

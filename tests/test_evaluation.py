@@ -210,7 +210,7 @@ def test_the_model_keeps_its_mode_and_gets_no_gradient(sam: Sam, samples: list[S
 def test_bad_input(sam: Sam, samples: list[Sample]) -> None:
     with pytest.raises(ValueError, match="no image"):
         evaluation.evaluate_predictor(sam, [])
-    with pytest.raises(ValueError, match="choose point or box"):
+    with pytest.raises(ValueError, match="choose point, box, exact_box"):
         evaluation.evaluate_prompted(sam, samples, "text")
     with pytest.raises(ValueError, match="'generators' is no evaluator"):
         evaluation.evaluate(sam, samples, ("generators",))

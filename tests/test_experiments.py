@@ -146,13 +146,16 @@ def test_full_disk_is_refused_before_anything_is_done(world, monkeypatch):
 def test_rerun_compares_with_the_record(world, capsys):
     run()
     record = read_edition("runs/p").experiment("rank")[1]
-    experiments.main(["run", "--run", record.run_id])
+    with pytest.raises(SystemExit, match=r"more than 0\.02 from"):
+        experiments.main(["run", "--run", record.run_id])
     table = capsys.readouterr().out.splitlines()[-1].split()
-    assert table == ["predictor", "dice", "0.3", "0.5", "0.2"]
+    assert table == ["predictor", "dice", "0.3", "0.5", "0.2", "no"]
     assert is_finished(world.root / "runs" / "p-rerun" / record.run_id)
     assert read_record(record.path).metrics == record.metrics
+    world.done[:] = ["", ""]  # the third run again, and with it the record's number
     experiments.main(["run", "--run", record.run_id])
-    assert world.done[-1] == "rank 64" and len(world.done) == 6
+    assert world.done[2:] == ["rank 64"]
+    assert "every metric lies within 0.02" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no finished run 'nothing'"):
         experiments.main(["run", "--run", "nothing"])
 

@@ -96,6 +96,19 @@ def test_accumulated_batches_equal_one_larger_batch(optimizer):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
+def test_a_batch_in_uneven_pieces_is_the_batch():
+    rows = [[0], list(range(1, 12))]
+
+    def pieces(batch, step):
+        return [(len(some) / 12, batch | {key: batch[key][some] for key in ("x", "y")}) for some in rows]
+
+    whole, whole_rows, _ = run(size=12)
+    cut, cut_rows, _ = run(size=12, pieces=pieces)
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=1e-5, atol=1e-6)
+    for a, b in zip(cut_rows, whole_rows, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["step"] == b["step"]
+
+
 def test_the_gradient_of_accumulated_batches_is_that_of_one_larger_batch(monkeypatch):
     gradients = []
 

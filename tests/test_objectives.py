@@ -293,7 +293,7 @@ def part(batch: dict, image: int) -> dict:
     """One image of a batch, as a batch."""
     mine = batch["owner"] == image
     found = {key: batch[key][image : image + 1] for key in ("image", "semantic")}
-    found |= {key: batch[key][mine] for key in ("targets", "points", "boxes")}
+    found |= {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point")}
     found["extents"] = [batch["extents"][image]]
     return found | {"owner": torch.zeros(int(mine.sum()), dtype=torch.long)}
 
@@ -379,10 +379,12 @@ def test_mixed_alternates_and_instance_without_instances_is_semantic(sam, batch)
     values = {kind: Objective(sam, kind)(batch, 0)[0].item() for kind in ("semantic", "instance")}
     mixed = Objective(sam, "mixed")
     assert [mixed(batch, step)[0].item() for step in range(4)] == [values["semantic"], values["instance"]] * 2
-    none = batch | {key: batch[key][:0] for key in ("targets", "points", "boxes", "owner")}
+    instances = ("targets", "points", "boxes", "owner", "by_point")
+    none = batch | {key: batch[key][:0] for key in instances}
     assert Objective(sam, "instance")(none, 1)[0].item() == values["semantic"]
-    one = {key: batch[key][:1] for key in ("targets", "points", "boxes", "owner")}  # a point, and no box
-    assert torch.isfinite(Objective(sam, "instance")(batch | one, 0)[0])
+    for n in (0, 1):  # a point and no box, a box and no point
+        one = {key: batch[key][n : n + 1] for key in instances}
+        assert torch.isfinite(Objective(sam, "instance")(batch | one, 0)[0])
 
 
 def test_prompts_and_decoder_stay_in_float32_under_autocast(sam, batch):

@@ -31,7 +31,7 @@ def test_frozen_and_main_are_evaluated_alike_and_shared(name):
     runs = runs_of(name)
     frozen, main = runs["main"][:2]
     assert frozen.method == "frozen" and main.method == "lora" and main.objective == "mixed"
-    assert frozen.evaluate == main.evaluate == ("predictor", "point", "box", "generator")
+    assert frozen.evaluate == main.evaluate and {"predictor", "point", "box", "generator"} <= set(main.evaluate)
     assert frozen in runs["zero_shot"] and {frozen, main} <= set(runs["test_cases"])
 
 
@@ -64,7 +64,7 @@ def test_published_profile_asks_what_the_study_leaves_open():
     assert [round(factors[f"rank {r}, alpha/r"], 3) for r in (64, 128, 256)] == [0.5, 0.25, 0.125]
     assert [round(factors[f"rank {r}, alpha/sqrt(r)"], 3) for r in (64, 128, 256)] == [0.707, 0.5, 0.354]
     assert {r.method for r in runs["rivals"]} == set(METHODS)
-    assert [r.train_limit for r in runs["labels"]] == [1, 2, 4, 8, 16, 64] * 2
+    assert sorted(r.train_limit for r in runs["labels"]) == sorted([1, 2, 4, 8, 16, 64] * 2)
 
 
 def test_a_batch_size_sweep_shows_every_run_as_many_images():

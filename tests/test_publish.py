@@ -25,6 +25,9 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
         (run / "config.json").write_text(json.dumps(RunConfig().to_dict()))
         (run / "metrics.json").write_text(json.dumps({"run_id": run_id}))
         (run / "per_image.csv").write_text("evaluator,id,group\n")
+        (run / "history.csv").write_text("step,val_score\n1,\n2,0.5\n")
+        (run / "particles.csv").write_text("id,group,diameter\n007,g,3.5\n")
+        (run / "split.json").write_text(json.dumps({"hash": "0123456789abcdef"}))
         (run / "adapter.safetensors").write_bytes(b"x" * adapter_bytes)
         (run / "log.txt").write_text("a path of somebody's machine")
     (folder / "pages").mkdir()
@@ -35,11 +38,19 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
 def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
     published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
     files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
-    records = {"config.json", "metrics.json", "per_image.csv"}
-    assert files == {"edition.json", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records)} | {
-        "aaa/adapter.safetensors"
-    }
+    records = {"config.json", "metrics.json", "per_image.csv", "history.csv"}
+    assert files == {
+        "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.gz",
+        *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
+    }  # fmt: skip
     assert published.published and [r.run_id for r in published.records] == ["aaa", "bbb"]
+
+
+def test_main_runs_keep_their_curves_and_their_particles(tmp_path: Path) -> None:
+    main, other = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results").records
+    assert main.history["step"].tolist() == [1, 2] and other.history["step"].tolist() == [2]
+    assert main.table("particles").to_dict("list") == {"id": ["007"], "group": ["g"], "diameter": [3.5]}
+    assert other.table("particles").empty
 
 
 def test_publishing_again_replaces(tmp_path: Path) -> None:
@@ -57,3 +68,15 @@ def test_unfinished_and_large_editions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="takes 2 MB"):
         publish(make_edition(tmp_path / "runs" / "large", adapter_bytes=3 * 2**20), results)
     assert not list(results.glob("*"))
+
+
+def test_an_edition_can_be_published_without_what_was_not_run_and_names_it(tmp_path: Path) -> None:
+    results = tmp_path / "book" / "results"
+    published = publish(make_edition(tmp_path / "runs" / "part", finished=("aaa",)), results, partial=True)
+    assert [r.run_id for r in published.experiment("rank")] == ["aaa"]
+    assert published.left_out("rank") == ["rank 64"] and published.left_out("main") == []
+    assert published.missing() == []
+    with pytest.raises(ValueError, match="lacks the run 'main'"):
+        publish(make_edition(tmp_path / "runs" / "rest", finished=("bbb",)), results, partial=True)
+    with pytest.raises(ValueError, match="is published already"):
+        publish(published, results)

@@ -30,6 +30,11 @@ class Case:
     at_most: float | None = None
     axes: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def against_ours(self) -> bool:
+        """Whether the reference side, too, is this project's own code, and so has its allocator's settings."""
+        return self.group == MERGED or not self.reference.keys().isdisjoint({"exact", "plain"})
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self)

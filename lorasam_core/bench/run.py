@@ -85,7 +85,7 @@ def compare(case: Case, device: str) -> dict[str, Any]:
                     "work": case.work, "ours": side == "ours", "device": device,
                     "settings": settings | getattr(case, side), "keep": None if done else str(kept[side]),
                 }  # fmt: skip
-                done.append(child(order))
+                done.append(child(order, system_allocator=side == "reference" and not case.against_ours))
                 if done[-1]["seconds"] > LONG:
                     runs = LONG_RUNS
         order = {"settings": settings, "device": device, "other_masks": case.work == "generate" and bool(case.ours)}
@@ -108,13 +108,13 @@ def threshold(case: Case, device: str) -> dict[str, float]:
     return _call("answers", {"settings": case.settings, "device": device})
 
 
-def child(order: dict[str, Any]) -> dict[str, Any]:
-    """One side once, in a new process; the reference with the allocator as the system has it."""
-    return _call("child", order, default_allocator=not order["ours"])
+def child(order: dict[str, Any], system_allocator: bool) -> dict[str, Any]:
+    """One side once, in a new process; `system_allocator`: with the allocator as the system has it."""
+    return _call("child", order, system_allocator)
 
 
-def _call(module: str, order: dict[str, Any], default_allocator: bool = False) -> dict[str, Any]:
-    environment = {k: v for k, v in os.environ.items() if not (default_allocator and k in ALLOCATOR)}
+def _call(module: str, order: dict[str, Any], system_allocator: bool = False) -> dict[str, Any]:
+    environment = {k: v for k, v in os.environ.items() if not (system_allocator and k in ALLOCATOR)}
     environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "TQDM_DISABLE": "1"}
     command = [sys.executable, "-m", f"lorasam_core.bench.{module}", json.dumps(order)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -135,12 +135,13 @@ def train_step(
         return _job(loop.optimizer, parameters, lambda: loop.step(many), lambda: loop.step(one))
     fabric = make_fabric(device, precision)
     adam = torch.optim.Adam(parameters, lr=1e-4, weight_decay=0.01)
-    objective, optimizer = fabric.setup(Objective(sam, "semantic"), adam)
+    whole = Objective(sam, "semantic")
+    objective, optimizer = fabric.setup(whole, adam)
     sam.train()
 
     def step(batch: dict[str, Any]) -> None:
         with training_blocks(sam.image_encoder, checkpointing):
-            fit(fabric, objective, optimizer, itertools.repeat(batch), 1, lambda step: 1e-4)
+            fit(fabric, objective, optimizer, itertools.repeat(batch), 1, lambda step: 1e-4, pieces=whole.pieces)
 
     return _job(adam, parameters, lambda: step(many), lambda: step(one))
 

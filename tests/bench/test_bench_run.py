@@ -19,8 +19,8 @@ def calls(monkeypatch):
     """Every process that would have been started; ours takes 1, 2, 3 ... s, the reference four times as long."""
     seen = []
 
-    def answer(module, order, default_allocator=False):
-        seen.append((module, order, default_allocator))
+    def answer(module, order, system_allocator=False):
+        seen.append((module, order, system_allocator))
         if module == "answers":
             return {"threshold": 0.5} if "ours" not in order else {"relative_error": 0.0, "cosine": 1.0}
         turn = sum(1 for m, o, _ in seen if m == "child" and o["ours"] == order["ours"])
@@ -61,6 +61,13 @@ def test_sides_take_turns_and_the_reference_has_the_systems_allocator(calls):
     assert [bool(o["keep"]) for o in orders] == [True, True] + [False] * 8  # results are compared once
 
 
+def test_two_sides_of_ours_have_one_allocator(calls):
+    same = [case.name for case in cases("cpu") if case.against_ours]
+    assert same == ["merged-vit_b", "generator-vit_t-approximate", "merged-control", "training-checkpointing"]
+    run.compare(next(case for case in cases("cpu") if case.against_ours), "cpu")
+    assert not any(allocator for module, _, allocator in calls if module == "child")
+
+
 def test_what_takes_over_a_minute_runs_three_times(calls, monkeypatch):
     monkeypatch.setattr(run, "LONG", 3.5)
     assert len(run.compare(CASE, "cpu")["reference"]["seconds"]) == 3
@@ -99,10 +106,10 @@ def test_a_side_that_fails_says_why_and_leaves_what_was_made(calls, monkeypatch,
     monkeypatch.setattr(run, "cases", lambda kind: [CASE, Case("merged-y", "merged", "y", "merged", {})])
     answer = run._call
 
-    def failing(module, order, default_allocator=False):
+    def failing(module, order, system_allocator=False):
         if order.get("work") == "merged":
             raise run.BenchError("out of memory")
-        return answer(module, order, default_allocator)
+        return answer(module, order, system_allocator)
 
     monkeypatch.setattr(run, "_call", failing)
     with pytest.raises(run.BenchError, match="out of memory"):
@@ -112,7 +119,7 @@ def test_a_side_that_fails_says_why_and_leaves_what_was_made(calls, monkeypatch,
 
 def test_a_process_that_fails_is_quoted():
     with pytest.raises(run.BenchError, match="KeyError: 'nothing'"):
-        run.child({"work": "nothing", "ours": True, "device": "cpu", "settings": {}, "keep": None})
+        run.child({"work": "nothing", "ours": True, "device": "cpu", "settings": {}, "keep": None}, False)
 
 
 def test_unknown_cases_and_devices_are_refused(tmp_path):

@@ -27,8 +27,8 @@ def calls(stem, name):
                 yield node
 
 
-def test_the_eleven_notebooks_are_there():
-    assert [stem[:2] for stem in CELLS] == [f"{i:02}" for i in range(1, 12)]
+def test_the_notebooks_are_numbered_without_a_gap():
+    assert [stem[:2] for stem in CELLS] == [f"{i:02}" for i in range(1, 24)]
 
 
 @pytest.mark.parametrize("stem", CELLS)

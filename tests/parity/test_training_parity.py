@@ -100,12 +100,38 @@ def instance_loop(sam, batch: dict) -> Tensor:
     return sum(losses) / len(losses)
 
 
-@pytest.mark.parametrize("kind", ["semantic", "instance"])
-def test_the_gradient_of_a_batch_is_that_of_a_loop(original, ours, batch, kind):
-    found = Objective(ours, kind)(batch, 0)[0]
-    expected = {"semantic": semantic_loop, "instance": instance_loop}[kind](original, batch)
+def assert_equal(found: Tensor, expected: Tensor, ours, original) -> None:
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     gradients = torch.autograd.grad(expected, lora_parameters(original))
     for a, b in zip(torch.autograd.grad(found, lora_parameters(ours)), gradients, strict=True):
         assert b.abs().max() > 0
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
+
+
+LOOPS = {"semantic": semantic_loop, "instance": instance_loop}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_the_gradient_of_a_batch_is_that_of_a_loop(original, ours, batch, kind):
+    assert_equal(Objective(ours, kind)(batch, 0)[0], LOOPS[kind](original, batch), ours, original)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("kind", LOOPS)
+def test_the_gradient_of_a_batch_in_pieces_is_that_of_a_loop(original, ours, batch, kind, images, monkeypatch):
+    monkeypatch.setattr("lorasam_core.objectives.images_at_once", lambda sam: images)
+    objective = Objective(ours, kind)
+    pieces = objective.pieces(batch, 0)
+    assert [piece["size"] for _, piece in pieces] == {1: [1, 1, 1, 1], 3: [3, 1]}[images]
+    assert sum(share for share, _ in pieces) == pytest.approx(1)
+    found = sum(share * objective(piece, 0)[0] for share, piece in pieces)
+    assert_equal(found, LOOPS[kind](original, batch), ours, original)
+
+
+def test_a_piece_without_instances_is_left_out_where_instances_are_asked_for(ours, batch, monkeypatch):
+    monkeypatch.setattr("lorasam_core.objectives.images_at_once", lambda sam: 1)
+    mine = batch["owner"] != 2
+    rows = {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point", "owner")}
+    named = [piece["ids"] for _, piece in Objective(ours, "instance").pieces(batch | rows, 0)]
+    assert named == [[batch["ids"][i]] for i in (0, 1, 3)]
+    assert len(Objective(ours, "semantic").pieces(batch | rows, 0)) == 4

@@ -1,0 +1,274 @@
+"""Particle sizes, predicted against true: the error on what people measure. Imports no torch.
+
+D10, D50 and D90 are number-weighted quantiles of the equivalent diameter. Particles that the edge of an image cuts
+are left out on both sides, as in `particles.size_distribution`: their size is not known. Errors are relative and taken
+image by image. What is pooled over images is first divided by the true D50 of its image: lengths in nm and in pixels
+have no common unit, and the spread of magnifications would hide the error of the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import wasserstein_distance
+
+from lorasam_core.metrics import bootstrap_interval
+from lorasam_core.particles import size_distribution
+from lorasam_core.phrases import difference, listed
+from lorasam_core.records import Record
+from lorasam_core.tables import run_ids, shown
+
+QUANTITIES = ("D10", "D50", "D90", "mean", "count")
+NAMES = {"mean": "mean diameter", "count": "number of particles"}
+DISTANCES = {"wasserstein": "Wasserstein distance / true mean diameter", "ks": "Kolmogorov-Smirnov distance"}
+NONE = "The runs of this edition kept no particle sizes; runs that use the mask generator keep them now."
+Series = Mapping[str, Sequence[Record]]  # frozen and adapted, each one run a seed
+
+
+def image_sizes(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run and test image: run, id, group, unit (nm or px), each of QUANTITIES as NAME_predicted and
+    NAME_true, and the DISTANCES between the two distributions. NaN where an image has no particle to measure.
+    """
+    rows = []
+    for record in records:
+        found = record.table("particles")
+        for (i, group), particles in found.groupby(["id", "group"], sort=False) if len(found) else ():
+            rows.append({"run": record.run_id, "id": i, "group": group} | compare(particles))
+    pairs = [f"{name}_{source}" for name in QUANTITIES for source in ("predicted", "true")]
+    return pd.DataFrame(rows, columns=["run", "id", "group", "unit", *pairs, *DISTANCES])
+
+
+def compare(particles: pd.DataFrame) -> dict[str, float | str]:
+    """Predicted against true sizes of one image, as the columns of `image_sizes` from `unit` on.
+
+    particles: columns source (predicted, true), diameter, unit, touches_border. wasserstein: the mean distance that
+    diameters would have to move, as a share of the true mean; ks: the largest gap between the cumulative curves.
+    Raises ValueError for particles in different units.
+    """
+    row: dict[str, float | str] = {"unit": str(size_distribution(particles, column="diameter")["unit"])}
+    whole = particles[~particles["touches_border"].astype(bool)]
+    diameters = {}
+    for source in ("predicted", "true"):
+        diameters[source] = whole.loc[whole["source"] == source, "diameter"].to_numpy(float)
+        figures = size_distribution(whole[whole["source"] == source], column="diameter")
+        row |= {f"{name}_{source}": float(figures[name]) for name in QUANTITIES}
+    return row | distances(diameters["predicted"], diameters["true"])
+
+
+def distances(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    """DISTANCES between two samples of diameters (N,) and (M,); NaN where one of them is empty."""
+    if not len(predicted) or not len(true):
+        return dict.fromkeys(DISTANCES, float("nan"))
+    steps = np.concatenate([predicted, true])
+    curves = [np.searchsorted(np.sort(sample), steps, side="right") / len(sample) for sample in (predicted, true)]
+    gap = np.abs(curves[0] - curves[1]).max()  # scipy's test also makes a p-value, with warnings for few particles
+    return {"wasserstein": float(wasserstein_distance(predicted, true) / true.mean()), "ks": float(gap)}
+
+
+def image_errors(records: Sequence[Record]) -> pd.DataFrame:
+    """Long table, one row a test image and quantity, the mean over the runs: id, group, quantity, error, size.
+
+    error: (predicted - true) / true, NaN for a distance; size: its absolute value, or the distance. Only what could be
+    measured: an image without a true particle has no relative error, one without a predicted particle no diameter.
+    """
+    found = image_sizes(records)
+    parts = []
+    for name in (*QUANTITIES, *DISTANCES):
+        if name in DISTANCES:
+            error, size = pd.Series(np.nan, found.index), found[name].astype(float)
+        else:
+            true = found[f"{name}_true"].astype(float)
+            error = (found[f"{name}_predicted"].astype(float) - true) / true.where(true > 0)
+            size = error.abs()
+        parts.append(found[["id", "group"]].assign(quantity=name, error=error, size=size))
+    rows = pd.concat(parts).dropna(subset=["size"])
+    return rows.groupby(["id", "group", "quantity"], sort=False)[["error", "size"]].mean().reset_index()
+
+
+def size_errors(series: Series) -> pd.DataFrame:
+    """Long table, a row a quantity and series: quantity, series, error, error_low, error_high (mean and interval over
+    groups), size, size_low, size_high (the same of the absolute error), half (its median), n, groups; and in the rows
+    of `adapted` change, change_low, change_high: absolute error adapted - frozen, paired. All 0 to 1.
+    """
+    tables = {name: image_errors(records) for name, records in series.items()}
+    rows = []
+    for quantity in (*QUANTITIES, *DISTANCES):
+        for name, table in tables.items():
+            found = table[table["quantity"] == quantity]
+            if found.empty:
+                continue
+            row = {"quantity": quantity, "series": name, "half": found["size"].median(), "n": len(found)}
+            row |= _interval("error", found) | _interval("size", found) | {"groups": found["group"].nunique()}
+            if name == "adapted" and "frozen" in tables:
+                both = tables["frozen"].merge(found, on=["id", "group", "quantity"], suffixes=("_before", ""))
+                row |= _interval("change", both.assign(change=both["size"] - both["size_before"]))
+            rows.append(row)
+    numbers = [f"{key}{end}" for key in ("error", "size", "change") for end in ("", "_low", "_high")]
+    table = pd.DataFrame(rows, columns=["quantity", "series", *numbers, "half", "n", "groups"])
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.size_errors", runs=run_ids(*series.values()))
+    return table
+
+
+def _interval(name: str, rows: pd.DataFrame) -> dict[str, float]:
+    found = bootstrap_interval(rows[name].to_numpy(float), rows["group"].to_numpy())
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def error_table(errors: pd.DataFrame) -> pd.DataFrame:
+    """`size_errors` as the reader sees them: a row a quantity and model, in % with intervals."""
+    rows = [
+        {
+            "quantity": DISTANCES.get(row["quantity"], NAMES.get(row["quantity"], row["quantity"])),
+            "model": row["series"],
+            "mean error, %": shown(row["error"], row["error_low"], row["error_high"], sign=True),
+            "mean absolute error, %": shown(row["size"], row["size_low"], row["size_high"]),
+            "half of the images within, %": shown(row["half"]),
+            "change of the absolute error, points": shown(*_three(row, "change"), sign=True),
+            "images": str(row["n"]),
+        }
+        for _, row in errors.iterrows()
+    ]
+    columns = [
+        "quantity", "model", "mean error, %", "mean absolute error, %", "half of the images within, %",
+        "change of the absolute error, points", "images",
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs.update(errors.attrs | {"made_by": "lorasam_core.chapters.sizes.error_table"})
+    return table
+
+
+def pooled(series: Series) -> dict[str, np.ndarray]:
+    """Diameters of all test images together, each divided by the true D50 of its image: labels, then each series.
+
+    Several runs of a series are put together. Images without a true particle to measure are left out.
+    """
+    out: dict[str, np.ndarray] = {}
+    for name, records in series.items():
+        parts = []
+        for record in records:
+            found = record.table("particles")
+            if found.empty:
+                continue
+            found = found[~found["touches_border"].astype(bool)]
+            true = found[found["source"] == "true"]
+            scale = found["id"].map(true.groupby("id")["diameter"].median())
+            found = found.assign(relative=found["diameter"] / scale).dropna(subset=["relative"])
+            out.setdefault("labels", found.loc[found["source"] == "true", "relative"].to_numpy(float))
+            parts.append(found.loc[found["source"] == "predicted", "relative"].to_numpy(float))
+        if parts:
+            out[name] = np.concatenate(parts)
+    return out
+
+
+def pooled_rows(series: Series) -> pd.DataFrame:
+    """Of the `pooled` diameters: series, count (a run), D10, D50, D90, mean (in true D50), DISTANCES to the labels."""
+    found, rows = pooled(series), []
+    for name, sizes in found.items():
+        seeds = len([r for r in series.get(name, ()) if len(r.table("particles"))]) or 1
+        quantiles = np.percentile(sizes, (10, 50, 90)) if len(sizes) else np.full(3, np.nan)
+        row = {"series": name, "count": len(sizes) / seeds} | dict(zip(("D10", "D50", "D90"), quantiles, strict=True))
+        row["mean"] = sizes.mean() if len(sizes) else float("nan")
+        rows.append(row | ({} if name == "labels" else distances(sizes, found["labels"])))
+    table = pd.DataFrame(rows, columns=["series", "count", "D10", "D50", "D90", "mean", *DISTANCES])
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.pooled_rows", runs=run_ids(*series.values()))
+    return table
+
+
+def pooled_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """`pooled_rows` as the reader sees them."""
+    table = pd.DataFrame({"particles": rows["series"], "number": [f"{v:,.0f}" for v in rows["count"]]})
+    for name in ("D10", "D50", "D90", "mean", *DISTANCES):
+        table[DISTANCES.get(name, name)] = [f"{v:.2f}" if np.isfinite(v) else "–" for v in rows[name].astype(float)]
+    table.attrs.update(rows.attrs | {"made_by": "lorasam_core.chapters.sizes.pooled_table"})
+    return table
+
+
+def percentiles(series: Series) -> pd.DataFrame:
+    """The cumulative curves of the `pooled` diameters: series, percent (1 to 99), diameter (in true D50)."""
+    percent = np.arange(1, 100)
+    parts = [
+        pd.DataFrame({"series": name, "percent": percent, "diameter": np.percentile(sizes, percent)})
+        for name, sizes in pooled(series).items()
+        if len(sizes)
+    ]
+    table = pd.concat(parts) if parts else pd.DataFrame({"series": [], "percent": [], "diameter": []})
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.percentiles", runs=run_ids(*series.values()))
+    return table
+
+
+def agreement(series: Series, quantity: str = "D50") -> pd.DataFrame:
+    """One row a series and test image: series, id, unit, true, predicted (the mean over runs) of one quantity."""
+    parts = []
+    for name, records in series.items():
+        columns = {f"{quantity}_true": "true", f"{quantity}_predicted": "predicted"}
+        found = image_sizes(records).rename(columns=columns).dropna(subset=["true", "predicted"])
+        means = found.astype({"true": float, "predicted": float}).groupby(["id", "unit"], sort=False)
+        if len(found):
+            parts.append(means[["true", "predicted"]].mean().reset_index().assign(series=name))
+    names = ["series", "id", "unit", "true", "predicted"]
+    table = pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
+    table.attrs.update(made_by="lorasam_core.chapters.sizes.agreement", runs=run_ids(*series.values()))
+    return table
+
+
+def size_sentence(errors: pd.DataFrame) -> str:
+    """What `size_errors` say of the adapted model: its error in D50, its bias, the worst quantity, the change."""
+    table = errors[(errors["series"] == "adapted") & ~errors["quantity"].isin(DISTANCES)]
+    rows: dict[str, Any] = {row["quantity"]: row for _, row in table.iterrows()}
+    if not rows:
+        return NONE
+    text = []
+    if "D50" in rows:
+        d50 = rows["D50"]
+        text.append(
+            f"The adapted model's D50 is off by {shown(*_three(d50, 'size'))} % in the mean over {d50['n']} test "
+            f"images, and by at most {shown(d50['half'])} % in half of them."
+        )
+    high = [_name(q) for q, row in rows.items() if row["error_low"] > 0]
+    low = [_name(q) for q, row in rows.items() if row["error_high"] < 0]
+    sides = [f"{side} for {listed(names)}" for side, names in (("above zero", high), ("below zero", low)) if names]
+    text.append(
+        f"Its mean error is {'; '.join(sides)} (the 95 % interval excludes zero)."
+        if sides
+        else "None of its mean errors can be told from zero: nothing shows that it reads too high or too low."
+    )
+    worst = max(rows, key=lambda q: float(rows[q]["size"]))
+    text.append(f"The largest mean absolute error is that of the {_name(worst)}, {shown(rows[worst]['size'])} %.")
+    changes = [
+        f"that of the {_name(q)} {difference(*_three(row, 'change'), 'rises by', 'falls by', 'changes by')}"
+        for q, row in rows.items()
+        if q in ("D50", "count") and np.isfinite(row["change"])
+    ]
+    if changes:
+        text.append(f"Adapting changes the absolute errors so: {'; '.join(changes)}.")
+    return " ".join(text)
+
+
+def pooled_sentence(rows: pd.DataFrame) -> str:
+    """What `pooled_rows` say: where the adapted model's distribution differs most from the labels', and by how much."""
+    found: dict[Any, dict[Any, float]] = rows.set_index("series").astype(float).to_dict("index")
+    there = [name for name, values in found.items() if np.isfinite(values["wasserstein"])]
+    if "adapted" not in there:
+        return "The adapted model's particles cannot be compared with the labels here."
+    ratios = {name: found["adapted"][name] / found["labels"][name] - 1 for name in ("D10", "D50", "D90")}
+    shares = listed(f"{name} by {shown(ratio, sign=True)} %" for name, ratio in ratios.items())
+    text = f"Over all particles the adapted model's figures differ from the labels': {shares}. The largest of these "
+    text += f"differences is that of {max(ratios, key=lambda name: abs(ratios[name]))}."
+    if "frozen" in there:
+        before, after = (found[name]["wasserstein"] for name in ("frozen", "adapted"))
+        text += (
+            f" Its distribution lies {shown(after)} % of a mean diameter from that of the labels, the frozen model's "
+            f"{shown(before)} %. Intervals are those over images, above."
+        )
+    return text
+
+
+def _three(row: pd.Series, name: str) -> tuple[float, float, float]:
+    return float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])
+
+
+def _name(quantity: str) -> str:
+    return NAMES.get(quantity, quantity)

@@ -1,0 +1,232 @@
+"""Rank: whether it or the size of the step counts, how much of it an adapter used, and what cutting it down costs.
+
+Imports no torch. Dice is the predictor's on the test images, in %, with bootstrap 95 % intervals over groups.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from lorasam_core.chapters.comparisons import series_table, verdict
+from lorasam_core.config import RunConfig
+from lorasam_core.phrases import listed
+from lorasam_core.records import Record
+from lorasam_core.tables import interval, paired, run_ids, shown
+
+UNDIVIDED = "none"  # the rule of a rank sweep whose factor is the same at every rank
+LEVEL = "alpha/sqrt(r)"  # the rule under which the first step is as large at every rank
+TOLERANCE = 1.0  # points of Dice that a cut may cost and still be called free
+BLOCK = re.compile(r"blocks\.(\d+)\.")
+Rules = Mapping[str, Sequence[Record]]
+
+
+# ------------------------------------------------------------------------------------------------- rank or step
+def factor(config: RunConfig) -> float:
+    """What B A is multiplied by: alpha / r, alpha / sqrt(r) or, with scaling "none", 1; alpha None is the rank."""
+    alpha = config.rank if config.alpha is None else config.alpha
+    return {"alpha/r": alpha / config.rank, "alpha/sqrt(r)": alpha / math.sqrt(config.rank), "none": 1.0}[
+        config.scaling
+    ]
+
+
+def by_rule(ranks: Sequence[Record], scaled: Sequence[Record]) -> dict[str, list[Record]]:
+    """Scaling rule -> its runs: those of a sweep with one factor under "none", and of `scaled` under their own rules,
+    each with the run of the sweep whose rank has the same factor under both.
+    """
+    rules = {UNDIVIDED: list(ranks)}
+    for rule in dict.fromkeys(record.config.scaling for record in scaled):
+        own = [record for record in scaled if record.config.scaling == rule]
+        asked = {"scaling": rule, "alpha": own[0].config.alpha}
+        same = [r for r in ranks if math.isclose(factor(r.config.replace(**asked)), factor(r.config), rel_tol=1e-4)]
+        rules[rule] = sorted([*same, *own], key=lambda record: record.config.rank)
+    return rules
+
+
+def scaling_table(rules: Rules) -> pd.DataFrame:
+    """One row a rule and rank: rank, rule, mean, low, high (Dice, %), runs, factor."""
+    table = series_table(rules, "rank").rename(columns={"series": "rule"})
+    factors = {(rule, r.config.rank): factor(r.config) for rule, records in rules.items() for r in records}
+    table["factor"] = [factors[key] for key in zip(table["rule"], table["rank"], strict=True)]
+    table.attrs["made_by"] = "lorasam_core.chapters.spectra.scaling_table"
+    return table
+
+
+def scaling_display(table: pd.DataFrame) -> pd.DataFrame:
+    """A scaling_table as the reader sees it: a row a rank, for each rule the factor and the Dice."""
+    numbers = zip(*(table[column] for column in ("factor", "mean", "low", "high")), strict=True)
+    text = [f"{by:.3g}: {shown(mean / 100, low / 100, high / 100)}" for by, mean, low, high in numbers]
+    wide = (
+        table.assign(text=text)
+        .pivot(index="rank", columns="rule", values="text")[list(dict.fromkeys(table["rule"]))]
+        .fillna("–")
+    )
+    out = wide.rename(columns=lambda rule: f"{rule}: factor and Dice, %").reset_index()
+    out.attrs.update(table.attrs)
+    return out.rename_axis(columns=None)
+
+
+def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
+    """Whether the rank or the size of the step changes the Dice; an empty text where one rule alone was run.
+
+    noise: points by which two seeds of one configuration differ; a smaller change is no change.
+    """
+    rules = {rule: runs for rule, runs in rules.items() if len({r.config.rank for r in runs}) > 1}
+    if UNDIVIDED not in rules or len(rules) < 2:
+        return ""
+    text: list[str] = []
+    over_rank: dict[str, bool] = {}
+    at_top: dict[str, bool] = {}
+    for rule, runs in rules.items():
+        first, last = min(runs, key=_rank), max(runs, key=_rank)
+        over_rank[rule], words = _change(first, last, noise)
+        text.append(f"With the rule `{rule}`, rank {_rank(last)} lies {words} points from rank {_rank(first)}.")
+        rivals = [r for r in rules[UNDIVIDED] if _rank(r) == _rank(last)]
+        if rule != UNDIVIDED and rivals:
+            at_top[rule], words = _change(rivals[0], last, noise)
+            text.append(f"At rank {_rank(last)} it lies {words} points from `{UNDIVIDED}`.")
+    if LEVEL in at_top:
+        text.append(_rank_or_step(over_rank[UNDIVIDED], over_rank[LEVEL], at_top[LEVEL]))
+    return " ".join(text)
+
+
+def _rank_or_step(undivided: bool, level: bool, at_one_rank: bool) -> str:
+    """The answer, from what can be told apart: over the ranks, undivided and with a level step; of both at one rank."""
+    if at_one_rank and not level:
+        return (
+            "With the step held level no change with the rank can be told, and at one rank the scaling makes a "
+            "difference: this speaks for the step size."
+        )
+    if at_one_rank:
+        return "The Dice changes with the rank where the step is level, and with the scaling at one rank: both count."
+    if level:
+        return (
+            "The Dice changes with the rank though the step is held level, and no difference between the rules can be "
+            "told at one rank: this speaks for the rank."
+        )
+    if undivided:
+        return (
+            "Undivided, the Dice changes with the rank, but at one rank the rules cannot be told apart: whether it is "
+            "the rank or the step stays open."
+        )
+    return "None of this is more than these test images and another seed can do: neither the rank nor the step shows."
+
+
+def _rank(record: Record) -> int:
+    return record.config.rank
+
+
+def _change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
+    """Whether the predictor's Dice of two runs can be told apart, and the paired difference in words."""
+    change, low, high = paired([before], [after], "predictor", "dice")
+    kind = verdict(100 * change, 100 * low, 100 * high, noise)
+    return kind in ("higher", "lower"), shown(change, low, high, sign=True)
+
+
+# ------------------------------------------------------------------------------------------------- the rank used
+def spectrum_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run and adapted matrix: run, rank (trained), block, target, norm, effective_rank, rank_90, rank_99, and
+    matrix (its path); empty for records without a spectrum.
+    """
+    rows = []
+    for record in records:
+        for matrix in record.metrics.get("spectrum", []):
+            place = BLOCK.search(matrix["matrix"])
+            block = int(place[1]) if place else -1
+            row = {"run": record.config.name, "rank": record.config.rank, "block": block}
+            rows.append(row | {"target": matrix["matrix"].rsplit(".", 1)[-1], **matrix})
+    columns = ["run", "rank", "block", "target", "norm", "effective_rank", "rank_90", "rank_99", "matrix"]
+    table = pd.DataFrame(rows, columns=columns)
+    runs = [record for record in records if record.metrics.get("spectrum")]
+    table.attrs.update(made_by="lorasam_core.chapters.spectra.spectrum_table", runs=run_ids(runs))
+    return table
+
+
+def used_table(spectrum: pd.DataFrame) -> pd.DataFrame:
+    """One row a run of a spectrum_table: run, rank, matrices, norm (median), and over the matrices effective_rank
+    (median), least, most, rank_90 and rank_99 (medians).
+    """
+    table = spectrum.groupby(["run", "rank"], sort=False, as_index=False).agg(
+        matrices=("matrix", "size"), norm=("norm", "median"), effective_rank=("effective_rank", "median"),
+        least=("effective_rank", "min"), most=("effective_rank", "max"), rank_90=("rank_90", "median"),
+        rank_99=("rank_99", "median"),
+    )  # fmt: skip
+    table.attrs.update({**spectrum.attrs, "made_by": "lorasam_core.chapters.spectra.used_table"})
+    return table
+
+
+def used_display(table: pd.DataFrame) -> pd.DataFrame:
+    """A used_table as the reader sees it."""
+    span = zip(table["effective_rank"], table["least"], table["most"], strict=True)
+    out = pd.DataFrame({
+        "run": table["run"], "trained rank": [f"{rank}" for rank in table["rank"]],
+        "matrices": [f"{n}" for n in table["matrices"]], "norm, median": [f"{norm:.3g}" for norm in table["norm"]],
+        "effective rank, median (least to most)": [f"{mid:.1f} ({low:.1f} to {high:.1f})" for mid, low, high in span],
+        "directions of 90 % of the energy, median": [f"{n:g}" for n in table["rank_90"]],
+        "directions of 99 % of the energy, median": [f"{n:g}" for n in table["rank_99"]],
+    })  # fmt: skip
+    out.attrs.update(table.attrs)
+    return out
+
+
+def used_sentence(spectrum: pd.DataFrame) -> str:
+    """How many directions the updates used, by trained rank and by target; an empty text for an empty table."""
+    if not len(spectrum):
+        return ""
+    table = used_table(spectrum)
+    top = table.iloc[int(table["rank"].argmax())]
+    text = (
+        f"The {top['matrices']} updates of *{top['run']}* have a median effective rank of {top['effective_rank']:.1f}, "
+        f"from {top['least']:.1f} to {top['most']:.1f}; half of them hold 99 % of their energy in "
+        f"{top['rank_99']:g} directions or fewer, of {top['rank']} that were trained."
+    )
+    low = table.iloc[int(table["rank"].argmin())]
+    if low["rank"] < top["rank"]:
+        text += f" At rank {low['rank']} (*{low['run']}*) the median is {low['effective_rank']:.1f}."
+    by_target = spectrum[spectrum["run"] == top["run"]].groupby("target")["effective_rank"].median().sort_values()
+    if len(by_target) > 1:
+        ends = [f"{by_target.iloc[k]:.1f} for {by_target.index[k]}" for k in (0, -1)]
+        text += f" By target the median of *{top['run']}* goes from {ends[0]} to {ends[1]}."
+    return text
+
+
+# ------------------------------------------------------------------------------------------------- truncation
+def truncation_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a run and kept rank: run, rank (trained), kept, dice, low, high (%), the whole adapter (kept = rank)
+    last; empty for records whose adapters were not cut down.
+    """
+    rows = []
+    cut = [record for record in records if record.metrics.get("truncated")]
+    for record in cut:
+        found = {
+            int(kept): value for kept, value in record.metrics["truncated"].items() if int(kept) < record.config.rank
+        }
+        for kept, value in [*sorted(found.items()), (record.config.rank, interval([record], "predictor", "dice"))]:
+            row = {"run": record.config.name, "rank": record.config.rank, "kept": kept}
+            rows.append(row | {"dice": 100 * value["mean"], "low": 100 * value["low"], "high": 100 * value["high"]})
+    table = pd.DataFrame(rows, columns=["run", "rank", "kept", "dice", "low", "high"])
+    table.attrs.update(made_by="lorasam_core.chapters.spectra.truncation_table", runs=run_ids(cut))
+    return table
+
+
+def truncation_sentence(table: pd.DataFrame) -> str:
+    """What cutting each adapter down costs, and the smallest rank that costs little; an empty text for no row."""
+    text = []
+    for run, rows in table.groupby("run", sort=False):
+        whole, cut = rows.iloc[-1], rows.iloc[:-1]
+        if not len(cut):
+            continue
+        change = cut["dice"] - whole["dice"]
+        steps = [f"{step:+.1f} with {kept}" for kept, step in zip(cut["kept"], change, strict=True)]
+        text.append(
+            f"Cut down to its largest singular values, without training, the adapter of *{run}* ({whole['dice']:.1f} % "
+            f"with all {whole['rank']}) changes by these points of Dice: {listed(steps)} kept."
+        )
+        dear = cut[change < -TOLERANCE]["kept"].max() if (change < -TOLERANCE).any() else 0
+        free = cut[cut["kept"] > dear]["kept"]
+        smallest = f"{free.min()}" if len(free) else "none of these"
+        text.append(f"The smallest rank from which on a cut costs no more than {TOLERANCE:g} point: {smallest}.")
+    return " ".join(text)

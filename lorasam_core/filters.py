@@ -1,0 +1,142 @@
+"""The mask generator without its filters: what its two ratings are worth, and which thresholds suit a model.
+
+Thresholds are chosen on validation images; test images are only asked with thresholds that are fixed by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import MaskData
+from tqdm import tqdm
+
+from lorasam_core import devices, evaluation
+from lorasam_core.config import RunConfig
+from lorasam_core.data import SampleSet
+from lorasam_core.data.sample import Sample
+from lorasam_core.judging import test_images
+from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, Autocast, MaskGenerator
+
+N_IMAGES = 12  # validation images at most, spread evenly over the part
+# with the pairs of QUICK_SETTINGS and of the study; close together where the compact model's ratings lie
+PRED_IOU = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+STABILITY = (0.0, 0.6, 0.7, 0.8, 0.85, 0.92)
+PAIRS = tuple(product(PRED_IOU, STABILITY))
+CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
+FILTERS = (*CHOSEN, "min_mask_region_area")
+SCORES = ("dice", "ap50", "f1", "n_pred")
+MASK_COLUMNS = ["id", "group", "iou", "predicted_iou", "stability_score", "area"]
+
+
+class ThresholdSweep(MaskGenerator):
+    """A MaskGenerator that asks its points once an image, and then filters for any number of pairs of thresholds.
+
+    settings: as a MaskGenerator's; their own two thresholds have no effect. What follows the filters (suppression of
+    duplicates, small regions) depends on what passes, and is done anew for every pair.
+    """
+
+    def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, **settings: Any) -> None:
+        super().__init__(sam, autocast=autocast, **(settings | dict.fromkeys(CHOSEN, 0.0)))
+        self.pair = (0.0, 0.0)
+        self.candidates: dict[tuple[int, ...], list[MaskData]] = {}  # of each crop, by its box
+
+    def sweep(self, image: np.ndarray, pairs: Sequence[tuple[float, float]]) -> Iterator[list[dict[str, Any]]]:
+        """What `MaskGenerator.generate` returns with each pair (pred_iou_thresh, stability_score_thresh), up to
+        rounding. image: uint8 (H, W) or (H, W, 3); errors as there.
+        """
+        self.candidates = {}
+        for pair in pairs:
+            self.pair = pair
+            yield self.generate(image)
+
+    def _encoded(self, image: np.ndarray, crop_boxes: list[list[int]]) -> Iterator[list[int]]:
+        yield from crop_boxes if self.candidates else super()._encoded(image, crop_boxes)
+
+    def _survivors(self, grid: np.ndarray, crop_box: list[int], orig_size: tuple[int, ...]) -> Iterator[MaskData]:
+        if tuple(crop_box) not in self.candidates:
+            self.candidates[tuple(crop_box)] = list(super()._survivors(grid, crop_box, orig_size))
+        pred_iou, stability = self.pair
+        for candidates in self.candidates[tuple(crop_box)]:
+            kept = torch.ones_like(candidates["iou_preds"]).bool()
+            if pred_iou > 0:  # as in the generator, 0 lets pass what compares with no number, too
+                kept &= candidates["iou_preds"] > pred_iou
+            if stability > 0:
+                kept &= candidates["stability_score"] >= stability
+            passed = MaskData(**dict(candidates.items()))
+            passed.filter(kept.cpu())
+            yield passed
+
+
+def measure(
+    sam: Sam, val: SampleSet, test: SampleSet, config: RunConfig, device: str, folder: Path
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Write calibration.csv and thresholds.csv (`sweep`) of the validation images; judge thresholds on the test images.
+
+    Returns what metrics.json keeps: the filters of the run's generator (`own`), of the study (`study`) and those with
+    the greatest mean AP50 on the validation images (`tuned`: two thresholds, the minimum area is the run's own);
+    points_per_side; and of the test images the summaries under the study's filters (`study_thresholds`) and under the
+    tuned ones (`tuned_test`), both on the run's own grid of points: the study's grid has more of them. Then the rows of
+    these test images, whose `evaluator` is generator_study or generator_tuned. ValueError without a validation image.
+    """
+    settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
+    autocast = partial(devices.autocast, config.precision, device)
+    masks, scores = sweep(sam, spread(val), settings, autocast)
+    masks.round(4).to_csv(folder / "calibration.csv", index=False)
+    scores.round(4).to_csv(folder / "thresholds.csv", index=False)
+    own, study = ({name: given[name] for name in FILTERS} for given in (settings, STUDY_SETTINGS))
+    tuned = own | best_thresholds(scores)
+    found: dict[str, Any] = {"own": own, "study": study, "tuned": tuned, "points_per_side": settings["points_per_side"]}
+    images, tables = test_images(test, config), []
+    for key, evaluator, chosen in (
+        ("study_thresholds", "generator_study", study),
+        ("tuned_test", "generator_tuned", tuned),
+    ):
+        rows = evaluation.evaluate_generator(sam, images, settings | chosen, autocast=autocast)
+        found[key] = evaluation.summarize(rows)
+        tables.append(rows.assign(evaluator=evaluator))
+    return found, pd.concat(tables, ignore_index=True)
+
+
+def spread(samples: Sequence[Sample], count: int = N_IMAGES) -> list[Sample]:
+    """At most `count` samples, spread evenly; raises ValueError where there is none."""
+    if not len(samples):
+        raise ValueError("There is no validation image to choose thresholds on; give at least one.")
+    places = np.linspace(0, len(samples) - 1, min(count, len(samples))).round()
+    return [samples[int(place)] for place in places]
+
+
+def sweep(
+    sam: Sam, samples: Sequence[Sample], settings: dict[str, Any], autocast: Autocast = nullcontext
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Every mask that the generator returns without its two filters, and what each of PAIRS gives.
+
+    The first table has a row a mask and the columns of `evaluation.annotation_rows`; the second a row an image and
+    pair: id, group, pred_iou_thresh, stability_score_thresh, dice, ap50, f1, n_pred (`evaluation.score_annotations`).
+    """
+    generator = ThresholdSweep(sam, autocast=autocast, **settings)
+    masks: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
+    for sample in tqdm(samples, "filters", leave=False, disable=None, delay=1):
+        for pair, found in zip(PAIRS, generator.sweep(sample.image, PAIRS), strict=True):
+            if not any(pair):
+                masks.extend(evaluation.annotation_rows(found, sample))
+            scores = evaluation.score_annotations(found, sample.labels)
+            key = {"id": sample.id, "group": sample.group} | dict(zip(CHOSEN, pair, strict=True))
+            rows.append(key | {name: scores[name] for name in SCORES})
+    return pd.DataFrame(masks, columns=MASK_COLUMNS), pd.DataFrame(rows)
+
+
+def best_thresholds(scores: pd.DataFrame) -> dict[str, float]:
+    """pred_iou_thresh and stability_score_thresh of the greatest mean AP50; of equal ones the lowest."""
+    means = scores.groupby(CHOSEN)["ap50"].mean().reset_index()
+    best = means.iloc[int(means["ap50"].to_numpy().argmax())]
+    return {name: float(best[name]) for name in CHOSEN}

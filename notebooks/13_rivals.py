@@ -1,0 +1,117 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Against what else
+#
+# LoRA is one way to make a segmenter of micrographs. This page puts it beside the frozen model, beside training other
+# parts of the same model, beside a U-Net {cite:p}`ronneberger2015unet` that starts from nothing, and beside two methods
+# that learn nothing at all: Otsu's threshold, and a watershed that divides what the threshold finds.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import phrases, report
+from lorasam_core.chapters import comparison_plots, comparisons
+from lorasam_core.records import read_edition
+
+page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
+page.banner()
+
+# %%
+main = report.adapted_runs(page.edition)
+seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
+noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
+rivals = [*report.records_of(page.edition, "rivals"), *report.frozen_runs(page.edition), *main]
+records = comparisons.with_seeds(rivals, page.edition.records)
+table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
+
+# %% [markdown]
+# ## The foreground
+#
+# Which pixels are particle? The models of the SAM family are asked with a box around the whole image, as the study's
+# predictor is; the others give a mask of the image directly.
+
+# %%
+foreground = ("predictor_dice", "generator_dice")
+caption = "Foreground: test Dice in % with 95 % intervals, and the paired difference in the predictor's to LoRA."
+page.table(comparisons.comparison_display(table, foreground), "rivals-foreground", caption, data=table)
+page.say(report.left_out_sentence(page.edition, "rivals"))
+
+# %%
+page.say(comparisons.comparison_sentence(table, "predictor_dice", noise["predictor_dice"]))
+cases = report.STUDY["test_cases"].values()
+before, after = ([case[k] for case in cases] for k in (0, 1))
+page.say(
+    f"{report.REPORTED.capitalize()}: Dice of the mask generator's union from {min(before):.1f} to {max(before):.1f} % "
+    f"frozen and from {min(after):.1f} to {max(after):.1f} % with LoRA, on four images. It reports no other method."
+)
+
+# %% [markdown]
+# ## Single particles
+#
+# A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
+# threshold are the connected parts of the foreground, so that particles which touch are one.
+
+# %%
+instances = ("f1", "pq", "ap50", "point_iou")
+caption = "Instances: test metrics in % with 95 % intervals, and the paired difference in F1 to LoRA."
+page.table(comparisons.comparison_display(table, instances), "rivals-instances", caption, data=table)
+
+# %%
+for measure in ("f1", "pq"):
+    page.say(comparisons.comparison_sentence(table, measure, noise[measure]))
+scoreless = table["f1"].notna() & table["ap50"].isna() if {"f1", "ap50"} <= set(table) else []
+silent = [f"*{name}*" for name in table.loc[scoreless, "name"]]
+if silent:
+    names = phrases.listed(silent)
+    page.say(f"AP ranks instances by a score. There is none from {names}, and so no AP; F1 and PQ need none.")
+
+# %%
+if len(table) > 1:
+    asked = ("predictor_dice", "f1", "pq")
+    caption = "Paired differences to LoRA with 95 % intervals; grey is what seeds of LoRA alone do."
+    alt = "For each method a point with an interval on an axis of differences to LoRA, in three panels."
+    page.figure(comparison_plots.paired_chart(table, asked, noise), "rivals-differences", caption, alt, data=table)
+
+# %% [markdown]
+# Left of zero LoRA is better. The intervals are of other test images; other settings of a rival are not in them.
+#
+# ## What it costs
+
+# %%
+cost = comparisons.cost_display(table)
+rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
+cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
+caption = "Trained parameters, steps, images, minutes of training, and peak memory of training and evaluation together."
+page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
+
+# %%
+trained = table[table["trainable"] > 0]
+if len(trained) > 1:
+    least, most = trained.loc[trained["trainable"].idxmin()], trained.loc[trained["trainable"].idxmax()]
+    page.say(
+        f"*{least['name']}* trains the fewest numbers, {least['trainable']:,.0f}, and *{most['name']}* the most, "
+        f"{most['trainable']:,.0f}. Peak memory goes from {trained['peak_memory_mb'].min():,.0f} to "
+        f"{trained['peak_memory_mb'].max():,.0f} MB, minutes of training from {trained['minutes'].min():.1f} to "
+        f"{trained['minutes'].max():.1f}."
+    )
+page.say(comparisons.steps_note(records))
+
+# %% [markdown]
+# The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in
+# [a sweep](06_learning_rate.ipynb). All methods that train take as many steps, not as much time, and a network that
+# starts from nothing may need more of both. The watershed's one setting was chosen on the validation images. So this
+# page can show how LoRA and a rival compare as they were run here, and not what tuning would do to a gap.

@@ -1,0 +1,102 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Sizes
+#
+# Few people segment particles for their outlines. They want a size distribution: how large is the typical particle,
+# how fine is the finest tenth, how coarse the coarsest. This page takes those numbers from the masks of the mask
+# generator and from the labels of the same test images, and shows the error on what people measure.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import report
+from lorasam_core.chapters import size_plots, sizes
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+page = report.Page(read_edition(folder), "17_sizes")
+page.banner()
+page.say(report.left_out_sentence(page.edition, "main"))
+
+# %% [markdown]
+# ## What is compared
+#
+# The size of a particle is its **equivalent diameter**, that of the disc of equal area. D10, D50 and D90 are the
+# diameters that a tenth, half and nine tenths of the particles stay below, each particle counting once, however large
+# it is.
+#
+# - **Particles that the edge of the image cuts are left out**, of the labels and of what was found: their size is not
+#   known. That favours small particles, which fit into an image more easily, on both sides alike.
+# - **Errors are relative and taken image by image**, then averaged, with intervals over groups. Micrographs without a
+#   scale are measured in pixels and those with one in nm; a ratio has no unit.
+# - **An image in which nothing was found** has no D50. It counts in the error of the number of particles, and is
+#   missing from those of the diameters: the last column says how many images stand behind a row.
+
+# %%
+series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
+errors = sizes.size_errors(series)
+if len(errors):
+    caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups."
+    page.table(sizes.error_table(errors), "size-errors", caption, data=errors)
+
+# %%
+page.say(sizes.size_sentence(errors))
+
+# %% [markdown]
+# The *mean error* keeps its sign: it is what remains when many images are averaged. The *mean absolute error* is what
+# to expect of one image. A few images with few particles can carry either, so half of the images do better than the
+# median that stands beside them. The Wasserstein distance is how far a diameter has to be moved, in the mean, to turn
+# one distribution into the other; the Kolmogorov-Smirnov distance is the largest gap between their cumulative curves.
+#
+# ## Image by image
+
+# %%
+rows = sizes.agreement(series)
+if len(rows):
+    caption = "D50 of every test image: predicted against true. Images on the line are read without error."
+    alt = "Scatter of predicted over true D50 with the diagonal, frozen in blue squares and adapted in vermilion dots."
+    page.figure(size_plots.agreement_chart(rows), "size-agreement", caption, alt, data=rows)
+
+# %%
+off = (rows["predicted"] / rows["true"]).astype(float)
+above = {name: int((off[rows["series"] == name] > 1).sum()) for name in dict.fromkeys(rows["series"])}
+total = rows["series"].value_counts()
+page.say(*(f"The {name} model reads D50 too high in {n} of {total[name]} images." for name, n in above.items()))
+
+# %% [markdown]
+# ## All particles together
+#
+# Magnifications differ from micrograph to micrograph, and some scales are not known. Before the particles of all
+# images are put together, each diameter is therefore divided by the true D50 of its image: a typical particle has the
+# size one.
+
+# %%
+together = sizes.pooled_rows(series)
+curves = sizes.percentiles(series)
+if len(curves):
+    caption = "All test particles together: cumulative curves, from the 1st to the 99th percentile."
+    alt = "Cumulative curves of relative diameters: labels in grey, frozen in blue, adapted in vermilion."
+    page.figure(size_plots.distribution_chart(curves), "size-curves", caption, alt, data=curves)
+
+# %%
+if len(together):
+    caption = "The same in numbers: diameters in units of the true D50 of their image, distances to the labels."
+    page.table(sizes.pooled_table(together), "size-pooled", caption, data=together)
+    page.say(sizes.pooled_sentence(together))
+
+# %% [markdown]
+# Images with many particles weigh more here than images with few; in the first table every image weighs the same.

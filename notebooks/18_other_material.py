@@ -1,0 +1,80 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Other material
+#
+# An adapter learns from one collection of micrographs. Does it know particles afterwards, or that collection? Here
+# every adapter is also tested on material that it was not trained on, and the frozen model stands beside it: what
+# counts is whether the adapter is still worth loading there.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
+edition: str = ""  # folder of the runs; "": runs/<profile>
+data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+
+# %%
+from lorasam_core import plots, report
+from lorasam_core.chapters import transfer_tables
+from lorasam_core.records import read_edition
+
+folder = report.edition_folder(profile, edition, data)
+page = report.Page(read_edition(folder), "18_other_material")
+page.banner()
+page.say(report.left_out_sentence(page.edition, "other_material"))
+
+# %% [markdown]
+# ## The materials
+#
+# - **EMPS** {cite:p}`yildirim2021emps`: electron micrographs of particles from hundreds of papers.
+# - **Generated particles**: the package's own micrographs of an electron microscope that does not exist. Their labels
+#   are exact.
+# - **AMPIS powder**: a handful of micrographs of metal powder, the nearest public relative of the study's own
+#   material. No adapter is trained on it, and it is used where it is on the machine.
+#
+# Nothing that an adapter was trained on is in a test: the generated test images are of other specimens than the
+# generated training images, and those of EMPS come from other papers.
+
+# %%
+page.say(transfer_tables.left_out_materials(page.edition))
+page.say(transfer_tables.steps_sentence(page.edition))
+
+# %% [markdown]
+# ## Trained here, tested there
+
+# %%
+rows = transfer_tables.transfer_rows(page.edition)
+caption = "What each model was trained on, and what it was tested on: means with 95 % intervals over groups."
+page.table(transfer_tables.transfer_table(rows), "transfer", caption, data=rows)
+
+# %%
+shown = transfer_tables.chart_rows(rows, "mask generator: AP50")
+caption = f"AP50 of the mask generator by what a model was tested on; adapted: {rows.attrs['main']}."
+alt = "Means and intervals on each material: the frozen model and each adapter in its own colour."
+if len(shown):
+    page.figure(plots.interval_chart(shown, "AP50, %"), "transfer-chart", caption, alt, data=shown)
+
+# %% [markdown]
+# The levels of two materials say how hard their images are, and cannot be compared. Within a row, models are judged on
+# the same images, and the difference from the frozen model can be taken image by image.
+
+# %%
+caption = "Gain over the frozen model on the same images, in points with paired 95 % intervals over groups."
+page.table(transfer_tables.transfer_table(rows, gains=True), "transfer-gains", caption, data=rows)
+
+# %%
+page.say(transfer_tables.transfer_sentence(rows))
+
+# %% [markdown]
+# A gain on a foreign material is knowledge of particles; a loss is the price of having learnt one collection by heart.
+# A share is given only where both gains are beyond doubt, because the ratio of two uncertain numbers says nothing.
+# Few groups make wide intervals: where a row rests on a handful of specimens, only a large difference could be seen.

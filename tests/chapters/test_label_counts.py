@@ -1,0 +1,92 @@
+"""Numbers of labelled images: which runs stand for which number, and what is said of them."""
+
+import numpy as np
+import pytest
+
+from lorasam_core.chapters import label_counts
+from lorasam_core.records import read_edition
+from tests.made_up import write_run
+
+BOTH = ("predictor", "generator")
+
+
+def made(folder, adapted, rival, total=20):
+    """Records with a Dice by number of images, `total` being all; and the frozen model with 0.4."""
+    folder.mkdir(exist_ok=True)
+    for method, levels in (("lora", adapted), ("unet", rival)):
+        for count, level in levels.items():
+            limit = {} if count == total else {"train_limit": count}
+            write_run(folder, f"{method}{count}", level, BOTH, scatter=0.005, method=method, name=method, **limit)
+    write_run(folder, "frozen", 0.4, BOTH, method="frozen", name="frozen")
+    return list(read_edition(folder).records)
+
+
+def test_a_run_without_a_limit_has_all_images(tmp_path):
+    records = made(tmp_path, {1: 0.6, 4: 0.7, 20: 0.8}, {4: 0.5, 20: 0.8})
+    found = label_counts.by_count([*records, *records], 20)
+    assert {name: {n: [r.run_id for r in runs] for n, runs in counts.items()} for name, counts in found.items()} == {
+        "adapted": {1: ["lora1"], 4: ["lora4"], 20: ["lora20"]}, "U-Net": {4: ["unet4"], 20: ["unet20"]},
+    }  # fmt: skip
+    assert list(label_counts.by_count(records, 3)["adapted"]) == [1, 3]  # a limit above all images is all images
+    assert label_counts.by_count([], 20) == {}
+
+
+def test_table_and_display_hold_the_records_numbers(tmp_path):
+    records = made(tmp_path, {1: 0.6, 20: 0.8}, {4: 0.5, 20: 0.8})
+    table = label_counts.label_table(records, 20)
+    assert table[["images", "series"]].values.tolist() == [[1, "adapted"], [20, "adapted"], [4, "U-Net"], [20, "U-Net"]]
+    for row, run_id in zip(table.to_dict("records"), ("lora1", "lora20", "unet4", "unet20")):
+        of = next(r for r in records if r.run_id == run_id).metrics["test"]
+        found = [row["predictor_dice"], row["f1_low"], row["f1_high"]]
+        assert np.allclose(found, [100 * of[e][m][k] for e, m, k in (
+            ("predictor", "dice", "mean"), ("generator", "f1", "low"), ("generator", "f1", "high"),
+        )])  # fmt: skip
+    assert table["ap50"].notna().tolist() == [True, True, False, False]
+    shown = label_counts.label_display(table)
+    assert shown["training images"].tolist() == [1, 4, 20] and "AP50, %: U-Net" not in shown
+    assert shown["predictor Dice, %: adapted"][1] == "–" == shown["F1, %: U-Net"][0]
+    assert shown["predictor Dice, %: adapted"][2].startswith(f"{table['predictor_dice'][1]:.1f} [")
+    assert list(label_counts.label_display(label_counts.label_table([], 20))) == ["training images"]
+
+
+def test_how_many_are_enough(tmp_path):
+    records = made(tmp_path, {1: 0.5, 2: 0.6, 4: 0.8, 20: 0.8}, {})
+    frozen = [r for r in records if r.config.method == "frozen"]
+    text = label_counts.enough_sentence(records, 20, frozen)
+    levels = {r.run_id: r.metrics["test"]["predictor"]["dice"]["mean"] for r in records}
+    gain = levels["lora20"] - levels["frozen"]
+    assert f"That is {100 * gain:.1f} points above the frozen model" in text
+    assert f"{round(100 * (levels['lora1'] - levels['frozen']) / gain)} % with 1" in text
+    assert "From 4 images on the difference to all 20 cannot be told from none." in text
+    assert "Each smaller number, up to 2" in label_counts.enough_sentence(
+        [r for r in records if r.run_id != "lora4"], 20, frozen
+    )
+    assert "From 1 image on" in label_counts.enough_sentence(records, 20, frozen, noise=60)
+    assert "frozen" not in label_counts.enough_sentence(records, 20)
+    assert "Too few" in label_counts.enough_sentence([r for r in records if r.run_id != "lora20"], 20)
+
+
+@pytest.mark.parametrize(
+    ("rival", "answer"),
+    [
+        ({1: 0.3, 4: 0.7, 20: 0.9}, "The U-Net has caught up from 4 images on."),
+        ({1: 0.3, 4: 0.7, 20: 0.6}, "The U-Net has not caught up with 20 images."),
+        ({1: 0.7, 4: 0.8, 20: 0.9}, "The U-Net is level or ahead from the smallest of these numbers on, 1 image."),
+        ({}, "cannot be compared here."),
+    ],
+)
+def test_when_the_unet_catches_up(tmp_path, rival, answer):
+    records = made(tmp_path, {1: 0.6, 4: 0.7, 20: 0.8}, rival)
+    assert label_counts.catch_up_sentence(records, 20).endswith(answer)
+
+
+def test_leads_are_named_by_number_of_images(tmp_path):
+    records = made(tmp_path, {1: 0.6, 4: 0.7, 20: 0.8}, {1: 0.3, 4: 0.7, 20: 0.9})
+    text = label_counts.catch_up_sentence(records, 20, "f1")
+    leads = (
+        "the adapted model leads with 1 image",
+        "the two cannot be told apart with 4 images",
+        "the U-Net leads with 20",
+    )
+    assert text.startswith(f"By F1, {'; '.join(leads)}")
+    assert "cannot be compared" in label_counts.catch_up_sentence(records, 20, "ap50")  # a U-Net has none

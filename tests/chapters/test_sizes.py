@@ -1,0 +1,156 @@
+"""Sizes, predicted against true: against numpy, scipy and cases counted by hand."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from lorasam_core import plots
+from lorasam_core.chapters import size_plots, sizes
+from tests.made_records import make_record, per_image
+
+TRUE = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
+SIZES = st.lists(st.floats(0.5, 500), min_size=1, max_size=30).map(np.array)
+
+
+def particles(true, predicted, i="a", group="g", unit="px", cut=()):
+    """Rows of one image; cut: diameters of particles at the edge, on both sides."""
+    found = {"true": [*true, *cut], "predicted": [*predicted, *cut]}
+    rows = [
+        {"id": i, "group": group, "source": source, "diameter": d, "unit": unit, "touches_border": d in cut}
+        for source, diameters in found.items()
+        for d in diameters
+    ]
+    return pd.DataFrame(rows)
+
+
+def record(folder, run_id, *images, **settings):
+    rows = [per_image("generator", ["g"], dice=[0.5])]
+    return make_record(folder, run_id, rows, {"particles": pd.concat(images)} if images else None, **settings)
+
+
+def test_one_image_by_hand():
+    row = sizes.compare(particles(TRUE, 1.1 * TRUE, cut=(999.0,)))
+    for name, percent in (("D10", 10), ("D50", 50), ("D90", 90)):
+        assert row[f"{name}_true"] == pytest.approx(np.percentile(TRUE, percent))
+        assert row[f"{name}_predicted"] == pytest.approx(1.1 * np.percentile(TRUE, percent))
+    assert (row["count_true"], row["count_predicted"], row["unit"]) == (5, 5, "px")  # the cut one is left out
+    assert (row["mean_true"], row["mean_predicted"]) == pytest.approx((30, 33))
+    assert row["wasserstein"] == pytest.approx(0.1)  # each diameter moves by a tenth of itself
+    assert row["ks"] == pytest.approx(0.2)  # 11 22 33 44 55 is behind by one of five steps
+
+
+def test_units_are_never_mixed():
+    rows = pd.concat([particles(TRUE, TRUE, unit="nm"), particles(TRUE, TRUE, unit="px")])
+    with pytest.raises(ValueError, match="mixes units"):
+        sizes.compare(rows)
+
+
+@given(SIZES, SIZES, st.floats(0.01, 100))
+def test_distances_are_scipys_and_have_no_unit(predicted, true, scale):
+    found = sizes.distances(predicted, true)
+    assert found["wasserstein"] == pytest.approx(stats.wasserstein_distance(predicted, true) / np.mean(true))
+    with warnings.catch_warnings():  # its p-value of few particles
+        warnings.simplefilter("ignore", RuntimeWarning)
+        assert found["ks"] == pytest.approx(stats.ks_2samp(predicted, true).statistic)
+    assert sizes.distances(scale * predicted, scale * true)["wasserstein"] == pytest.approx(found["wasserstein"])
+    assert sizes.distances(true, true) == {"wasserstein": 0, "ks": 0}
+
+
+def test_errors_are_relative_and_seeds_are_averaged(tmp_path):
+    first = record(tmp_path, "a", particles(TRUE, 1.2 * TRUE), particles(7 * TRUE, 7 * TRUE, "b", "h", "nm"))
+    second = record(tmp_path, "b", particles(TRUE, 0.6 * TRUE), particles(7 * TRUE, 7 * TRUE, "b", "h", "nm"), seed=1)
+    table = sizes.image_errors([first, second]).set_index(["id", "quantity"])
+    assert table.loc[("a", "D50"), ["error", "size"]].tolist() == pytest.approx([-0.1, 0.3])  # +20 % and -40 %
+    assert table.loc[("b", "D50"), ["error", "size"]].tolist() == pytest.approx([0, 0])
+    assert np.isnan(table.loc[("a", "ks"), "error"]) and table.loc[("a", "wasserstein"), "size"] == pytest.approx(0.3)
+
+
+def test_an_image_in_which_nothing_is_found_counts_for_the_number_alone(tmp_path):
+    run = record(tmp_path, "a", particles(TRUE, []), particles([], TRUE, "b"), particles(TRUE, TRUE[:4], "c", "h"))
+    table = sizes.image_errors([run]).set_index(["quantity", "id"])["error"]
+    assert table["count"].to_dict() == pytest.approx({"a": -1.0, "c": -0.2})
+    assert list(table["D50"].index) == ["c"]
+    errors = sizes.size_errors({"adapted": [run]}).set_index("quantity")
+    assert (errors.loc["count", "n"], errors.loc["D50", "n"]) == (2, 1)
+    assert errors.loc["count", "size"] == pytest.approx(0.6)
+
+
+@pytest.fixture
+def series(tmp_path):
+    """The frozen model reads 40 % too high, the adapted one 10 %; half as many particles, then all of them."""
+    groups = {i: f"g{k // 2}" for k, i in enumerate("abcdef")}
+    scales = dict(zip(groups, (1, 2, 3, 5, 8, 13)))
+    images = [(k * TRUE, i, g, "nm" if i in "ab" else "px") for (i, g), k in zip(groups.items(), scales.values())]
+    frozen = record(tmp_path, "f", *(particles(t, 1.4 * t[::2], i, g, u) for t, i, g, u in images), method="frozen")
+    adapted = record(tmp_path, "m", *(particles(t, 1.1 * t, i, g, u) for t, i, g, u in images))
+    return {"frozen": [frozen], "adapted": [adapted]}
+
+
+def test_size_errors_of_known_series(series):
+    table = sizes.size_errors(series).set_index(["quantity", "series"])
+    assert table.loc[("D50", "frozen"), ["error", "error_low", "error_high"]].tolist() == pytest.approx([0.4] * 3)
+    assert table.loc[("D50", "adapted"), ["size", "half"]].tolist() == pytest.approx([0.1, 0.1])
+    assert table.loc[("D50", "adapted"), ["change", "change_low", "change_high"]].tolist() == pytest.approx([-0.3] * 3)
+    assert table.loc[("count", "frozen"), "error"] == pytest.approx(-0.4)
+    assert np.isnan(table.loc[("wasserstein", "adapted"), "error"])
+    shown = sizes.error_table(sizes.size_errors(series))
+    row = shown[(shown["quantity"] == "D50") & (shown["model"] == "adapted")].iloc[0]
+    assert row["mean error, %"] == "+10.0 [+10.0,\u00a0+10.0]" and row["half of the images within, %"] == "10.0"
+    assert row["change of the absolute error, points"] == "-30.0 [-30.0,\u00a0-30.0]" and row["images"] == "6"
+
+
+def test_pooling_does_not_see_the_magnification(series):
+    found = sizes.pooled(series)
+    np.testing.assert_allclose(np.unique(found["labels"].round(9)), TRUE / 30, rtol=1e-6)
+    assert {name: len(values) for name, values in found.items()} == {"labels": 30, "frozen": 18, "adapted": 30}
+    rows = sizes.pooled_rows(series).set_index("series")
+    assert rows.loc["labels", "D50"] == pytest.approx(1) and rows.loc["adapted", "D50"] == pytest.approx(1.1)
+    assert rows.loc["adapted", "wasserstein"] == pytest.approx(0.1) and rows.loc["labels", "count"] == 30
+    doubled = {"adapted": [*series["adapted"], *series["adapted"]]}
+    assert sizes.pooled_rows(doubled).set_index("series").loc["adapted", "count"] == 30  # a run
+    curves = sizes.percentiles(series)
+    middle = curves[(curves["series"] == "adapted") & (curves["percent"] == 50)]["diameter"].item()
+    assert middle == pytest.approx(1.1)
+
+
+def test_sentences_claim_a_bias_only_beyond_the_interval(series, tmp_path):
+    text = sizes.size_sentence(sizes.size_errors(series))
+    assert "D50 is off by 10.0 [10.0,\u00a010.0] % in the mean over 6 test images" in text
+    assert "above zero for D10, D50, D90 and mean diameter" in text and "below" not in text
+    assert "that of the D50 falls by 30.0 [30.0,\u00a030.0] points" in text
+    up_and_down = [particles(TRUE, (1 + e) * TRUE, i, f"g{i}") for i, e in zip("abcd", (0.3, -0.3, 0.2, -0.2))]
+    even = record(tmp_path, "e", *up_and_down)
+    assert "None of its mean errors can be told from zero" in sizes.size_sentence(
+        sizes.size_errors({"adapted": [even]})
+    )
+    pooled = sizes.pooled_sentence(sizes.pooled_rows(series))
+    assert "lies 10.0 % of a mean diameter" in pooled and "D50 by +10.0 %" in pooled
+    close = {"adapted": [record(tmp_path, "c", particles(TRUE, TRUE))]}
+    assert "D10 by +0.0 %" in sizes.pooled_sentence(sizes.pooled_rows(close))
+
+
+def test_runs_without_particles_say_so(tmp_path):
+    series = {"frozen": [], "adapted": [record(tmp_path, "old")]}
+    errors = sizes.size_errors(series)
+    assert errors.empty and sizes.size_sentence(errors) == sizes.NONE
+    assert sizes.agreement(series).empty and sizes.percentiles(series).empty and sizes.pooled_rows(series).empty
+    assert sizes.error_table(errors).empty
+
+
+def test_charts_draw_a_panel_a_unit_and_the_fixed_colours(series, tmp_path):
+    table = sizes.agreement(series)
+    assert len(table) == 12
+    figure = size_plots.agreement_chart(table)
+    assert [a.get_xlabel() for a in figure.axes] == ["true D50, nm", "true D50, px"]
+    drawn = {line.get_label(): line for line in figure.axes[1].lines}
+    np.testing.assert_allclose(drawn["adapted"].get_ydata() / drawn["adapted"].get_xdata(), 1.1)
+    assert drawn["adapted"].get_color() == plots.ADAPTED and drawn["frozen"].get_color() == plots.FROZEN
+    assert list(drawn["equal"].get_xdata()) == list(drawn["equal"].get_ydata())
+    curves = size_plots.distribution_chart(sizes.percentiles(series))
+    assert [t.get_text() for t in curves.axes[0].get_legend().get_texts()] == ["labels", "frozen", "adapted"]
+    assert plots.save(curves, tmp_path / "c.svg").stat().st_size < 100_000

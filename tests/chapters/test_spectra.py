@@ -1,0 +1,115 @@
+"""Rank tables of made-up records: rules beside each other, the spectrum's summary by hand, the cost of a cut."""
+
+import numpy as np
+import pytest
+
+from lorasam_core.chapters import comparisons, spectra
+from lorasam_core.config import SCALINGS, RunConfig
+from lorasam_core.records import read_edition
+from tests.made_up import spectrum, write_run
+
+
+def sweep(folder, none, level_step, divided=()):
+    """Records of a rank sweep from 32 up with the Dice `none`, and of two rules with those at rank 64 and above."""
+    folder.mkdir(exist_ok=True)
+    for rank, dice in zip((32, 64, 128), none):
+        write_run(folder, f"n{rank}", dice, scatter=0.01, name=f"rank {rank}", rank=rank)
+    for rule, alpha, values in (("alpha/sqrt(r)", 32**0.5, level_step), ("alpha/r", 32, divided)):
+        for rank, dice in zip((64, 128), values):
+            name = f"rank {rank}, {rule}"
+            write_run(folder, f"{rule[6]}{rank}", dice, name=name, rank=rank, alpha=round(alpha, 6), scaling=rule)
+    records = read_edition(folder).records
+    plain = sorted((r for r in records if r.config.alpha is None), key=lambda r: r.config.rank)
+    return spectra.by_rule(plain, [r for r in records if r.config.alpha is not None])
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("alpha", [None, 3.0])
+def test_factor_is_the_layers(scaling, alpha):
+    from lorasam_core.lora import LoRAConfig
+
+    ours = spectra.factor(RunConfig(rank=5, alpha=alpha, scaling=scaling))
+    assert ours == pytest.approx(LoRAConfig(5, alpha=alpha, scaling=scaling).factor)
+
+
+def test_rules_share_the_run_whose_factor_is_the_same(tmp_path):
+    rules = sweep(tmp_path, (0.7, 0.8, 0.9), (0.7, 0.7), (0.6, 0.5))
+    ids = {rule: [r.run_id for r in runs] for rule, runs in rules.items()}
+    assert ids.pop("none") == ["n32", "n64", "n128"]
+    assert {rule: [i[1:] for i in runs] for rule, runs in ids.items()} == {
+        "alpha/sqrt(r)": ["32", "64", "128"], "alpha/r": ["32", "64", "128"],
+    }  # fmt: skip
+    assert all(runs[0] == "n32" for runs in ids.values())
+    table = spectra.scaling_table(rules).set_index(["rule", "rank"])
+    assert np.allclose(table.loc["none", "factor"], 1)
+    assert np.allclose(table.loc["alpha/r", "factor"], [1, 0.5, 0.25])
+    assert np.allclose(table.loc["alpha/sqrt(r)", "factor"], [1, 0.5**0.5, 0.5])
+    shown = spectra.scaling_display(table.reset_index())
+    assert list(shown["rank"]) == [32, 64, 128] and shown["alpha/r: factor and Dice, %"][2].startswith("0.25: ")
+    mean = 100 * rules["none"][1].metrics["test"]["predictor"]["dice"]["mean"]
+    assert shown["none: factor and Dice, %"][1].startswith(f"1: {mean:.1f} [")
+
+
+@pytest.mark.parametrize(
+    ("none", "level", "answer"),
+    [
+        ((0.6, 0.7, 0.8), (0.6, 0.6), "this speaks for the step size"),
+        ((0.6, 0.7, 0.8), (0.65, 0.7), "both count"),
+        ((0.6, 0.7, 0.8), (0.7, 0.8), "this speaks for the rank"),
+        ((0.6, 0.6, 0.6), (0.6, 0.6), "neither the rank nor the step shows"),
+    ],
+)
+def test_rank_or_step_follows_from_what_can_be_told_apart(tmp_path, none, level, answer):
+    assert answer in spectra.scaling_sentence(sweep(tmp_path, none, level))
+
+
+def test_a_change_within_the_noise_is_none(tmp_path):
+    rules = sweep(tmp_path, (0.6, 0.7, 0.8), (0.6, 0.6))
+    assert "neither the rank nor the step shows" in spectra.scaling_sentence(rules, noise=50)
+    assert "stays open" in spectra._rank_or_step(undivided=True, level=False, at_one_rank=False)
+    assert spectra.scaling_sentence({"none": rules["none"]}) == "" == spectra.scaling_sentence({})
+
+
+def test_spectrum_by_matrix_block_and_target(tmp_path):
+    write_run(tmp_path, "a", 0.8, name="rank 8", rank=8, measured={"spectrum": spectrum(3.0)})
+    write_run(tmp_path, "b", 0.8, name="rank 64", rank=64, measured={"spectrum": spectrum(20.0)})
+    write_run(tmp_path, "c", 0.8, name="old", rank=16)
+    table = spectra.spectrum_table(read_edition(tmp_path).records)
+    assert len(table) == 8 and table.attrs["runs"] == ["a", "b"]
+    first = table[table["run"] == "rank 8"]
+    assert first["block"].tolist() == [0, 0, 1, 1] and first["target"].tolist() == ["q", "v", "q", "v"]
+    used = spectra.used_table(table).set_index("run")
+    # effective ranks of 3, 4, 5, 6; ranks of 99 % of 3, 4, 5, 6
+    assert used.loc["rank 8", ["effective_rank", "least", "most", "rank_99"]].tolist() == [4.5, 3, 6, 4.5]
+    shown = spectra.used_display(spectra.used_table(table))
+    assert shown.iloc[1, 4] == "21.5 (20.0 to 23.0)" and shown.iloc[0, 5] == "2.5"
+    text = spectra.used_sentence(table)
+    assert "4 updates of *rank 64* have a median effective rank of 21.5, from 20.0 to 23.0" in text
+    assert "At rank 8 (*rank 8*) the median is 4.5." in text and "from 21.0 for q to 22.0 for v" in text
+    assert spectra.used_sentence(table[:0]) == "" and not len(spectra.spectrum_table([]))
+
+
+def cut(dice):
+    return {"truncated": {str(k): {"mean": d, "low": d - 0.1, "high": d + 0.1} for k, d in dice.items()}}
+
+
+def test_truncation_ends_with_the_whole_adapter(tmp_path):
+    write_run(tmp_path, "a", 0.8, name="rank 64", rank=64, measured=cut({64: 0.1, 1: 0.5, 16: 0.7995, 8: 0.73}))
+    write_run(tmp_path, "b", 0.8, name="rank 4", rank=4)
+    records = read_edition(tmp_path).records
+    table = spectra.truncation_table(records)
+    whole = 100 * records[0].metrics["test"]["predictor"]["dice"]["mean"]
+    assert table["kept"].tolist() == [1, 8, 16, 64] and table["dice"].tolist() == pytest.approx([50, 73, 79.95, whole])
+    text = spectra.truncation_sentence(table)
+    assert f"({whole:.1f} % with all 64)" in text and f"{50 - whole:+.1f} with 1, {73 - whole:+.1f} with 8 and" in text
+    assert text.endswith("costs no more than 1 point: 16.")
+    dear = table.assign(dice=[50.0, 60.0, 61.0, 90.0])
+    assert spectra.truncation_sentence(dear).endswith("none of these.")
+    assert spectra.truncation_sentence(spectra.truncation_table(records[1:])) == ""
+
+
+def test_sentences_agree_with_comparisons(tmp_path):
+    rules = sweep(tmp_path, (0.6, 0.7, 0.8), (0.6, 0.6))
+    table = comparisons.comparison_table(rules["none"]).set_index("name")
+    gain = table.loc["rank 128", "predictor_dice_gain"]
+    assert f"rank 128 lies {gain:+.1f} [" in spectra.scaling_sentence(rules)

@@ -1,0 +1,102 @@
+"""The pages that compare runs, executed on made-up editions: with every run of the profile, with some, with none."""
+
+import json
+import re
+import zlib
+from pathlib import Path
+
+import pytest
+
+from lorasam_core.profiles import configs, load_profile
+from tests.made_up import spectrum, write_edition, write_run
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+PAGES = ("05_rank", "06_learning_rate", "07_batch_size", "12_where", "13_rivals", "14_labels")
+SWEEPS = ("main", "rank", "learning_rate", "batch_size")
+NONE = "This edition has no runs of this experiment"
+INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Made-up runs of the profile emps; {experiment: {name: run id}} in lists.json."""
+    folder, lists = tmp_path_factory.mktemp("emps"), {}
+    for experiment, runs in configs(load_profile("emps")).items():
+        lists[experiment] = {}
+        for config in runs:
+            run_id = config.replace(precision="32-true").run_id("base", "data", "split")
+            lists[experiment][config.name] = run_id
+            if (folder / run_id).is_dir():
+                continue
+            own = config.to_dict()
+            kind = repr(config.replace(name="", seed=0, transfer=()))
+            level = 0.5 + zlib.crc32(kind.encode()) % 40 / 100 + 0.003 * config.seed
+            steps = config.steps if config.method in ("lora", "decoder", "full", "unet") else 0
+            seen = {"steps": steps, "images_seen": steps * config.batch_size, "best_step": steps}
+            if not steps:
+                seen |= {"trainable_parameters": 0, "seconds": 0.0}
+            if config.method == "lora":
+                seen["spectrum"] = spectrum(config.rank / 4)
+            if config.truncate:
+                seen["truncated"] = {str(k): {"mean": 0.5, "low": 0.4, "high": 0.6} for k in config.truncate}
+            write_run(folder, run_id, level, tuple(own.pop("evaluate")), scatter=0.02, measured=seen, **own)
+    (folder / "lists.json").write_text(json.dumps(lists))
+    return folder
+
+
+def execute(stem, folder, monkeypatch):
+    """What a page says, after its cells have run on the edition in `folder`; what needs a model is left out."""
+    said = []
+    monkeypatch.setenv("LORASAM_RECORDS_ONLY", "1")
+    monkeypatch.setattr("lorasam_core.figures.show_markdown", said.append)
+    source = (FOLDER / f"{stem}.py").read_text(encoding="utf-8").split("# ## One image, three ranks")[0]
+    for name, value in {"profile": "emps", "edition": str(folder)}.items():
+        source = re.sub(rf"^{name}: str = .*$", f"{name} = {value!r}", source, flags=re.MULTILINE)
+    exec(compile(source, stem, "exec"), {})
+    return said
+
+
+def link(experiments, folder, target):
+    """Put the runs of experiments into another edition's folder."""
+    for run_id in {run_id for runs in experiments.values() for run_id in runs.values()}:
+        (target / run_id).symlink_to(folder / run_id)
+
+
+def made(folder):
+    """Names of the figures and tables in an edition's folder, each with the runs that its provenance names."""
+    records = [*folder.glob("figures/*.json"), *folder.glob("tables/*.json")]
+    return {(record.parent.name, record.stem): json.loads(record.read_text())["runs"] for record in records}
+
+
+@pytest.mark.parametrize("stem", PAGES)
+def test_with_every_run(stem, folder, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    edition = write_edition(folder, lists, **INFO)
+    said = " ".join(execute(stem, folder, monkeypatch))
+    assert NONE not in said and "Too few" not in said and "nan" not in said and "not known here" not in said
+    assert "took" in said
+    found = made(folder)
+    assert found and {run for runs in found.values() for run in runs} <= {r.run_id for r in edition.records}
+    assert all(runs for runs in found.values())
+
+
+@pytest.mark.parametrize("stem", PAGES)
+def test_with_some_runs_left_out(stem, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: len(runs) // 2]) for key, runs in lists.items()} | {"main": lists["main"]}
+    left = {key: ["a run", "another"] for key in lists if kept[key] != lists[key]}
+    link(kept, folder, tmp_path)
+    write_edition(tmp_path, kept, left_out=left, **INFO)
+    said = " ".join(execute(stem, tmp_path, monkeypatch))
+    assert "Not run for this edition: a run and another." in said and "nan" not in said
+
+
+@pytest.mark.parametrize("stem", PAGES)
+@pytest.mark.parametrize("sweeps", [SWEEPS, SWEEPS[:1]], ids=["sweeps", "main"])
+def test_with_the_main_runs_alone(stem, sweeps, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: lists[key] if key in sweeps else {} for key in SWEEPS}
+    link(kept, folder, tmp_path)
+    write_edition(tmp_path, kept, **INFO)
+    said = " ".join(execute(stem, tmp_path, monkeypatch))
+    assert NONE in said and "nan" not in said and made(tmp_path)
