@@ -25,7 +25,7 @@ from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside
 # (forward and backward, 32 to 128 prompts of vit_t, 0.3 MB each, and 2 to 4 of vit_b, 4 MB each, are the fastest)
 CPU_TOKEN_BYTES = 2**24
 # numbers of image tokens that go through the encoder at once on a CPU: of vit_t 37 images, whose steps are faster
-# together; of vit_b at 1024 pixels one, which takes a fifth less time than eight together, and a fifth of the memory
+# together; of vit_b at 1024 pixels one: eight take an eighth less time one by one, and a quarter of the memory
 CPU_ENCODER_NUMBERS = 2**22
 
 
