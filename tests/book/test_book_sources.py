@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from lorasam_core.config import RunConfig
+from lorasam_core.experiments import TOLERANCE
 from lorasam_core.lora import lora_parameter_count
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS
 from lorasam_core.study import STUDY, break_even
@@ -70,6 +71,10 @@ def test_the_method_page_gives_the_generators_settings_as_they_are() -> None:
         study, quick = (cell.strip() for cell in rows[name].split("|"))
         assert float(study) == STUDY_SETTINGS[name]
         assert (float(quick) if quick else None) == QUICK_SETTINGS.get(name)
+
+
+def test_the_page_on_reproducing_gives_the_tolerance_as_it_is() -> None:
+    assert f"within {TOLERANCE} of its record" in (BOOK / "reproduce.md").read_text(encoding="utf-8")
 
 
 def test_the_method_page_gives_the_parameter_counts_of_the_study_and_of_the_formula() -> None:
