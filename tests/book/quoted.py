@@ -39,6 +39,13 @@ WORDS = {  # of the columns of comparisons
     "mask generator Dice": ("generator", "dice"), "AP50": ("generator", "ap50"), "F1": ("generator", "f1"),
     "PQ": ("generator", "pq"),
 }  # fmt: skip
+PROMPTS = {  # rows of the table of prompts
+    "whole image": ("predictor", "iou"), "mask generator, union": ("generator", "iou"),
+    "mask generator, AP50": ("generator", "ap50"), "point": ("point", "iou_rated"),
+    "point, best mask": ("point", "iou_best"),
+    "jittered box": ("box", "iou_rated"), "exact box": ("exact_box", "iou_rated"),
+}  # fmt: skip
+SERIES = {"adapted": "lora", "U-Net": "unet"}  # of the table of labels, and their method
 SWEEPS = {"rank": int, "learning rate": float, "batch size": int}  # first column of an ablation, and its values
 COUNTS = {  # column -> number in metrics.json
     "trainable parameters": "trainable_parameters", "steps": "steps", "images seen": "images_seen",
@@ -124,8 +131,11 @@ def _runs(edition: Edition, experiment: str) -> list[Record]:
 def _named(edition: Edition, name: str) -> list[list[Record]]:
     """Runs that stand under a name: each alone, and together with its other seeds."""
     ids = {row["run_id"] for rows in edition.info["experiments"].values() for row in rows if row["name"] == name}
-    found = [record for record in edition.records if record.run_id in ids]
-    return [[r] for r in found] + [[r for r in edition.records if _settings(r) == _settings(f)] for f in found]
+    return _groups(edition, [record for record in edition.records if record.run_id in ids])
+
+
+def _groups(edition: Edition, runs: Sequence[Record]) -> list[list[Record]]:
+    return [[r] for r in runs] + [[r for r in edition.records if _settings(r) == _settings(run)] for run in runs]
 
 
 def _settings(run: Record) -> dict[str, Any]:
@@ -148,7 +158,7 @@ def _with_interval(values: pd.Series) -> Numbers:
 
 def _summary(runs: Sequence[Record], evaluator: str, metric: str) -> Numbers:
     """Mean with interval, in %, as one record has it, or of the images' means over several; without runs, nothing."""
-    if not all(evaluator in run.metrics["test"] for run in runs) or not runs:
+    if not runs or not all(metric in run.metrics["test"].get(evaluator, {}) for run in runs):
         return ()
     if len(runs) > 1:
         return _with_interval(_images(runs, evaluator, metric)[metric])
@@ -165,9 +175,12 @@ def _gain(before: Sequence[Record], after: Sequence[Record], evaluator: str, met
 
 # ------------------------------------------------------------------------------------------------ tables
 def _frozen_and_adapted(cell: Cell, edition: Edition) -> list[Numbers]:
-    evaluator, metric = MEASURES[cell.row["metric, %"]]
+    row = next(iter(cell.row.values()))
+    if row not in MEASURES | PROMPTS:
+        return []
+    evaluator, metric = (MEASURES | PROMPTS)[row]
     before, after = _frozen(edition), _seeds(edition)
-    match cell.column:
+    match cell.column.removesuffix(", %"):
         case "frozen":
             return [_summary(before, evaluator, metric)]
         case "adapted":
@@ -184,10 +197,24 @@ def _ablation(cell: Cell, edition: Edition) -> list[Numbers]:
     if field not in SWEEPS or cell.column == field:
         return []
     name, value = field.replace(" ", "_"), SWEEPS[field](cell.row[field])
-    runs = [run for run in _runs(edition, name) if getattr(run.config, name) == value]
+    runs = [run for run in _runs(edition, name) if _is(run, name, value)]
     if cell.column.startswith("test Dice"):
         return [_summary(runs, "predictor", "dice")]
-    return [_count(run, cell.column) for run in runs]
+    return [_count(run, cell.column) for run in [*runs, *_runs(edition, f"{name}_steps")] if _is(run, name, value)]
+
+
+def _is(run: Record, field: str, value: float) -> bool:
+    return bool(getattr(run.config, field) == value)
+
+
+def _labels(cell: Cell, edition: Edition) -> list[Numbers]:
+    words, _, series = cell.column.partition(", %: ")
+    if words not in WORDS:
+        return []
+    total, count = edition.info["images"]["train"], int(cell.row["training images"])
+    runs = [run for name in ("main", "rivals", "labels") for run in _runs(edition, name)]
+    runs = [r for r in runs if r.config.method == SERIES[series] and min(r.config.train_limit or total, total) == count]
+    return [_summary(some, *WORDS[words]) for some in _groups(edition, runs)]
 
 
 def _comparison(cell: Cell, edition: Edition) -> list[Numbers]:
@@ -236,5 +263,6 @@ RULES: dict[str, Callable[[Cell, Edition], list[Numbers]]] = {
     "landing": _frozen_and_adapted, "main": _frozen_and_adapted, "rank": _ablation, "learning-rate": _ablation,
     "batch-size": _ablation, "batch-size-cost": _ablation, "cases": _cases, "edition-runs": _run,
     "batch-size-equal-images": _comparison, "batch-size-equal-steps": _comparison, "objective": _comparison,
-    "where": _comparison, "where-cost": _comparison, "rivals-foreground": _comparison, "rivals-instances": _comparison,
+    "where": _comparison, "learning-rate-paired": _comparison, "labels": _labels, "prompts": _frozen_and_adapted,
+    "where-cost": _comparison, "rivals-foreground": _comparison, "rivals-instances": _comparison,
 }  # fmt: skip
