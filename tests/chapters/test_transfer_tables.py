@@ -9,7 +9,7 @@ from tests.made_records import make_edition, make_record, per_image
 
 GROUPS = ("g1", "g1", "g2", "g2", "g3", "g3")
 HARD = np.array([0.0, 0.1, 0.2, -0.1, -0.2, 0.05])
-MISSING = "left out: 'ampis_powder' is no data set; give synthetic, emps, the path of a folder, or one in /home/x/data."
+MISSING = "left out: 'ampis_powder' is no data set; give synthetic, emps, the path of a folder, or one in /data/x/data."
 
 
 def run(folder, run_id, emps, synthetic=None, **settings):
@@ -85,7 +85,7 @@ def test_a_missing_data_set_is_named_without_a_place_and_missing_seeds_are_count
     rows = transfer_tables.transfer_rows(more).set_index(["test", "metric", "training"])["seeds"]
     assert rows[("EMPS", "predictor: Dice", "trained on EMPS")] == 3
     assert rows[("generated particles", "predictor: Dice", "trained on EMPS")] == 2
-    assert transfer_tables.material("/home/x/my powder/") == "my powder"
+    assert transfer_tables.material("/data/x/my powder/") == "my powder"
 
 
 def test_an_edition_without_other_material(tmp_path):
