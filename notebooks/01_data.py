@@ -17,12 +17,12 @@
 # specimen it shows, and how large a pixel is. This page looks at the micrographs of this edition, at their labels, and
 # at the two steps that decide whether a result can be trusted: the split by specimen, and augmentation *after* it.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.records import read_edition
 
@@ -39,7 +39,7 @@ page.banner()
 # substrate and lights them as a scanning electron microscope would: bright edges, shadows in the gaps, charging, drift,
 # blur and shot noise.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.data.synthetic import generate
 
 generated = [generate(seed=0, index=3 * i) for i in range(12)]
@@ -47,7 +47,7 @@ caption = "Generated micrographs, each of another specimen."
 alt = "Twelve grey micrographs of powders: round, facetted and rod-like particles, loose, packed and in clusters."
 page.figure(plots.contact_sheet(generated), "data-generated", caption, alt)
 
-# %%
+# %% tags=["hide-input"]
 count = sum(s.labels.max() for s in generated)
 sizes = [s.pixel_size for s in generated]
 page.say(
@@ -58,7 +58,7 @@ page.say(
 # %% [markdown]
 # The labels number what is visible of each particle: what lies beneath another one, or in deep shadow, has no label.
 
-# %%
+# %% tags=["hide-input"]
 caption = "The labels of the same twelve images: a colour for each particle, black for background."
 alt = "Twelve label images: every particle of the images above as a patch of one random colour on black."
 page.figure(plots.contact_sheet(generated, labels=True), "data-generated-labels", caption, alt)
@@ -68,7 +68,7 @@ page.figure(plots.contact_sheet(generated, labels=True), "data-generated-labels"
 #
 # Training, validation and test of this edition use the following data set.
 
-# %%
+# %% tags=["hide-input"]
 samples, note = report.picture_set(page.edition)
 chosen, _ = report.picture_samples(page.edition, part="train", count=12)
 caption = f"Twelve training images of this edition. {note}"
@@ -79,12 +79,12 @@ page.figure(plots.contact_sheet(chosen), "data-images", caption, alt)
 # Look at how much the images differ in contrast, in magnification and in how densely the particles lie: an adapter has
 # to do for all of them.
 
-# %%
+# %% tags=["hide-input"]
 caption = f"Their labels. {note}"
 alt = "The labels of the twelve training images: one random colour a particle on black."
 page.figure(plots.contact_sheet(chosen, labels=True), "data-labels", caption, alt)
 
-# %%
+# %% tags=["hide-input"]
 particles = [len(set(s.labels[s.labels > 0])) for s in chosen]
 shares = [100 * s.foreground.mean() for s in chosen]
 page.say(
@@ -101,7 +101,7 @@ page.say(*samples.notes)
 # training, validation and test, 7 : 2 : 1, and only then is anything cropped or augmented. EMPS keeps its official test
 # set.
 
-# %%
+# %% tags=["hide-input"]
 import pandas as pd
 
 parts = {part: samples.subset(part) for part in ("train", "val", "test")}
@@ -113,7 +113,7 @@ page.table(split, "data-split", f"Images and groups of each part; no group is in
 # What would happen without groups? Deal the same images at random, and count the test images that share a group with
 # training.
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 
 order = np.random.default_rng(0).permutation(list(samples.ids))
@@ -133,7 +133,7 @@ page.say(
 # of any run draws the same crop. An item takes a window of one training image, rotates it by 0 to 90 degrees, crops it,
 # flips it, and changes contrast and gamma. Image and labels go through the same geometry.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.data.virtual import VirtualSet
 
 parent = max(chosen, key=lambda s: s.labels.max())  # the busiest
@@ -146,14 +146,14 @@ page.figure(plots.panels(pictures, columns=6), "data-variants", caption, alt)
 # %% [markdown]
 # The items come from different windows of the image, turned and mirrored. Their labels must have made the same journey:
 
-# %%
+# %% tags=["hide-input"]
 pictures = {"parent": plots.instance_mosaic(parent.image, parent.labels)}
 pictures |= {f"item {i}": plots.instance_mosaic(*variants[i]) for i in range(5)}
 caption = f"Labels of the same image and items: a particle keeps its colour. {note}"
 alt = "The labels of the micrograph and of its five crops, each particle in the same colour throughout."
 page.figure(plots.panels(pictures, columns=6), "data-variants-labels", caption, alt)
 
-# %%
+# %% tags=["hide-input"]
 whole = VirtualSet(parts["train"])
 page.say(
     f"An epoch is {len(whole):,} items, {len(whole) // len(parts['train'])} of each of {len(parts['train'])} training "
@@ -167,7 +167,7 @@ page.say(
 # ten, fifty and ninety percent of the particles are smaller than D10, D50 and D90. Particles that the image's edge cuts
 # are left out.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.particles import measure, size_distribution
 
 groups = [s.group for s in chosen for _ in range(s.labels.max())]
@@ -176,14 +176,14 @@ shown = [s for s in parts["train"] if s.group == busiest]
 table = pd.concat([measure(s.labels, s.pixel_size).assign(image=s.id) for s in shown])
 found = size_distribution(table)
 
-# %%
+# %% tags=["hide-input"]
 whole_ones = table[~table["touches_border"]]
 diameters = {"labels": whole_ones["equivalent_diameter"].to_numpy()}
 caption = f"Sizes of the labelled particles of one specimen ({busiest}); dots mark D10, D50 and D90. {note}"
 alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
 page.figure(plots.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
-# %%
+# %% tags=["hide-input"]
 page.say(
     f"Training images of this specimen: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
     f"smaller than {found['D50']:.0f} {found['unit']}; D90 is {found['D90'] / found['D10']:.1f} times D10."

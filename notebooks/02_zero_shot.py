@@ -17,12 +17,12 @@
 # A powder is not a thing, and each of its particles looks like the one beneath it. This page gives a model that has
 # never seen a micrograph both kinds of picture, and measures the difference.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.records import read_edition
 
@@ -34,7 +34,7 @@ page.banner()
 # %% [markdown]
 # The model is the base of this edition, frozen: no adapter, no training on particles.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
 from lorasam_core.sam import load_sam
 
@@ -49,7 +49,7 @@ page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in th
 # Generated scenes stand for ordinary pictures: a few whole objects on a ground, each with an outline, a colour or a
 # texture of its own. These scenes were never trained on. Their labels are the whole objects.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.data import Sample
 from lorasam_core.data.scenes import generate_scene
 from lorasam_core.metrics import paint
@@ -64,7 +64,7 @@ described = [Sample(s.image, y, f"scene {i + 1}", f"scene {i + 1}") for i, (s, y
 # The **predictor** is asked once, with a box around the whole image: its single mask, in blue, is what the model takes
 # for the object. The **mask generator** asks with a grid of points and keeps the masks that the model rates well.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.evaluation import evaluate, predict_foreground
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
@@ -76,7 +76,7 @@ for s in described[:2]:
     pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
     pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
 
-# %%
+# %% tags=["hide-input"]
 caption = "The frozen model on generated scenes of describable objects."
 alt = "Two colourful scenes; beside each the predictor's blue mask, the mask generator's instances, the true objects."
 page.figure(plots.panels(pictures, columns=4), "zero-shot-scenes", caption, alt, runs=[frozen])
@@ -86,7 +86,7 @@ page.figure(plots.panels(pictures, columns=4), "zero-shot-scenes", caption, alt,
 #
 # The same model, asked in the same way.
 
-# %%
+# %% tags=["hide-input"]
 particles, note = report.picture_samples(page.edition, part="test", count=2)
 pictures = {}
 for s in particles:
@@ -95,12 +95,12 @@ for s in particles:
     pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
     pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
 
-# %%
+# %% tags=["hide-input"]
 caption = f"The same frozen model on micrographs of particles. {note}"
 alt = "Two micrographs; beside each the predictor's blue mask, the mask generator's instances and the true particles."
 page.figure(plots.panels(pictures, columns=4), "zero-shot-particles", caption, alt, runs=[frozen])
 
-# %%
+# %% tags=["hide-input"]
 marked = [100 * predict_foreground(sam, s.image).mean() for s in particles]
 covered = [100 * s.foreground.mean() for s in particles]
 pairs = [f"{m:.0f} % of {s.id}, where particles cover {c:.0f} %" for m, c, s in zip(marked, covered, particles)]
@@ -111,14 +111,14 @@ page.say(f"The predictor marks {', and '.join(pairs)}.")
 #
 # Every test image of this edition was given to the frozen model; here are the same metrics on the six scenes.
 
-# %%
+# %% tags=["hide-input"]
 of_particles = dict(tuple(frozen.per_image.groupby("evaluator")))
 rows = report.compare({"scenes": evaluate(sam, described), "particles": of_particles})
 caption = "The frozen model on describable scenes and on the test images of this edition, with 95 % intervals."
 alt = "Means and intervals of each metric, scenes and particles in two colours."
 page.figure(plots.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, runs=[frozen], data=rows)
 
-# %%
+# %% tags=["hide-input"]
 means = rows.pivot(index="metric", columns="series", values="mean")
 lead = (means["scenes"] - means["particles"]).sort_values()
 page.say(
@@ -132,7 +132,7 @@ page.say(
 # Six scenes are few. For the compact model the same questions were asked on a thousand scenes, on all generated test
 # particles and on the test images of EMPS; [its card](10_model_card.ipynb) says how.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import model_card
 
 card = model_card.read_card()
@@ -142,7 +142,7 @@ if config.model == "vit_t":
 else:
     page.say(f"This edition adapts {config.model}, of which this was not measured.")
 
-# %%
+# %% tags=["hide-input"]
 gap = model_card.gap_table(page.edition, card)
 if len(gap):
     caption = "What LoRA has to close on this edition's test images, and what its main configuration closes, in %."

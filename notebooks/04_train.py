@@ -16,7 +16,7 @@
 # One run: the frozen base, an adapter, a loss, and a number of steps. As it stands this page shows the main run of the
 # edition. Give any setting below another value, and it trains that run instead (or finds it finished).
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
@@ -31,7 +31,7 @@ learning_rate: float = 0.0  # the highest, after warming up
 crop_size: int = 0  # side of the training crops, pixels of the image
 seed: int = -1  # of A, of the order of the images and of the prompts; -1: the main run's
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.records import read_edition
 
@@ -43,7 +43,7 @@ page.banner()
 # %% [markdown]
 # ## The run
 
-# %%
+# %% tags=["hide-input"]
 asked = {"rank": rank, "alpha": alpha, "scaling": scaling, "objective": objective, "steps": steps}
 asked |= {"batch_size": batch_size, "learning_rate": learning_rate, "crop_size": crop_size}
 changes = {key: value for key, value in asked.items() if value}
@@ -53,7 +53,7 @@ if seed >= 0:
     changes["seed"] = seed
 main = report.adapted_runs(page.edition)  # one run a seed
 
-# %%
+# %% tags=["hide-input"]
 runs = main
 if changes:
     config = main[0].config.replace(name="custom", **changes)
@@ -69,14 +69,14 @@ page.table(report.settings_table(runs[0]), "train-settings", caption)
 #
 # ## Curves
 
-# %%
+# %% tags=["hide-input"]
 run = runs[0]
 caption = "Loss, accuracy and mIoU by step. Diamonds: the last values reported by the study (ViT-B, its own data)."
 alt = "Three charts over the optimiser step, each with a line for training and one for validation."
 figure = plots.curves(run.history, reported=report.STUDY["curves"])
 page.figure(figure, "train-curves", caption, alt, runs=[run], data=run.history)
 
-# %%
+# %% tags=["hide-input"]
 page.say(report.curves_sentence(run))
 
 # %% [markdown]
@@ -85,17 +85,17 @@ page.say(report.curves_sentence(run))
 # The test part was not looked at until here. *Frozen* is the base without an adapter; the gain is paired, image by
 # image.
 
-# %%
+# %% tags=["hide-input"]
 rows = report.main_rows(page.edition, runs)
 caption = "Frozen and adapted on the test images: means with bootstrap 95 % intervals over groups, in %."
 page.table(report.main_table(page.edition, runs), "main", caption, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 caption = "The same as a chart."
 alt = "Means and intervals of each metric, the frozen model in blue and the adapted one in vermilion."
 page.figure(plots.interval_chart(rows, "%"), "main-metrics", caption, alt, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 for sentence in report.findings(page.edition, runs):
     page.say(sentence)
 
@@ -103,7 +103,7 @@ for sentence in report.findings(page.edition, runs):
 # The Dice of the union cannot see whether two touching particles were taken for one. AP50, F1 and PQ can, and are the
 # stricter test. Merges and splits say which way it went wrong.
 
-# %%
+# %% tags=["hide-input"]
 frozen = report.frozen_runs(page.edition)
 for kind in ("merges", "splits"):
     before, after = (report.interval(group, "generator", kind)["mean"] for group in (frozen, runs))

@@ -17,13 +17,13 @@
 # ablation. Its four ranks are shares of the width of ViT-B; here each stands beside the rank that is the same share of
 # the width of this edition's model.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 workers: int = 1  # processes that share the cores
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.chapters import comparison_plots, comparisons, spectra
 from lorasam_core.records import read_edition
@@ -39,19 +39,19 @@ page.banner()
 # Every run differs from the others in its rank alone. The study's Dice stands beside ours to compare the *shape* of the
 # result: its model, data and machine are others.
 
-# %%
+# %% tags=["hide-input"]
 table = report.ablation_table(records, "rank")
 caption = "Test Dice of the predictor by rank, and the study's at the same share of the width."
 page.table(report.ablation_display(table), "rank", caption, data=table)
 
-# %%
+# %% tags=["hide-input"]
 frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
 level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
 caption = "Test Dice by rank. Bars are 95 % intervals over groups; diamonds are reported by the study."
 alt = "Measured Dice over four ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
 page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, alt, data=table)
 
-# %%
+# %% tags=["hide-input"]
 page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
 
@@ -64,7 +64,7 @@ page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(
 # Two things change with the rank: how many directions the update has, and how large a step of the optimiser is
 # ([the layer's page](03_lora_layer.ipynb) shows by how much).
 
-# %%
+# %% tags=["hide-input"]
 config = (records or report.adapted_runs(page.edition))[0].config
 alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
 even = report.break_even(report.width_of(config.model))
@@ -86,7 +86,7 @@ page.say(
 # the rank is what counts, the Dice changes under `alpha/sqrt(r)` as well; if the step is, it does not, and the rules
 # differ at one rank.
 
-# %%
+# %% tags=["hide-input"]
 scaled = report.records_of(page.edition, "scaling")
 rules = spectra.by_rule(records, scaled)
 scaling = spectra.scaling_table(rules)
@@ -95,13 +95,13 @@ if scaled:
     page.table(spectra.scaling_display(scaling), "rank-scaling", caption, data=scaling)
 page.say(report.left_out_sentence(page.edition, "scaling"))
 
-# %%
+# %% tags=["hide-input"]
 if scaled:
     caption = "Test Dice by rank, a line a scaling rule, with 95 % intervals over groups; the band is the frozen model."
     alt = "Dice over four ranks, a line a scaling rule with error bars; the lines meet at the lowest rank."
     page.figure(comparison_plots.scaling_chart(scaling, level), "rank-scaling-dice", caption, alt, data=scaling)
 
-# %%
+# %% tags=["hide-input"]
 seeds = report.records_of(page.edition, "noise")
 noise = comparisons.seed_noise(seeds)["least"]
 page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
@@ -114,7 +114,7 @@ page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
 # (Roy and Vetterli, 2007) is the exponential of the entropy of their shares, as many as there are if all are equal, and
 # one if one is all there is. The energy is the sum of their squares.
 
-# %%
+# %% tags=["hide-input"]
 spectrum = spectra.spectrum_table([*records, *scaled])
 if len(spectrum):
     used = spectra.used_table(spectrum)
@@ -122,7 +122,7 @@ if len(spectrum):
     page.table(spectra.used_display(used), "rank-used", caption, data=used)
 page.say(spectra.used_sentence(spectrum) or "The runs of this edition hold no singular values.")
 
-# %%
+# %% tags=["hide-input"]
 alone = spectra.spectrum_table(records)
 if len(alone):
     caption = "Effective rank of the learnt updates by block, a panel a target, a line a trained rank."
@@ -133,7 +133,7 @@ if len(alone):
 # Directions that an update has are not all directions that it needs. An adapter can be cut down to its largest singular
 # values after training, which is the nearest update of that rank, and asked again.
 
-# %%
+# %% tags=["hide-input"]
 cut = spectra.truncation_table(records)
 if len(cut):
     caption = "Test Dice of an adapter cut down, without training, to its largest singular values."
@@ -149,7 +149,7 @@ page.say(spectra.truncation_sentence(cut) or "No adapter of this edition was cut
 #
 # The mask generator's output for one test image. A number can hide what kind of error it counts.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
@@ -160,7 +160,7 @@ settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
 pictures = {"input": plots.rgb(sample.image), "labels": plots.instance_mosaic(sample.image, sample.labels)}
 there = [record for record in records if record.adapter][:3]
 
-# %%
+# %% tags=["hide-input"]
 counts = []
 for record in there:
     sam = load_sam(config.model, config.checkpoint, config.image_size, resolve_device("auto"))
@@ -169,13 +169,13 @@ for record in there:
     counts.append(f"{len(found)} at rank {record.config.rank}")
     pictures[f"rank {record.config.rank}"] = plots.instance_mosaic(sample.image, found)
 
-# %%
+# %% tags=["hide-input"]
 without = "" if there else " The adapters of these runs are not part of a published edition: only the image is shown."
 caption = f"One test image and the mask generator's instances at up to three ranks.{without} {note}"
 alt = "A micrograph, its labels, and the instances found at increasing ranks, each in a random colour on black."
 page.figure(plots.panels(pictures), "rank-instances", caption, alt, runs=there)
 
-# %%
+# %% tags=["hide-input"]
 if there:
     page.say(
         f"The image holds {len(set(sample.labels.flat) - {0})} particles; the mask generator finds {', '.join(counts)}."

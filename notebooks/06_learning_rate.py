@@ -16,13 +16,13 @@
 # The size of a step. Too small, and the budget of steps ends before the adapter has learnt; too large, and it forgets
 # what the base knew. The study varied it over four decades.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 workers: int = 1  # processes that share the cores
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
@@ -38,19 +38,19 @@ page.banner()
 # Every run differs from the others in its learning rate alone. The rate is the highest of a run: it is reached after a
 # warm-up and falls to zero along a cosine.
 
-# %%
+# %% tags=["hide-input"]
 table = report.ablation_table(records, "learning_rate")
 caption = "Test Dice of the predictor by learning rate, and the study's at the same rate."
 page.table(report.ablation_display(table), "learning-rate", caption, data=table)
 
-# %%
+# %% tags=["hide-input"]
 frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
 level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
 caption = "Test Dice by learning rate. Bars are 95 % intervals over groups; diamonds are reported by the study."
 alt = "Measured Dice over the learning rates with error bars, the study's reported Dice beside it, the frozen model."
 page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-dice", caption, alt, data=table)
 
-# %%
+# %% tags=["hide-input"]
 page.say(report.ablation_sentence(records, "learning_rate", seeds=report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "learning_rate"))
 
@@ -62,7 +62,7 @@ page.say(report.left_out_sentence(page.edition, "learning_rate"))
 # again from other seeds, with nothing else changed. Where this edition has these runs, the grey band is what two single
 # runs of one configuration differ by, and a difference inside it is no finding.
 
-# %%
+# %% tags=["hide-input"]
 seeds = report.records_of(page.edition, "noise")
 reference = comparisons.shared_name(records, seeds or report.records_of(page.edition, "rank"))
 paired = comparisons.comparison_table(comparisons.with_seeds(records, seeds), reference)
@@ -71,14 +71,14 @@ if len(paired):
     caption = "The runs, the reference with all its seeds, and paired differences to it."
     page.table(comparisons.comparison_display(paired), "learning-rate-paired", caption, data=paired)
 
-# %%
+# %% tags=["hide-input"]
 if len(paired) > 1:
     figure = comparison_plots.paired_chart(paired, noise={"predictor_dice": noise["least"]})
     caption = "Paired differences in test Dice to the reference, with 95 % intervals, and what seeds alone do in grey."
     alt = "A point with an interval for each learning rate on an axis of differences, around a line at zero."
     page.figure(figure, "learning-rate-differences", caption, alt, data=paired)
 
-# %%
+# %% tags=["hide-input"]
 page.say(comparisons.comparison_sentence(paired, noise=noise["least"]))
 page.say(comparisons.noise_sentence(seeds, records, "learning_rate"), report.left_out_sentence(page.edition, "noise"))
 
@@ -88,7 +88,7 @@ page.say(comparisons.noise_sentence(seeds, records, "learning_rate"), report.lef
 # A rate that is too small shows in the curve: the loss is still falling when the steps are spent. One that is too large
 # shows as a loss that jumps, or settles high.
 
-# %%
+# %% tags=["hide-input"]
 import pandas as pd
 
 parts = [r.history.assign(rate=f"{r.config.learning_rate:g}")[["step", "rate", "val_loss"]] for r in records]
@@ -99,7 +99,7 @@ if parts:
     alt = "Validation loss over the optimiser step, one line a learning rate."
     page.figure(figure, "learning-rate-curves", caption, alt, runs=records, data=losses)
 
-# %%
+# %% tags=["hide-input"]
 if parts:
     ends = losses.sort_values("step").groupby("learning rate")["val_loss"].last()
     page.say(
@@ -111,5 +111,5 @@ if parts:
 # The best rate belongs to a number of steps, a rank and a scaling. With fewer steps a higher rate wins: read the two
 # columns of the table with the length of the runs in mind.
 
-# %%
+# %% tags=["hide-input"]
 page.say(comparisons.steps_note(records))

@@ -16,13 +16,13 @@
 # How many images make one step. The study lists four and eight in different places and reports its best Dice at eight,
 # which is therefore taken for the batch size of its headline.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 workers: int = 1  # processes that share the cores
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
@@ -38,12 +38,12 @@ page.banner()
 # Two things cannot both be held fixed: the number of steps and the number of images seen. The study fixed its epochs,
 # so that small batches take more steps; so do these runs.
 
-# %%
+# %% tags=["hide-input"]
 table = report.ablation_table(records, "batch_size")
 caption = "Test Dice of the predictor by batch size, and the study's at the same batch size."
 page.table(report.ablation_display(table), "batch-size", caption, data=table)
 
-# %%
+# %% tags=["hide-input"]
 frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
 level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
 caption = "Test Dice by batch size. Bars are 95 % intervals over groups; diamonds are reported by the study."
@@ -52,7 +52,7 @@ alt = (
 )
 page.figure(plots.ablation_chart(table, "batch_size", level), "batch-size-dice", caption, alt, data=table)
 
-# %%
+# %% tags=["hide-input"]
 page.say(report.ablation_sentence(records, "batch_size", seeds=report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "batch_size"))
 
@@ -62,7 +62,7 @@ page.say(report.left_out_sentence(page.edition, "batch_size"))
 # The other way to hold a budget: every batch size takes as many steps, so that a large batch sees more images. If a
 # batch size were better in itself, it would lead both ways.
 
-# %%
+# %% tags=["hide-input"]
 same_steps = report.records_of(page.edition, "batch_size_steps")
 budgets = {"equal images": records, "equal steps": same_steps}
 lines = comparisons.series_table(budgets, "batch_size")
@@ -72,7 +72,7 @@ if same_steps:
     alt = "Dice over the batch size, one line at equal images seen and one at equal steps, the frozen model as a band."
     page.figure(figure, "batch-size-budgets", caption, alt, data=lines)
 
-# %%
+# %% tags=["hide-input"]
 seeds = report.records_of(page.edition, "noise")
 shared = seeds or report.records_of(page.edition, "rank")
 noise = comparisons.seed_noise(seeds)["least"]
@@ -83,7 +83,7 @@ for runs, table in zip(budgets, tables):
         caption = f"Batch sizes at {runs}: test Dice, and paired differences to the batch size of the reference."
         page.table(comparisons.comparison_display(table), f"batch-size-{runs.replace(' ', '-')}", caption, data=table)
 
-# %%
+# %% tags=["hide-input"]
 for runs, table in zip(budgets, tables):
     sentence = comparisons.comparison_sentence(table, noise=noise)
     page.say(f"At {runs}: {sentence}" if len(table) else "")
@@ -96,7 +96,7 @@ page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
 # on how far seeds alone move a number, which [the learning rate's page](06_learning_rate.ipynb) shows for the reference
 # of all sweeps.
 
-# %%
+# %% tags=["hide-input"]
 page.say(comparisons.noise_sentence(seeds, records, "batch_size"), report.left_out_sentence(page.edition, "noise"))
 
 # %% [markdown]
@@ -104,7 +104,7 @@ page.say(comparisons.noise_sentence(seeds, records, "batch_size"), report.left_o
 #
 # Steps, images, time and memory of each run.
 
-# %%
+# %% tags=["hide-input"]
 import pandas as pd
 
 rows = [(r.config.batch_size, r.metrics) for r in [*records, *same_steps]]
@@ -114,7 +114,7 @@ shown = cost.round(1).rename(columns=lambda name: name.replace("_", " ").replace
 if len(cost):
     page.table(shown, "batch-size-cost", "What each batch size cost.", runs=[*records, *same_steps], data=cost)
 
-# %%
+# %% tags=["hide-input"]
 if len(cost):
     slow, fast = cost.loc[cost["images_per_s"].idxmin()], cost.loc[cost["images_per_s"].idxmax()]
     page.say(

@@ -17,12 +17,12 @@
 # with the highest, as the study does: the input, the frozen model and the adapted one side by side, with the same
 # region enlarged in all three.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.records import read_edition
 
@@ -37,19 +37,19 @@ page.banner()
 # Test images are ordered by the Dice of the adapted mask generator's union; the cases are the first, the last and two
 # between, evenly spaced.
 
-# %%
+# %% tags=["hide-input"]
 frozen, adapted = report.frozen_runs(page.edition), report.adapted_runs(page.edition)[:1]
 cases = report.test_cases(frozen, adapted)
 caption = "Dice of the mask generator's union by case, and of the study's four cases."
 page.table(report.cases_table(cases), "cases", caption, data=cases)
 
-# %%
+# %% tags=["hide-input"]
 page.say(report.cases_sentence(cases))
 
 # %% [markdown]
 # ## The two models
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
 from lorasam_core.sam import load_sam
@@ -60,7 +60,7 @@ tuned = load_sam(config.model, config.checkpoint, config.image_size, device)
 about = load_adapter(tuned, adapted[0].adapter)
 page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 samples, note = report.picture_samples(page.edition, ids=list(cases["id"]))
@@ -73,7 +73,7 @@ after = [MaskGenerator(tuned, **settings).generate(s.image) for s in samples]
 #
 # Each instance has a random colour. The red box is where the two outputs differ most, enlarged in the corner.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.metrics import dice
 
 names = ("lowest", "second", "third", "highest")
@@ -91,7 +91,7 @@ for name, s, old, new in zip(names, samples, before, after):
 # One call, with a box around the whole image as its prompt; the single mask that comes back is laid over the image in
 # blue. It shows what the model itself takes for particles, before any grid of points or post-processing.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.evaluation import predict_foreground
 
 marked = [[predict_foreground(sam, s.image) for sam in (base, tuned)] for s in samples]
@@ -102,7 +102,7 @@ for name, s, masks in zip(names, samples, marked):
     alt = "A micrograph, and over it in blue what the frozen and the adapted predictor mark, with an enlarged region."
     page.figure(figure, f"case-{name}-predictor", f"Case {name}: {s.id}, predictor. {note}", alt, runs=adapted)
 
-# %%
+# %% tags=["hide-input"]
 better = sum(dice(new, s.foreground) > dice(old, s.foreground) for s, (old, new) in zip(samples, marked))
 page.say(f"As a predictor, the adapted model has the higher Dice in {better} of these {len(samples)} images.")
 
@@ -111,7 +111,7 @@ page.say(f"As a predictor, the adapted model has the higher Dice in {better} of 
 #
 # The case in the middle, neither the best nor the worst.
 
-# %%
+# %% tags=["hide-input"]
 k = len(samples) // 2
 s, (old, new) = samples[k], marked[k]
 pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
@@ -120,7 +120,7 @@ pictures["labels"] = plots.instance_mosaic(s.image, s.labels)
 pictures["frozen: mask generator"] = plots.instance_mosaic(s.image, before[k])
 pictures["adapted: mask generator"] = plots.instance_mosaic(s.image, after[k])
 
-# %%
+# %% tags=["hide-input"]
 colors = {title: plots.COLORS.get(title.split(":")[0], "black") for title in pictures}
 figure = plots.panels(pictures, plots.pick_inset(old, new), columns=3, colors=colors)
 caption = f"A test image of middle rank: input and labels, the frozen model, the adapted model. {note}"

@@ -17,12 +17,12 @@
 # made of segment-anything's own modules, its weights come with the package, and `nox -s pretrain` makes them again.
 # This page says how it was made, what it can do, and what it cannot.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, model_card, plots, report
 from lorasam_core.records import read_edition
 from lorasam_core.sam import load_sam
@@ -32,7 +32,7 @@ experiments.sweep(profile, "model_card", folder, data)
 page = report.Page(read_edition(folder), "10_model_card")
 page.banner()
 
-# %%
+# %% tags=["hide-input"]
 card, sam = model_card.read_card(), load_sam("vit_t")
 side = sam.image_encoder.img_size
 total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
@@ -51,7 +51,7 @@ page.say(
 # of objects, spread of sizes, variety of shapes, colour and parts, and demands that they differ. No micrograph, real or
 # generated, was used.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.base_measures import Scenes
 
 scenes = list(Scenes(8))
@@ -72,14 +72,14 @@ page.figure(plots.panels(pictures, columns=4), "card-scenes", caption, alt)
 # square. Muon {cite:p}`jordan2024muon` trains the matrices, AdamW all else; each phase ends with the average of its
 # weights.
 
-# %%
+# %% tags=["hide-input"]
 import pandas as pd
 
 recipe = pd.DataFrame(card["phases"]).rename(columns={"size": "input, pixels", "rate": "peak learning rate"})
 recipe["images"] = recipe["batch"] * recipe["steps"]
 page.table(recipe.drop(columns="kind"), "card-recipe", "The phases of the recipe, as they were run.")
 
-# %%
+# %% tags=["hide-input"]
 curve = model_card.read_curve()
 prompts = {"iou_point": "point, best of three", "iou_box": "box, single mask"}
 lines = curve.melt(["step", "phase"], list(prompts), "prompt", "IoU").dropna().replace({"prompt": prompts})
@@ -96,7 +96,7 @@ page.figure(figure, "card-curve", caption, "Two curves that rise with the steps 
 #
 # The first eight scenes are those above; the model sees a point in the largest object, and answers with three masks.
 
-# %%
+# %% tags=["hide-input"]
 import numpy as np
 
 from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator, Predictor, evaluating
@@ -104,7 +104,7 @@ from lorasam_core.prompts import points_inside
 
 generator, predictor = MaskGenerator(sam, **QUICK_SETTINGS), Predictor(sam)
 
-# %%
+# %% tags=["hide-input"]
 answers = {}
 for scene in scenes[:3]:
     largest = scene.masks[scene.masks.sum((1, 2)).argmax()]
@@ -114,7 +114,7 @@ for scene in scenes[:3]:
         masks, rated, _ = predictor.predict(point, np.array([1]))
     answers[scene.id] = (scene.image, point[0], masks, rated)
 
-# %%
+# %% tags=["hide-input"]
 pictures = {}
 for name, (image, point, masks, rated) in answers.items():
     pictures[f"{name}, point"] = plots.mark_point(image, point)
@@ -122,7 +122,7 @@ for name, (image, point, masks, rated) in answers.items():
         pictures[f"{name}: rated {rated[k]:.2f} ({k + 1})"] = plots.overlay(image, masks[k])
     pictures[f"{name}: generator"] = plots.instance_mosaic(image, generator.generate(image))
 
-# %%
+# %% tags=["hide-input"]
 caption = "A point, the three masks for it with the IoU that the model predicts, and the mask generator's instances."
 alt = "For three scenes: the scene with a marked point, three masks in blue over it, and coloured instances on black."
 page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
@@ -133,14 +133,14 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # On a thousand scenes that training never used, up to eight objects each, and asked in the same way on generated
 # particles and on the test images of EMPS {cite:p}`yildirim2021emps`. The aims are those that the project set itself.
 
-# %%
+# %% tags=["hide-input"]
 caption = "Means over objects (AP50 and Dice: over images) with 95 % intervals over scenes, specimens or papers, in %."
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
 images = {model_card.IMAGES[name]: found["ap50_all"]["n"] for name, found in card["measures"].items()}
 seen = ", ".join(f"{count} of {name}" for name, count in images.items())
 page.say(f"A thousand points an image take a while, so the mask generator was given fewer images: {seen}.")
 
-# %%
+# %% tags=["hide-input"]
 for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_iou": "a box"}.items():
     rows = model_card.size_rows(card, measure)
     labels = {"xlabel": "size, % of the image's side", "ylabel": f"IoU by {prompt}"}

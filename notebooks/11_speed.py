@@ -18,12 +18,12 @@
 # derives the rearrangements, times both sides by turns, and compares what they returned. `nox -s bench` measures it
 # again on your machine, and the book then shows your numbers.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
 from lorasam_core.bench import cases, tables
 from lorasam_core.records import read_edition
@@ -33,7 +33,7 @@ experiments.sweep(profile, "speed", folder, data)
 page = report.Page(read_edition(folder), "11_speed")
 page.banner()
 
-# %%
+# %% tags=["hide-input"]
 records = tables.read_records()
 page.say(*(tables.machine(record) for record in records.values()))
 page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one." if "GPU" not in records else "")
@@ -61,7 +61,7 @@ page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one.
 # arithmetic; there the queries are taken some rows of the grid at a time, so that their logits stay in the cache, and
 # the backward pass makes them again. The check below asks both for the same tokens.
 
-# %%
+# %% tags=["hide-input"]
 import torch
 
 from lorasam_core import attention
@@ -73,7 +73,7 @@ original = Attention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
 torch.nn.init.normal_(original.rel_pos_h), torch.nn.init.normal_(original.rel_pos_w)
 tokens = torch.randn(1, 40, 40, 96)
 
-# %%
+# %% tags=["hide-input"]
 fast = FastAttention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
 fast.load_state_dict(original.state_dict())
 with torch.no_grad():
@@ -82,13 +82,13 @@ with torch.no_grad():
     attention.IN_CHUNKS = ()
     vectors = (fast(tokens) - expected).norm() / expected.norm()
 
-# %%
+# %% tags=["hide-input"]
 page.say(
     f"On 40 x 40 tokens chunks differ from segment-anything by {chunks:.0e} of the output, longer vectors by",
     f"{vectors:.0e}. On a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way.",
 )
 
-# %%
+# %% tags=["hide-input"]
 caption = "Image encoder, one image. bf16 against float32 is what a user of this project gets against what SAM does."
 tables.show(page, records, cases.ENCODER, caption)
 
@@ -109,7 +109,7 @@ tables.show(page, records, cases.ENCODER, caption)
 # A pixel whose logit lies within 0.0001 of the threshold may fall on its other side, as it does in the original when
 # its batch size changes. Such pixels are counted; any other difference would be a "no" below.
 
-# %%
+# %% tags=["hide-input"]
 caption = (
     "Mask generator on a generated micrograph of 1024 x 768 pixels. ViT-B has random weights and a merged random "
     "adapter: its masks mean nothing, its times do. 'A tenth passes' and 'all pass' are about the filter by IoU."
@@ -129,7 +129,7 @@ tables.show(page, records, cases.GENERATOR, caption)
 # CPU one image of ViT-B, whole batches of vit_t), no frozen weight keeps a gradient, and for a large rank $W + sBA$ is
 # formed once rather than applied to every token.
 
-# %%
+# %% tags=["hide-input"]
 caption = "One optimiser step on crops of 512 pixels enlarged to the input. The answer compared is the gradient."
 tables.show(page, records, cases.TRAINING, caption)
 
@@ -141,7 +141,7 @@ tables.show(page, records, cases.TRAINING, caption)
 # Merging writes $W + sBA$ into the matrix. What remains is SAM's own module tree, so a merged model must take as long
 # as the base. The base against itself says how well a machine can tell.
 
-# %%
+# %% tags=["hide-input"]
 tables.show(page, records, cases.MERGED, "Encoder of our model with a merged adapter of rank 512.")
 
 # %% [markdown]
@@ -150,7 +150,7 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 # Time and memory, beyond what the process held before, of both sides over image size (encoder, ViT-B), points (mask
 # generator, vit_t, after encoding), batch size (training, vit_t) and rank (training, vit_t, batch 4).
 
-# %%
+# %% tags=["hide-input"]
 for kind, axis, rows in tables.growths(records):
     for measure, label in {"seconds": "seconds", "memory": "memory, MB"}.items():
         figure = plots.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
@@ -162,7 +162,7 @@ for kind, axis, rows in tables.growths(records):
 # %% [markdown]
 # ## Aims that were missed, and what was not measured
 
-# %%
+# %% tags=["hide-input"]
 missed = [sentence for record in records.values() for sentence in tables.missed(record)]
 page.say(*(missed or ["None: every row that has an aim reaches it."]))
 left = {kind: tables.unmeasured(record) for kind, record in records.items()}

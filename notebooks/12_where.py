@@ -17,12 +17,12 @@
 # the image encoder and trained it on the whole image. This page moves it: to fewer matrices, to more, to some of the
 # blocks; and asks it for the whole image, for single particles, or for both by turns.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
@@ -34,7 +34,7 @@ page.banner()
 # Everything is compared with the main configuration, on the same test images and with the same number of steps. The
 # seeds of the main configuration say what another seed alone would do; a difference that is no larger is no finding.
 
-# %%
+# %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)
 seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
 noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
@@ -47,7 +47,7 @@ asked = ("predictor_dice", "point_iou", "ap50", "f1")
 # other two linear layers. Blocks with windows let a token see its surroundings, those with global attention the whole
 # image.
 
-# %%
+# %% tags=["hide-input"]
 where = report.records_of(page.edition, "where")
 records = comparisons.with_seeds([*where, *main], page.edition.records)
 table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
@@ -55,18 +55,18 @@ caption = "Where the adapter sits: test metrics in % with 95 % intervals, and th
 page.table(comparisons.comparison_display(table, asked), "where", caption, data=table)
 page.say(report.left_out_sentence(page.edition, "where"))
 
-# %%
+# %% tags=["hide-input"]
 if len(table) > 1:
     caption = "Paired differences to the main configuration with 95 % intervals; grey is what seeds alone do."
     alt = "For each place of the adapter a point with an interval on an axis of differences, in four panels."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "where-differences", caption, alt, data=table)
 
-# %%
+# %% tags=["hide-input"]
 for measure in asked:
     page.say(comparisons.comparison_sentence(table, measure, noise[measure]) if len(table) > 1 else "")
 page.say(comparisons.smallest_sentence(table) if len(table) > 1 else "")
 
-# %%
+# %% tags=["hide-input"]
 caption = "What each place costs: trained parameters, steps, images, minutes of training and peak memory of the run."
 page.table(comparisons.cost_display(table), "where-cost", caption, data=table)
 page.say(comparisons.steps_note(records))
@@ -81,7 +81,7 @@ page.say(comparisons.steps_note(records))
 # alternates the two. The mask generator lives on points and on that rating, of which a model that is only ever asked
 # for the union is taught neither.
 
-# %%
+# %% tags=["hide-input"]
 objectives = report.records_of(page.edition, "objective")
 records = comparisons.with_seeds([*objectives, *main], page.edition.records)
 table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
@@ -90,13 +90,13 @@ if objectives:
     page.table(comparisons.comparison_display(table, asked), "objective", caption, data=table)
 page.say(report.left_out_sentence(page.edition, "objective"))
 
-# %%
+# %% tags=["hide-input"]
 if len(table) > 1:
     caption = "Paired differences to the main configuration with 95 % intervals; grey is what seeds alone do."
     alt = "For each objective a point with an interval on an axis of differences to the main one, in four panels."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "objective-differences", caption, alt, data=table)
 
-# %%
+# %% tags=["hide-input"]
 for measure in asked:
     page.say(comparisons.comparison_sentence(table, measure, noise[measure]) if len(table) > 1 else "")
 page.say(comparisons.steps_note(records) if objectives else "")

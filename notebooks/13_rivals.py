@@ -17,12 +17,12 @@
 # parts of the same model, beside a U-Net {cite:p}`ronneberger2015unet` that starts from nothing, and beside two methods
 # that learn nothing at all: Otsu's threshold, and a watershed that divides what the threshold finds.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import phrases, report
 from lorasam_core.chapters import comparison_plots, comparisons
 from lorasam_core.records import read_edition
@@ -30,7 +30,7 @@ from lorasam_core.records import read_edition
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
 page.banner()
 
-# %%
+# %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)
 seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
 noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
@@ -44,13 +44,13 @@ table = comparisons.comparison_table(records, comparisons.shared_name(records, m
 # Which pixels are particle? The models of the SAM family are asked with a box around the whole image, as the study's
 # predictor is; the others give a mask of the image directly.
 
-# %%
+# %% tags=["hide-input"]
 foreground = ("predictor_dice", "generator_dice")
 caption = "Foreground: test Dice in % with 95 % intervals, and the paired difference in the predictor's to LoRA."
 page.table(comparisons.comparison_display(table, foreground), "rivals-foreground", caption, data=table)
 page.say(report.left_out_sentence(page.edition, "rivals"))
 
-# %%
+# %% tags=["hide-input"]
 page.say(comparisons.comparison_sentence(table, "predictor_dice", noise["predictor_dice"]))
 cases = report.STUDY["test_cases"].values()
 before, after = ([case[k] for case in cases] for k in (0, 1))
@@ -65,12 +65,12 @@ page.say(
 # A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
 # threshold are the connected parts of the foreground, so that particles which touch are one.
 
-# %%
+# %% tags=["hide-input"]
 instances = ("f1", "pq", "ap50", "point_iou")
 caption = "Instances: test metrics in % with 95 % intervals, and the paired difference in F1 to LoRA."
 page.table(comparisons.comparison_display(table, instances), "rivals-instances", caption, data=table)
 
-# %%
+# %% tags=["hide-input"]
 for measure in ("f1", "pq"):
     page.say(comparisons.comparison_sentence(table, measure, noise[measure]))
 scoreless = table["f1"].notna() & table["ap50"].isna() if {"f1", "ap50"} <= set(table) else []
@@ -79,7 +79,7 @@ if silent:
     names = phrases.listed(silent)
     page.say(f"AP ranks instances by a score. There is none from {names}, and so no AP; F1 and PQ need none.")
 
-# %%
+# %% tags=["hide-input"]
 if len(table) > 1:
     asked = ("predictor_dice", "f1", "pq")
     caption = "Paired differences to LoRA with 95 % intervals; grey is what seeds of LoRA alone do."
@@ -91,14 +91,14 @@ if len(table) > 1:
 #
 # ## What it costs
 
-# %%
+# %% tags=["hide-input"]
 cost = comparisons.cost_display(table)
 rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
 cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
 caption = "Trained parameters, steps, images, minutes of training, and peak memory of training and evaluation together."
 page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
 
-# %%
+# %% tags=["hide-input"]
 trained = table[table["trainable"] > 0]
 if len(trained) > 1:
     least, most = trained.loc[trained["trainable"].idxmin()], trained.loc[trained["trainable"].idxmax()]

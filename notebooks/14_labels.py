@@ -17,12 +17,12 @@
 # two, on four and so on up to all, once an adapter on the frozen model and once a U-Net from nothing, and asks two
 # things: how many labelled images does one need, and when does the U-Net catch up?
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import comparison_plots, comparisons, label_counts
 from lorasam_core.records import read_edition
@@ -30,7 +30,7 @@ from lorasam_core.records import read_edition
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "14_labels")
 page.banner()
 
-# %%
+# %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)
 seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
 noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
@@ -45,14 +45,14 @@ records, frozen = [*fewer, *seeds, *unets], report.frozen_runs(page.edition)
 # that one with few images sees each of them more often. AP needs a score for every instance, which the connected parts
 # of a U-Net's foreground do not have: F1 stands beside it.
 
-# %%
+# %% tags=["hide-input"]
 images = page.edition.info["images"]
 table = label_counts.label_table(records, images["train"])
 caption = "Test metrics by number of training images, in % with 95 % intervals."
 page.table(label_counts.label_display(table), "labels", caption, data=table)
 page.say(report.left_out_sentence(page.edition, "labels"))
 
-# %%
+# %% tags=["hide-input"]
 places = {measure: comparisons.MEASURES[measure] for measure in label_counts.ASKED}
 found = {m: report.interval(frozen, evaluator, metric) for m, (evaluator, metric, _) in places.items()}
 level = {m: {key: 100 * values[key] for key in ("mean", "low", "high")} for m, values in found.items()}
@@ -64,7 +64,7 @@ if fewer:
 # %% [markdown]
 # ## How many does one need?
 
-# %%
+# %% tags=["hide-input"]
 for measure in label_counts.ASKED if fewer else ():
     page.say(label_counts.enough_sentence(records, images["train"], frozen, measure, noise[measure]))
 page.say(
@@ -75,7 +75,7 @@ page.say(
 # %% [markdown]
 # ## When does a U-Net catch up?
 
-# %%
+# %% tags=["hide-input"]
 for measure in ("predictor_dice", "f1") if fewer else ():
     page.say(label_counts.catch_up_sentence(records, images["train"], measure, noise[measure]))
 page.say(comparisons.steps_note(records))

@@ -17,12 +17,12 @@
 # where a particle ends before the model has looked. A number from such a prompt is no forecast for images without
 # labels; set beside the others, it says how much of the work the prompt has done.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import plots, report
 from lorasam_core.chapters import prompt_tables
 from lorasam_core.records import read_edition
@@ -45,13 +45,13 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # of a twentieth of the box's length, as a hurried user would draw it. **Exact box**: the same box, not moved. Up to
 # eight particles an image are asked for, the same ones by every prompt.
 
-# %%
+# %% tags=["hide-input"]
 table = prompt_tables.prompt_table(page.edition)
 rows = prompt_tables.prompt_rows(page.edition)
 caption = "The same models, asked in different ways: means over the test images with 95 % intervals over groups."
 page.table(table, "prompts", caption, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 caption = "The same numbers. The whole image and the mask generator need nobody who knows where a particle is."
 alt = "Means and intervals of each prompt, the frozen model in blue and the adapted one in vermilion."
 page.figure(plots.interval_chart(rows, "%"), "prompts-chart", caption, alt, data=rows)
@@ -65,13 +65,13 @@ page.figure(plots.interval_chart(rows, "%"), "prompts-chart", caption, alt, data
 # Each row adds a little more of the answer and takes the paired difference on the same test images. The third column
 # says whether the adapted model needs it as much as the frozen one.
 
-# %%
+# %% tags=["hide-input"]
 found = prompt_tables.leads(page.edition)
 if len(found):
     caption = "IoU that more of the answer gives, with paired 95 % intervals over groups."
     page.table(prompt_tables.lead_table(found), "prompt-leads", caption, data=found)
 
-# %%
+# %% tags=["hide-input"]
 page.say(prompt_tables.prompt_sentence(page.edition))
 
 # %% [markdown]

@@ -18,12 +18,12 @@
 # the ratings are made of, so thresholds that suited the frozen model need not suit the adapted one. This page compares
 # the ratings with the truth, and the study's thresholds with others.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import calibration, filter_plots
 from lorasam_core.records import read_edition
@@ -32,7 +32,7 @@ folder = report.edition_folder(profile, edition, data)
 page = report.Page(read_edition(folder), "16_filters")
 page.banner()
 
-# %%
+# %% tags=["hide-input"]
 series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
 where = calibration.source(series)
 page.say(report.left_out_sentence(page.edition, "main"), calibration.missing_sentence(series))
@@ -65,7 +65,7 @@ page.say(report.left_out_sentence(page.edition, "main"), calibration.missing_sen
 # trusts the IoU head, which a loss on pixels never trains. Both read an encoder that has changed meanwhile. Nothing
 # then keeps a rating what it was, and the filters may drop good masks or admit bad ones.
 
-# %%
+# %% tags=["hide-input"]
 page.say(calibration.training_sentence(series["adapted"][0]))
 
 # %% [markdown]
@@ -74,14 +74,14 @@ page.say(calibration.training_sentence(series["adapted"][0]))
 # Each mask is compared with the labelled particle that it fits best. Sorted into ten bins by the predicted IoU, masks
 # that are worth what their rating says lie on the diagonal; under it the model promises too much, above it too little.
 
-# %%
+# %% tags=["hide-input"]
 bins = calibration.calibration_table(series, where)
 if where:
     caption = f"Predicted and true IoU: {calibration.SOURCES[where]}. Bars are 95 % intervals over groups."
     alt = "True over predicted IoU in ten bins, frozen and adapted, beside the diagonal; below, the share of the masks."
     page.figure(filter_plots.calibration_chart(bins), "filters-calibration", caption, alt, data=bins)
 
-# %%
+# %% tags=["hide-input"]
 ratings = calibration.ratings_table(series, where)
 if where:
     caption = f"How far the ratings are off, and how well they sort: {calibration.SOURCES[where]}."
@@ -99,7 +99,7 @@ page.say(calibration.calibration_sentence(ratings))
 # The generator again, with every pair of thresholds from a grid. These images were not trained on, and they are not the
 # test images: a threshold that is chosen on the images by which it is then judged looks better than it is.
 
-# %%
+# %% tags=["hide-input"]
 swept = {name: table for name, runs in series.items() if len(table := calibration.threshold_table(runs))}
 if swept:
     behind = calibration.sweep_rows(swept)
@@ -107,7 +107,7 @@ if swept:
     alt = "One grid of numbers a model: rows are thresholds of the predicted IoU, columns thresholds of the stability."
     page.figure(filter_plots.threshold_heatmap(swept), "filters-thresholds", caption, alt, data=behind)
 
-# %%
+# %% tags=["hide-input"]
 page.say(calibration.sweep_sentence(series))
 
 # %% [markdown]
@@ -120,7 +120,7 @@ page.say(calibration.sweep_sentence(series))
 # validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged crops too:
 # its row shows what its *filters* do to this model, not what its whole setting would give.
 
-# %%
+# %% tags=["hide-input"]
 rows = calibration.filters_rows(series)
 if len(rows):
     caption = "The same masks under three sets of filters: test images, means with 95 % intervals over groups."

@@ -17,12 +17,12 @@
 # how fine is the finest tenth, how coarse the coarsest. This page takes those numbers from the masks of the mask
 # generator and from the labels of the same test images, and shows the error on what people measure.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import size_plots, sizes
 from lorasam_core.records import read_edition
@@ -46,14 +46,14 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # - **An image in which nothing was found** has no D50. It counts in the error of the number of particles, and is
 #   missing from those of the diameters: the last column says how many images stand behind a row.
 
-# %%
+# %% tags=["hide-input"]
 series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
 errors = sizes.size_errors(series)
 if len(errors):
     caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups."
     page.table(sizes.error_table(errors), "size-errors", caption, data=errors)
 
-# %%
+# %% tags=["hide-input"]
 page.say(sizes.size_sentence(errors))
 
 # %% [markdown]
@@ -64,14 +64,14 @@ page.say(sizes.size_sentence(errors))
 #
 # ## Image by image
 
-# %%
+# %% tags=["hide-input"]
 rows = sizes.agreement(series)
 if len(rows):
     caption = "D50 of every test image: predicted against true. Images on the line are read without error."
     alt = "Scatter of predicted over true D50 with the diagonal, frozen in blue squares and adapted in vermilion dots."
     page.figure(size_plots.agreement_chart(rows), "size-agreement", caption, alt, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 off = (rows["predicted"] / rows["true"]).astype(float)
 above = {name: int((off[rows["series"] == name] > 1).sum()) for name in dict.fromkeys(rows["series"])}
 total = rows["series"].value_counts()
@@ -84,7 +84,7 @@ page.say(*(f"The {name} model reads D50 too high in {n} of {total[name]} images.
 # images are put together, each diameter is therefore divided by the true D50 of its image: a typical particle has the
 # size one.
 
-# %%
+# %% tags=["hide-input"]
 together = sizes.pooled_rows(series)
 curves = sizes.percentiles(series)
 if len(curves):
@@ -92,7 +92,7 @@ if len(curves):
     alt = "Cumulative curves of relative diameters: labels in grey, frozen in blue, adapted in vermilion."
     page.figure(size_plots.distribution_chart(curves), "size-curves", caption, alt, data=curves)
 
-# %%
+# %% tags=["hide-input"]
 if len(together):
     caption = "The same in numbers: diameters in units of the true D50 of their image, distances to the labels."
     page.table(sizes.pooled_table(together), "size-pooled", caption, data=together)

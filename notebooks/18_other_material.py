@@ -17,12 +17,12 @@
 # every adapter is also tested on material that it was not trained on, and the frozen model stands beside it: what
 # counts is whether the adapter is still worth loading there.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import plots, report
 from lorasam_core.chapters import transfer_tables
 from lorasam_core.records import read_edition
@@ -44,19 +44,19 @@ page.say(report.left_out_sentence(page.edition, "other_material"))
 # Nothing that an adapter was trained on is in a test: the generated test images are of other specimens than the
 # generated training images, and those of EMPS come from other papers.
 
-# %%
+# %% tags=["hide-input"]
 page.say(transfer_tables.left_out_materials(page.edition))
 page.say(transfer_tables.steps_sentence(page.edition))
 
 # %% [markdown]
 # ## Trained here, tested there
 
-# %%
+# %% tags=["hide-input"]
 rows = transfer_tables.transfer_rows(page.edition)
 caption = "What each model was trained on, and what it was tested on: means with 95 % intervals over groups."
 page.table(transfer_tables.transfer_table(rows), "transfer", caption, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 shown = transfer_tables.chart_rows(rows, "mask generator: AP50")
 caption = f"AP50 of the mask generator by what a model was tested on; adapted: {rows.attrs['main']}."
 alt = "Means and intervals on each material: the frozen model and each adapter in its own colour."
@@ -67,11 +67,11 @@ if len(shown):
 # The levels of two materials say how hard their images are, and cannot be compared. Within a row, models are judged on
 # the same images, and the difference from the frozen model can be taken image by image.
 
-# %%
+# %% tags=["hide-input"]
 caption = "Gain over the frozen model on the same images, in points with paired 95 % intervals over groups."
 page.table(transfer_tables.transfer_table(rows, gains=True), "transfer-gains", caption, data=rows)
 
-# %%
+# %% tags=["hide-input"]
 page.say(transfer_tables.transfer_sentence(rows))
 
 # %% [markdown]

@@ -16,12 +16,12 @@
 # The test images on which the adapted model does worst, and what goes wrong in them. Whoever wants to use the model
 # learns more from these than from a mean.
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import failures
 from lorasam_core.records import read_edition
@@ -39,13 +39,13 @@ page.say(f"The model is that of run `{record.run_id}`, asked by the mask generat
 # belongs to some particle. The table holds the ten worst of each; an image can be among both. *Merges* are instances
 # that swallow two particles or more, *splits* are particles that fall into several instances.
 
-# %%
+# %% tags=["hide-input"]
 worst = failures.worst_images(record)
 caption = "The test images with the lowest AP50 or the lowest Dice, the lowest AP50 first; rank 1 is the worst."
 if len(worst):
     page.table(failures.worst_table(worst), "failures-worst", caption, data=worst)
 
-# %%
+# %% tags=["hide-input"]
 both = worst[(worst["rank_ap50"] <= 10) & (worst["rank_dice"] <= 10)]
 page.say(f"{len(both)} of these {len(worst)} images are among the ten worst by both measures.")
 
@@ -63,7 +63,7 @@ page.say(f"{len(both)} of these {len(worst)} images are among the ten worst by b
 # An instance is **spurious** when it matches no particle, covers none by half, and lies on none by more than half of
 # its own area. Labels are made by people: what counts as spurious here may be a particle that nobody has labelled.
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
@@ -75,7 +75,7 @@ if record.adapter:
     load_adapter(sam, record.adapter)
 page.say("" if record.adapter else "The adapter of this run is not part of the edition: its images cannot be shown.")
 
-# %%
+# %% tags=["hide-input"]
 from lorasam_core.metrics import paint
 
 ids = list(worst["id"]) if record.adapter else []
@@ -91,7 +91,7 @@ for s in samples:
 # In the last picture of each row, labelled particles have the colour of their kind, and spurious instances are drawn
 # beside them.
 
-# %%
+# %% tags=["hide-input"]
 diagnoses = {s.id: failures.diagnose(labels[s.id], s.labels) for s in samples}
 alt = "A micrograph, its labels, the instances of the adapted model, and the labels coloured by what went wrong."
 for k, (title, s) in enumerate(failures.gallery(samples, worst), start=1):
@@ -105,13 +105,13 @@ for k, (title, s) in enumerate(failures.gallery(samples, worst), start=1):
 # The same counts over all images of the table above: the worst by each measure, and then by specimen or paper, for
 # what is hard is mostly a kind of material.
 
-# %%
+# %% tags=["hide-input"]
 table = failures.error_table(diagnoses, failures.groups_of(samples, worst))
 caption = f"Labelled particles by kind, and spurious instances, in the worst test images. {note}"
 if len(table):
     page.table(table.rename(columns={"dominant": "most frequent"}), "failures-kinds", caption, [record], data=table)
 
-# %%
+# %% tags=["hide-input"]
 page.say(failures.summary_sentence(table))
 
 # %% [markdown]
