@@ -25,7 +25,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import report
-from lorasam_core.chapters import calibration, filter_plots
+from lorasam_core.chapters import calibration, filter_plots, thresholds
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -36,6 +36,7 @@ page.banner()
 series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
 where = calibration.source(series)
 page.say(report.left_out_sentence(page.edition, "main"), calibration.missing_sentence(series))
+series = calibration.asked(series)
 
 # %% [markdown]
 # ## Two ratings of a mask
@@ -95,37 +96,48 @@ page.say(calibration.calibration_sentence(ratings))
 # ratings that are off; it cannot correct an order.
 #
 # ## Thresholds on validation images
-#
-# The generator again, with every pair of thresholds from a grid. These images were not trained on, and they are not the
-# test images: a threshold that is chosen on the images by which it is then judged looks better than it is.
 
 # %% tags=["hide-input"]
-swept = {name: table for name, runs in series.items() if len(table := calibration.threshold_table(runs))}
+swept = {name: table for name, runs in series.items() if len(table := thresholds.threshold_table(runs))}
 if swept:
-    behind = calibration.sweep_rows(swept)
+    page.say(
+        "The generator again, with every pair of thresholds from a grid. These images were not trained on (though the "
+        "adapter's step was chosen by them), and they are not the test images: a threshold that is chosen on the "
+        "images by which it is then judged looks better than it is."
+    )
+
+# %% tags=["hide-input"]
+if swept:
+    behind = thresholds.sweep_rows(swept)
     caption = "AP50 on validation images by the two thresholds; the highest value of each model is framed."
     alt = "One grid of numbers a model: rows are thresholds of the predicted IoU, columns thresholds of the stability."
     page.figure(filter_plots.threshold_heatmap(swept), "filters-thresholds", caption, alt, data=behind)
 
 # %% tags=["hide-input"]
-page.say(calibration.sweep_sentence(series))
+page.say(thresholds.sweep_sentence(series))
+if swept:
+    page.say(
+        "Few images stand behind the grid, and it has no intervals: read whole rows and columns, not the difference "
+        "between two neighbours."
+    )
 
 # %% [markdown]
-# Few images stand behind the grid, and it has no intervals: read whole rows and columns, not the difference between two
-# neighbours.
-#
 # ## On the test images
-#
-# Three sets of filters: those that all other pages use, the study's, and for each model the pair that did best on the
-# validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged crops too:
-# its row shows what its *filters* do to this model, not what its whole setting would give.
 
 # %% tags=["hide-input"]
-rows = calibration.filters_rows(series)
+rows = thresholds.filters_rows(series)
+if len(rows):
+    page.say(
+        "Three sets of filters: the runs' own, the study's, and for each model the pair that did best on the "
+        "validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged "
+        "crops too: its row shows what its *filters* do to this model, not what its whole setting would give."
+    )
+
+# %% tags=["hide-input"]
 if len(rows):
     caption = "The same masks under three sets of filters: test images, means with 95 % intervals over groups."
-    page.table(calibration.filters_table(series), "filters-test", caption, data=rows)
-page.say(calibration.thresholds_sentence(series))
+    page.table(thresholds.filters_table(series), "filters-test", caption, data=rows)
+page.say(thresholds.thresholds_sentence(series))
 
 # %% [markdown]
 # Thresholds are part of a model. Those that were chosen for one, on one kind of image, are a starting point for

@@ -1,4 +1,4 @@
-"""What the mask generator's ratings of its masks are worth, and what its thresholds give: records -> tables, sentences.
+"""What the mask generator's ratings of its masks are worth: records -> tables, sentences.
 
 Imports no torch. The masks of several runs of a series (seeds) are taken together; images are averaged over the runs.
 """
@@ -6,26 +6,19 @@ Imports no torch. The masks of several runs of a series (seeds) are taken togeth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Record
-from lorasam_core.tables import interval, paired, run_ids, shown, test_rows
+from lorasam_core.tables import run_ids, shown
 
 SOURCES = {  # table of a run: whose masks it holds
-    "calibration": "masks of validation images, without the two filters",
+    "calibration": "masks of validation images, without the two filters, duplicates removed",
     "annotations": "masks of test images that passed the run's own filters",
 }
 BINS = 10
-PAIR = ["pred_iou_thresh", "stability_score_thresh"]
-FILTERS = {  # name in a run's metrics: label, evaluator
-    "own": ("the runs' own", "generator"),
-    "study": ("the study's", "generator_study"),
-    "tuned": ("tuned on validation images", "generator_tuned"),
-}
 CORRELATIONS = {"rank_iou": "predicted_iou", "rank_stability": "stability_score"}
 
 Series = Mapping[str, Sequence[Record]]  # frozen and adapted: their runs
@@ -36,6 +29,11 @@ def source(series: Series) -> str:
     """Where the masks of all series can be read from: "calibration", else "annotations"; "" where they cannot."""
     there = [runs for runs in series.values() if runs]
     return next((name for name in SOURCES if there and all(len(masks(runs, name)) for runs in there)), "")
+
+
+def asked(series: Series) -> dict[str, list[Record]]:
+    """Of every series the runs that asked the mask generator without its filters; all of them where none did."""
+    return {name: [run for run in runs if len(run.table("calibration"))] or list(runs) for name, runs in series.items()}
 
 
 def masks(records: Sequence[Record], name: str) -> pd.DataFrame:
@@ -101,6 +99,7 @@ def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
         {
             "model": row["series"],
             "masks": f"{row['masks']:,}",
+            "images (groups)": f"{row['images']} ({row['groups']})",
             "mean predicted IoU, %": shown(row["predicted"]),
             "mean true IoU, %": shown(row["iou"]),
             "difference, points": shown(row["excess"], row["low"], row["high"], sign=True),
@@ -115,93 +114,28 @@ def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-# ------------------------------------------------------------------------------------------------- thresholds
-def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a pair of thresholds: means over validation images of ap50, f1, dice (in %) and n_pred (masks an image).
-
-    Columns: pred_iou_thresh, stability_score_thresh and these; no row where no run has measured them.
-    """
-    tables = [table for record in records if len(table := record.table("thresholds"))]
-    scores = ["ap50", "f1", "dice", "n_pred"]
-    if not tables:
-        return pd.DataFrame(columns=[*PAIR, *scores])
-    means = pd.concat(tables).groupby(PAIR)[scores].mean()
-    table = (means * [100, 100, 100, 1]).reset_index()
-    table.attrs.update(made_by="lorasam_core.chapters.calibration.threshold_table", runs=run_ids(records))
-    return table
-
-
-def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Threshold tables of several series as one, with the column series first."""
-    table = pd.concat(dict(tables), names=["series"]).reset_index("series")
-    runs = [run for part in tables.values() for run in part.attrs["runs"]]
-    table.attrs.update(made_by="lorasam_core.chapters.calibration.threshold_table", runs=runs)
-    return table
-
-
-def filters_rows(series: Series) -> pd.DataFrame:
-    """What three sets of filters give on the test images, long.
-
-    Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs each
-    that differs), ap50 and dice with ap50_low, ap50_high, dice_low, dice_high in %, n_pred (masks an image). Only runs
-    that have compared filters count.
-    """
-    rows = []
-    for key, (label, evaluator) in FILTERS.items():
-        for name, records in series.items():
-            if not (runs := compared(records)):
-                continue
-            row: dict[str, Any] = {"filters": label, "series": name, "thresholds": "; ".join(_thresholds(runs, key))}
-            for metric in ("ap50", "dice"):
-                found = interval(runs, evaluator, metric)
-                parts = {metric: "mean", f"{metric}_low": "low", f"{metric}_high": "high"}
-                row |= {column: 100 * found[part] for column, part in parts.items()}
-            rows.append(row | {"n_pred": interval(runs, evaluator, "n_pred")["mean"]})
-    table = pd.DataFrame(rows)
-    ids = run_ids(*(compared(runs) for runs in series.values()))
-    table.attrs.update(made_by="lorasam_core.chapters.calibration.filters_rows", runs=ids)
-    return table
-
-
-def filters_table(series: Series) -> pd.DataFrame:
-    """`filters_rows` as the reader sees them: a row a set of filters, columns of AP50 and Dice of each series."""
-    long, out = filters_rows(series), []
-    if long.empty:
-        return long
-    for label, part in long.groupby("filters", sort=False):
-        rows = part.to_dict("records")
-        values = [row["thresholds"] for row in rows]
-        named = [f"{row['series']} {row['thresholds']}" for row in rows]
-        cells = {
-            "filters": label,
-            "predicted IoU / stability / area": ", ".join(named if len({*values}) > 1 else values[:1]),
-        }
-        for metric, title in (("ap50", "AP50"), ("dice", "Dice")):
-            for row in rows:
-                cells[f"{title}, %: {row['series']}"] = shown(
-                    *(row[metric + end] / 100 for end in ("", "_low", "_high"))
-                )
-        out.append(cells)
-    table = pd.DataFrame(out)
-    table.attrs.update(long.attrs)
-    return table
-
-
-def compared(records: Sequence[Record]) -> list[Record]:
-    """The runs that have compared filters."""
-    return [record for record in records if "filters" in record.metrics]
-
-
 # ------------------------------------------------------------------------------------------------- sentences
 def missing_sentence(series: Series) -> str:
-    """What this edition has not measured, and what is shown in its stead; an empty text where nothing lacks."""
+    """What this edition has not measured, and what is shown in its stead: series, or seeds of the adapted one; an empty
+    text where nothing lacks.
+    """
     lacking = [name for name, runs in series.items() if not len(masks(runs, "calibration"))]
     if not lacking:
-        return ""
+        return _seeds_sentence(len(series.get("adapted", ())), len(asked(series).get("adapted", ())))
     lacks = f"No {' or '.join(lacking)} run of this edition asked the mask generator without its filters"
     if source(series) == "annotations":
         return f"{lacks}: what can be rated here are masks of test images that passed them, and of the others nothing."
     return f"{lacks}, or kept the ratings of its masks: they cannot be compared with the truth here."
+
+
+def _seeds_sentence(every: int, some: int) -> str:
+    if some == every:
+        return ""
+    were, them = ("was", "it") if some == 1 else ("were", "them")
+    return (
+        f"Only {some} of the {every} seeds of the main configuration {were} asked for masks without the filters; this "
+        f"page shows {them} alone, and its gains differ from those of pages that average all seeds."
+    )
 
 
 def training_sentence(record: Record) -> str:
@@ -222,12 +156,14 @@ def calibration_sentence(table: pd.DataFrame) -> str:
     """What a `ratings_table` shows: off by how much, in which direction, and whether the order can be trusted."""
     text = []
     for row in table.to_dict("records"):
-        gap = f"{shown(row['excess'], row['low'], row['high'], sign=True)} points on average"
-        how = "is too high" if row["low"] > 0 else "is too low" if row["high"] < 0 else "cannot be told from right"
+        gap = f"{shown(row['excess'], row['low'], row['high'], sign=True)} points"
+        how = "too high" if row["low"] > 0 else "too low" if row["high"] < 0 else "right"
+        doubt = ", as far as these images tell" if how == "right" else ""
+        said = f"is {how} on average{doubt} ({gap})"
         if not np.isfinite(row["low"]):
-            how = "has too few groups for an interval"
+            said = f"is off by {gap} on average, on too few groups for an interval"
         text.append(
-            f"The {row['series']} model's predicted IoU {how} ({gap}); its expected calibration error is "
+            f"The {row['series']} model's predicted IoU {said}; its expected calibration error is "
             f"{shown(row['error'])} points."
         )
     if text:
@@ -240,67 +176,6 @@ def calibration_sentence(table: pd.DataFrame) -> str:
             f"{sorts}, that of the stability {stable}."
         )
     return " ".join(text)
-
-
-def sweep_sentence(series: Series) -> str:
-    """Where each series' AP50 is greatest on the validation images, and whether that is the edge of the grid."""
-    text = []
-    for name, records in series.items():
-        if (table := threshold_table(records)).empty:
-            continue
-        best = table.iloc[int(table["ap50"].to_numpy().argmax())]
-        rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
-        chosen = [f"{what} {best[c]:g}" if best[c] > 0 else f"no filter on the {what}" for c, what in rated.items()]
-        edge = [what for column, what in rated.items() if best[column] == table[column].max()]
-        beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
-        text.append(
-            f"On the validation images the {name} model's AP50 is greatest ({best['ap50']:.1f} %) with "
-            f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['ap50'].min():.1f} to "
-            f"{table['ap50'].max():.1f} %."
-        )
-    return " ".join(text) or "No other thresholds were tried for this edition."
-
-
-def thresholds_sentence(series: Series) -> str:
-    """What the study's and the tuned filters change on the test images, and what adapting gains under each."""
-    text = []
-    for name, records in series.items():
-        if not (runs := compared(records)):
-            continue
-        counts = {key: interval(runs, evaluator, "n_pred")["mean"] for key, (_, evaluator) in FILTERS.items()}
-        study, tuned = (_points(change(runs, FILTERS[key][1])) for key in ("study", "tuned"))
-        text.append(
-            f"Of the {name} model's masks the runs' own filters keep {counts['own']:.1f} a test image; the study's "
-            f"{counts['study']:.1f}, which changes the AP50 by {study}; the tuned ones {counts['tuned']:.1f}, which "
-            f"changes it by {tuned}."
-        )
-    frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
-    if frozen and adapted:
-        gains = [f"{_points(paired(frozen, adapted, e, 'ap50'))} (filters: {label})" for label, e in FILTERS.values()]
-        text.append(f"Adapting changes the AP50 by {'; by '.join(gains)}.")
-    return " ".join(text) or "No other filters were asked for the test images of this edition."
-
-
-def change(records: Sequence[Record], evaluator: str, metric: str = "ap50") -> tuple[float, float, float]:
-    """Mean difference of a test metric under another evaluator's filters and the runs' own, on the same images, with
-    its interval over groups (0 to 1).
-    """
-    rows = test_rows(records, "generator", metric).merge(test_rows(records, evaluator, metric), on=["id", "group"])
-    gap = rows[f"{metric}_y"] - rows[f"{metric}_x"]
-    return bootstrap_interval(gap.to_numpy(float), rows["group"].to_numpy())
-
-
-def _thresholds(records: Sequence[Record], key: str) -> list[str]:
-    values = [record.metrics["filters"][key] for record in records]
-    return list(dict.fromkeys(f"{v[PAIR[0]]:g} / {v[PAIR[1]]:g} / {v['min_mask_region_area']:g}" for v in values))
-
-
-def _points(found: tuple[float, float, float]) -> str:
-    mean, low, high = found
-    if not np.isfinite(mean):
-        return "an unknown number of points"
-    doubt = ", which the test set cannot tell from none" if low <= 0 <= high else ""
-    return f"{shown(mean, low, high, sign=True)} points{doubt}"
 
 
 def _correlation(value: float) -> str:

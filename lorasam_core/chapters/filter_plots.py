@@ -40,7 +40,7 @@ def calibration_chart(table: pd.DataFrame) -> Figure:
 def threshold_heatmap(tables: Mapping[str, pd.DataFrame]) -> Figure:
     """AP50 in % over two thresholds, a panel a series on one scale of colours, the highest value of each framed.
 
-    tables: series -> a `calibration.threshold_table`.
+    tables: series -> a `thresholds.threshold_table`.
     """
     grids = {
         name: table.pivot(index="pred_iou_thresh", columns="stability_score_thresh", values="ap50").sort_index()

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from scipy.stats import spearmanr
 
 from lorasam_core import plots
-from lorasam_core.chapters import calibration, filter_plots
+from lorasam_core.chapters import calibration, filter_plots, thresholds
 from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Record, read_record
@@ -119,11 +119,11 @@ def test_an_edition_without_filters_gives_empty_tables_and_no_claim(tmp_path: Pa
     del record.metrics["filters"]
     series = {"frozen": [], "adapted": [record]}
     assert calibration.calibration_table(series, "").empty and calibration.ratings_table(series, "").empty
-    assert calibration.threshold_table([record]).empty and calibration.filters_rows(series).empty
-    assert calibration.filters_table(series).empty
+    assert thresholds.threshold_table([record]).empty and thresholds.filters_rows(series).empty
+    assert thresholds.filters_table(series).empty
     assert calibration.calibration_sentence(calibration.ratings_table(series, "")) == ""
-    assert calibration.sweep_sentence(series).startswith("No other thresholds")
-    assert calibration.thresholds_sentence(series).startswith("No other filters")
+    assert thresholds.sweep_sentence(series).startswith("No other thresholds")
+    assert thresholds.thresholds_sentence(series).startswith("No other filters")
 
 
 def test_ratings_in_words(tmp_path: Path) -> None:
@@ -131,38 +131,62 @@ def test_ratings_in_words(tmp_path: Path) -> None:
     right = ratings([0.5] * 10, [0.4, 0.6] * 5)
     series = {name: [write(tmp_path / name, table=t)] for name, t in (("frozen", high), ("adapted", low), ("o", right))}
     text = calibration.calibration_sentence(calibration.ratings_table(series))
-    assert "frozen model's predicted IoU is too high (+40.0 [+40.0,\u00a0+40.0] points" in text
-    assert "adapted model's predicted IoU is too low (-30.0" in text
-    assert "o model's predicted IoU cannot be told from right (+0.0" in text
+    assert "frozen model's predicted IoU is too high on average (+40.0 [+40.0,\u00a0+40.0] points" in text
+    assert "adapted model's predicted IoU is too low on average (-30.0" in text
+    assert "o model's predicted IoU is right on average, as far as these images tell (+0.0" in text
     one = calibration.ratings_table({"frozen": [write(tmp_path / "one", table=right.assign(group="g"))]})
-    assert "too few groups for an interval" in calibration.calibration_sentence(one)
+    alone = calibration.calibration_sentence(one)
+    assert "predicted IoU is off by " in alone and "0.0 points on average, on too few groups for an interval;" in alone
     shown = calibration.ratings_display(one).iloc[0]
-    assert shown["mean true IoU, %"] == "50.0" and shown["masks"] == "10"
+    assert shown["mean true IoU, %"] == "50.0" and shown["masks"] == "10" and shown["images (groups)"] == "10 (1)"
+
+
+def test_errors_that_cancel_do_not_make_a_rating_right(tmp_path: Path) -> None:
+    half = ratings([0.7, 0.4] * 8, [0.5, 0.6] * 8)
+    text = calibration.calibration_sentence(calibration.ratings_table({"adapted": [write(tmp_path / "a", table=half)]}))
+    assert "is right on average, as far as these images tell (" in text and "cannot be told" not in text
+    assert "calibration error is 20.0 points" in text
+
+
+def test_only_the_seeds_that_were_asked_are_shown(tmp_path: Path) -> None:
+    frame = ratings([0.5, 0.6], [0.5, 0.6])
+    frozen, first, other = (write(tmp_path / name, table=frame) for name in ("f", "a", "b"))
+    silent = write(tmp_path / "c")
+    series = {"frozen": [frozen], "adapted": [first, silent, silent]}
+    chosen = calibration.asked(series)
+    assert {name: [run.run_id for run in runs] for name, runs in chosen.items()} == {"frozen": ["f"], "adapted": ["a"]}
+    assert calibration.ratings_table(chosen).attrs["runs"] == ["f", "a"]
+    text = calibration.missing_sentence(series)
+    assert text.startswith("Only 1 of the 3 seeds of the main configuration was asked") and "shows it alone" in text
+    more = calibration.missing_sentence({"frozen": [frozen], "adapted": [first, other, silent]})
+    assert "Only 2 of the 3 seeds of the main configuration were asked" in more and "shows them alone" in more
+    assert calibration.missing_sentence(chosen) == ""
+    assert calibration.asked({"frozen": [], "adapted": [silent]}) == {"frozen": [], "adapted": [silent]}
 
 
 def test_thresholds_are_means_over_images_and_runs(tmp_path: Path) -> None:
     runs = [write(tmp_path / "a", 0.5), write(tmp_path / "b", 0.6)]
-    table = calibration.threshold_table(runs).set_index(calibration.PAIR)
+    table = thresholds.threshold_table(runs).set_index(thresholds.PAIR)
     assert len(table) == 9 and table.loc[(0.5, 0.85), "ap50"] == pytest.approx(55 + 10 + 5 + 1)
     assert table.loc[(0.0, 0.0), ["ap50", "dice", "n_pred"]].tolist() == pytest.approx([56, 20, 3])
-    text = calibration.sweep_sentence({"adapted": runs})
+    text = thresholds.sweep_sentence({"adapted": runs})
     assert "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text
-    edge = calibration.sweep_sentence({"adapted": [write(tmp_path / "c", tuned=0.95)]})
+    edge = thresholds.sweep_sentence({"adapted": [write(tmp_path / "c", tuned=0.95)]})
     assert "the highest predicted IoU that was tried" in edge
-    long = calibration.sweep_rows({"frozen": calibration.threshold_table(runs), "adapted": table.reset_index()})
+    long = thresholds.sweep_rows({"frozen": thresholds.threshold_table(runs), "adapted": table.reset_index()})
     assert long.columns[0] == "series" and len(long) == 18
 
 
 def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
     series = {"frozen": [write(tmp_path / "f", 0.4)], "adapted": [write(tmp_path / "a", 0.6, tuned=0.7)]}
-    rows = calibration.filters_rows(series).set_index(["filters", "series"])
+    rows = thresholds.filters_rows(series).set_index(["filters", "series"])
     record = series["adapted"][0]
     part = record.per_image.query("evaluator == 'generator_study'")
     mean, low, high = bootstrap_interval(part["ap50"].to_numpy(), part["group"].to_numpy())
     found = rows.loc[("the study's", "adapted"), ["ap50", "ap50_low", "ap50_high"]]
     assert found.tolist() == pytest.approx([100 * mean, 100 * low, 100 * high])
     assert rows.loc[("the study's", "frozen"), "n_pred"] == 8
-    table = calibration.filters_table(series).set_index("filters")
+    table = thresholds.filters_table(series).set_index("filters")
     values = table["predicted IoU / stability / area"]
     assert values["the runs' own"] == "0.3 / 0.7 / 25" and values["the study's"] == "0.9 / 0.92 / 100"
     assert values["tuned on validation images"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
@@ -174,18 +198,39 @@ def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
 
 def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
     series = {"frozen": [write(tmp_path / "f", 0.4)], "adapted": [write(tmp_path / "a", 0.6)]}
-    moved = calibration.change(series["adapted"], "generator_study")
+    moved = thresholds.change(series["adapted"], "generator_study")
     wide = series["adapted"][0].per_image.pivot(index=["id", "group"], columns="evaluator", values="ap50").reset_index()
     gap = (wide["generator_study"] - wide["generator"]).to_numpy()
     assert moved == pytest.approx(bootstrap_interval(gap, wide["group"].to_numpy()))
-    text = calibration.thresholds_sentence(series)
+    text = thresholds.thresholds_sentence(series)
     assert (
         f"own filters keep 7.0 a test image; the study's 8.0, which changes the AP50 by {100 * moved[0]:+.1f} [" in text
     )
     assert "Adapting changes the AP50 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
-    assert calibration.thresholds_sentence(same).count("+0.0 [+0.0,\u00a0+0.0] points, which the test set cannot") == 3
-    assert "Adapting" not in calibration.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
+    assert thresholds.thresholds_sentence(same).count("+0.0 [+0.0,\u00a0+0.0] points, which the test set cannot") == 3
+    assert "Adapting" not in thresholds.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
+
+
+def test_filters_that_are_the_runs_own_change_nothing(tmp_path: Path) -> None:
+    series = {name: [write(tmp_path / name, level)] for name, level in (("frozen", 0.4), ("adapted", 0.6))}
+    for runs in series.values():
+        runs[0].metrics["filters"]["tuned"] = dict(OWN)
+    text = thresholds.thresholds_sentence(series)
+    assert text.count("; the tuned ones are the same.") == 2 and text.count("the study's 8.0, which changes") == 2
+    assert "(filters: the study's)." in text and "tuned on validation images" not in text
+    series["frozen"][0].metrics["filters"]["tuned"] = OWN | {"pred_iou_thresh": 0.5}
+    assert "(filters: tuned on validation images)." in thresholds.thresholds_sentence(series)
+
+
+def test_one_group_gives_no_interval_and_no_claim_of_a_change(tmp_path: Path) -> None:
+    record = write(tmp_path / "a")
+    rows = record.per_image.assign(group="g")
+    rows.to_csv(record.path / "per_image.csv", index=False)
+    record = read_record(record.path)
+    gap = 100 * thresholds.change([record], "generator_study")[0]
+    text = thresholds.thresholds_sentence({"frozen": [], "adapted": [record]})
+    assert f"changes the AP50 by {gap:+.1f} points, on too few groups for an interval;" in text
 
 
 def test_what_was_trained_follows_the_objective(tmp_path: Path) -> None:
@@ -210,8 +255,8 @@ def test_calibration_chart_has_a_line_a_series_and_the_diagonal(tmp_path: Path) 
 
 def test_heatmaps_share_their_colours_and_frame_the_best(tmp_path: Path) -> None:
     tables = {
-        "frozen": calibration.threshold_table([write(tmp_path / "f", 0.3)]),
-        "adapted": calibration.threshold_table([write(tmp_path / "a", 0.6, tuned=0.7)]),
+        "frozen": thresholds.threshold_table([write(tmp_path / "f", 0.3)]),
+        "adapted": thresholds.threshold_table([write(tmp_path / "a", 0.6, tuned=0.7)]),
     }
     figure = filter_plots.threshold_heatmap(tables)
     panels = figure.axes[:2]

@@ -1,0 +1,176 @@
+"""What the mask generator's thresholds give, the runs' own, the study's and tuned ones: records -> tables, sentences.
+
+Imports no torch. Thresholds are chosen on validation images and judged on test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorasam_core.chapters.calibration import Series
+from lorasam_core.metrics import bootstrap_interval
+from lorasam_core.records import Record
+from lorasam_core.tables import interval, paired, run_ids, shown, test_rows
+
+PAIR = ["pred_iou_thresh", "stability_score_thresh"]
+FILTERS = {  # name in a run's metrics: label, evaluator
+    "own": ("the runs' own", "generator"),
+    "study": ("the study's", "generator_study"),
+    "tuned": ("tuned on validation images", "generator_tuned"),
+}
+
+
+# ------------------------------------------------------------------------------------------------- tables
+def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a pair of thresholds: means over validation images of ap50, f1, dice (in %) and n_pred (masks an image).
+
+    Columns: pred_iou_thresh, stability_score_thresh and these; no row where no run has measured them.
+    """
+    tables = [table for record in records if len(table := record.table("thresholds"))]
+    scores = ["ap50", "f1", "dice", "n_pred"]
+    if not tables:
+        return pd.DataFrame(columns=[*PAIR, *scores])
+    means = pd.concat(tables).groupby(PAIR)[scores].mean()
+    table = (means * [100, 100, 100, 1]).reset_index()
+    table.attrs.update(made_by="lorasam_core.chapters.thresholds.threshold_table", runs=run_ids(records))
+    return table
+
+
+def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Threshold tables of several series as one, with the column series first."""
+    table = pd.concat(dict(tables), names=["series"]).reset_index("series")
+    runs = [run for part in tables.values() for run in part.attrs["runs"]]
+    table.attrs.update(made_by="lorasam_core.chapters.thresholds.threshold_table", runs=runs)
+    return table
+
+
+def filters_rows(series: Series) -> pd.DataFrame:
+    """What three sets of filters give on the test images, long.
+
+    Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs each
+    that differs), ap50 and dice with ap50_low, ap50_high, dice_low, dice_high in %, n_pred (masks an image). Only runs
+    that have compared filters count.
+    """
+    rows = []
+    for key, (label, evaluator) in FILTERS.items():
+        for name, records in series.items():
+            if not (runs := compared(records)):
+                continue
+            row: dict[str, Any] = {"filters": label, "series": name, "thresholds": "; ".join(_thresholds(runs, key))}
+            for metric in ("ap50", "dice"):
+                found = interval(runs, evaluator, metric)
+                parts = {metric: "mean", f"{metric}_low": "low", f"{metric}_high": "high"}
+                row |= {column: 100 * found[part] for column, part in parts.items()}
+            rows.append(row | {"n_pred": interval(runs, evaluator, "n_pred")["mean"]})
+    table = pd.DataFrame(rows)
+    ids = run_ids(*(compared(runs) for runs in series.values()))
+    table.attrs.update(made_by="lorasam_core.chapters.thresholds.filters_rows", runs=ids)
+    return table
+
+
+def filters_table(series: Series) -> pd.DataFrame:
+    """`filters_rows` as the reader sees them: a row a set of filters, columns of AP50 and Dice of each series."""
+    long, out = filters_rows(series), []
+    if long.empty:
+        return long
+    for label, part in long.groupby("filters", sort=False):
+        rows = part.to_dict("records")
+        values = [row["thresholds"] for row in rows]
+        named = [f"{row['series']} {row['thresholds']}" for row in rows]
+        cells = {
+            "filters": label,
+            "predicted IoU / stability / area": ", ".join(named if len({*values}) > 1 else values[:1]),
+        }
+        for metric, title in (("ap50", "AP50"), ("dice", "Dice")):
+            for row in rows:
+                cells[f"{title}, %: {row['series']}"] = shown(
+                    *(row[metric + end] / 100 for end in ("", "_low", "_high"))
+                )
+        out.append(cells)
+    table = pd.DataFrame(out)
+    table.attrs.update(long.attrs)
+    return table
+
+
+def compared(records: Sequence[Record]) -> list[Record]:
+    """The runs that have compared filters."""
+    return [record for record in records if "filters" in record.metrics]
+
+
+# ------------------------------------------------------------------------------------------------- sentences
+def sweep_sentence(series: Series) -> str:
+    """Where each series' AP50 is greatest on the validation images, and whether that is the edge of the grid."""
+    text = []
+    for name, records in series.items():
+        if (table := threshold_table(records)).empty:
+            continue
+        best = table.iloc[int(table["ap50"].to_numpy().argmax())]
+        rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
+        chosen = [f"{what} {best[c]:g}" if best[c] > 0 else f"no filter on the {what}" for c, what in rated.items()]
+        edge = [what for column, what in rated.items() if best[column] == table[column].max()]
+        beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
+        text.append(
+            f"On the validation images the {name} model's AP50 is greatest ({best['ap50']:.1f} %) with "
+            f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['ap50'].min():.1f} to "
+            f"{table['ap50'].max():.1f} %."
+        )
+    return " ".join(text) or "No other thresholds were tried for this edition."
+
+
+def thresholds_sentence(series: Series) -> str:
+    """What the study's and the tuned filters change on the test images, and what adapting gains under each."""
+    text = []
+    for name, records in series.items():
+        if not (runs := compared(records)):
+            continue
+        counts = {key: interval(runs, evaluator, "n_pred")["mean"] for key, (_, evaluator) in FILTERS.items()}
+        others = [
+            f"{called} are the same"
+            if same(runs, key)
+            else f"{called} {counts[key]:.1f}, which changes the AP50 by {_points(change(runs, FILTERS[key][1]))}"
+            for key, called in (("study", "the study's"), ("tuned", "the tuned ones"))
+        ]
+        kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
+        text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
+    frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
+    if frozen and adapted:
+        gains = [
+            f"{_points(paired(frozen, adapted, evaluator, 'ap50'))} (filters: {label})"
+            for key, (label, evaluator) in FILTERS.items()
+            if key == "own" or not same([*frozen, *adapted], key)
+        ]
+        text.append(f"Adapting changes the AP50 by {'; by '.join(gains)}.")
+    return " ".join(text) or "No other filters were asked for the test images of this edition."
+
+
+def change(records: Sequence[Record], evaluator: str, metric: str = "ap50") -> tuple[float, float, float]:
+    """Mean difference of a test metric under another evaluator's filters and the runs' own, on the same images, with
+    its interval over groups (0 to 1).
+    """
+    rows = test_rows(records, "generator", metric).merge(test_rows(records, evaluator, metric), on=["id", "group"])
+    gap = rows[f"{metric}_y"] - rows[f"{metric}_x"]
+    return bootstrap_interval(gap.to_numpy(float), rows["group"].to_numpy())
+
+
+def same(records: Sequence[Record], key: str) -> bool:
+    """Whether a set of FILTERS is, in every run, the run's own."""
+    return all(record.metrics["filters"][key] == record.metrics["filters"]["own"] for record in records)
+
+
+def _thresholds(records: Sequence[Record], key: str) -> list[str]:
+    values = [record.metrics["filters"][key] for record in records]
+    return list(dict.fromkeys(f"{v[PAIR[0]]:g} / {v[PAIR[1]]:g} / {v['min_mask_region_area']:g}" for v in values))
+
+
+def _points(found: tuple[float, float, float]) -> str:
+    mean, low, high = found
+    if not np.isfinite(mean):
+        return "an unknown number of points"
+    if not np.isfinite(low):
+        return f"{shown(mean, sign=True)} points, on too few groups for an interval"
+    doubt = ", which the test set cannot tell from none" if low <= 0 <= high else ""
+    return f"{shown(mean, low, high, sign=True)} points{doubt}"
