@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Other material
 #
-# An adapter learns from one collection of micrographs. Does it know particles afterwards, or that collection? Here
-# every adapter is also tested on material that it was not trained on, and the frozen model stands beside it: what
-# counts is whether the adapter is still worth loading there.
+# An adapter learns from one collection of micrographs. Does it know particles afterwards, or that collection? Where an
+# adapter was tested on other material, the frozen model stands beside it: what counts is whether the adapter is still
+# worth loading there.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -39,7 +39,8 @@ page.say(report.left_out_sentence(page.edition, "other_material"))
 # - **Generated particles**: the package's own micrographs of an electron microscope that does not exist. Their labels
 #   are exact.
 # - **AMPIS powder**: a handful of micrographs of metal powder, the nearest public relative of the study's own
-#   material. No adapter is trained on it, and it is used where it is on the machine.
+#   material. No adapter is trained on it, and it is used where it is on the machine. Its groups are single images,
+#   perhaps of one powder.
 #
 # Nothing that an adapter was trained on is in a test: the generated test images are of other specimens than the
 # generated training images, and those of EMPS come from other papers.
@@ -75,6 +76,7 @@ page.table(transfer_tables.transfer_table(rows, gains=True), "transfer-gains", c
 page.say(transfer_tables.transfer_sentence(rows))
 
 # %% [markdown]
-# A gain on a foreign material is knowledge of particles; a loss is the price of having learnt one collection by heart.
-# A share is given only where both gains are beyond doubt, because the ratio of two uncertain numbers says nothing.
-# Few groups make wide intervals: where a row rests on a handful of specimens, only a large difference could be seen.
+# A gain shows that something carries over, a loss that something does not; which, these numbers do not say. The size of
+# the particles in pixels and the grid of points limit every model on the powder. A share is given only where both gains
+# are beyond doubt, because the ratio of two uncertain numbers says nothing. With few groups the interval is too narrow:
+# where a row rests on four or five, a gain is a hint, not a finding.

@@ -21,6 +21,7 @@ MEASURES = (  # label, evaluator, column
 )
 NOTHING = "frozen"
 GAIN = ("gain", "gain_low", "gain_high")
+ENOUGH = 6  # groups: a bootstrap over fewer gives too narrow an interval for a finding
 NO_TRANSFER = "No model of this edition was tested on another material than its own test images."
 
 
@@ -152,20 +153,29 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
             said = difference(*_numbers(row, GAIN))
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
         start = f"The adapter {training} shows on {test}, against the frozen model, "
-        text.append(f"{start}{'; '.join(parts)}.")
-    gained = foreign["gain_low"] > 0
-    lost = foreign["gain_high"] < 0
-    text.append(
-        f"Of these {len(foreign)} differences on a foreign material {int(gained.sum())} are gains beyond their "
-        f"interval and {int(lost.sum())} losses."
-    )
+        text.append(f"{start}{'; '.join(parts)}{_few(found['groups'])}.")
+    firm = foreign[foreign["groups"] >= ENOUGH]
+    start = f"Of these {len(foreign)} differences on a foreign material"
+    if firm.empty:
+        return " ".join([*text, f"{start} all rest on too few groups to count as gains or losses."])
+    few = len(foreign) - len(firm)
+    start += f" {few} rest on too few groups to count; of the other {len(firm)}," if few else ""
+    gained, lost = int((firm["gain_low"] > 0).sum()), int((firm["gain_high"] < 0).sum())
+    text.append(f"{start} {gained} are gains beyond their interval and {lost} losses.")
     return " ".join(text)
 
 
+def _few(groups: pd.Series) -> str:
+    count = int(groups.min())
+    return f" (from {count} groups: too few for an interval to be trusted)" if 1 < count < ENOUGH else ""
+
+
 def _share(rows: pd.DataFrame, row: pd.Series) -> str:
-    """How much of the gain of the adapter that was trained on this material, where both are gains beyond doubt."""
+    """How much of the gain of the adapter that was trained on this material, where both are gains beyond doubt: their
+    intervals exclude zero and come from enough groups.
+    """
     home = rows[(rows["test"] == row["test"]) & (rows["metric"] == row["metric"]) & rows["own"].astype(bool)]
-    if home.empty or not (row["gain_low"] > 0 and home["gain_low"].iloc[0] > 0):
+    if home.empty or row["groups"] < ENOUGH or not (row["gain_low"] > 0 and home["gain_low"].iloc[0] > 0):
         return ""
     return f" ({row['gain'] / home['gain'].iloc[0]:.0%} of what training on that material itself gains)"
 

@@ -7,8 +7,8 @@ import pytest
 from lorasam_core.chapters import transfer_tables
 from tests.made_records import make_edition, make_record, per_image
 
-GROUPS = ("g1", "g1", "g2", "g2", "g3", "g3")
-HARD = np.array([0.0, 0.1, 0.2, -0.1, -0.2, 0.05])
+GROUPS = tuple(f"g{k // 2}" for k in range(12))
+HARD = np.tile([0.0, 0.1, 0.2, -0.1, -0.2, 0.05], 2)
 MISSING = "left out: 'ampis_powder' is no data set; give synthetic, emps, the path of a folder, or one in /data/x/data."
 
 
@@ -46,7 +46,7 @@ def test_trained_here_tested_there(edition):
         row = rows.loc[(test, dice, training)]
         assert row["mean"] == pytest.approx(level + HARD.mean()) and row["own"] == own
         assert [row["gain"], row["gain_low"], row["gain_high"]] == pytest.approx([gain] * 3)
-        assert (row["n"], row["groups"]) == (6, 3)
+        assert (row["n"], row["groups"]) == (12, 6)
     assert np.isnan(rows.loc[("EMPS", dice, "frozen"), "gain"])
     assert ("EMPS", "point prompt: IoU", "frozen") not in rows.index
 
@@ -58,7 +58,7 @@ def test_the_table_has_a_column_a_training(edition):
         "tested on", "metric, %", "frozen", "trained on EMPS", "trained on generated particles", "images (groups)",
     ]  # fmt: skip
     assert table["tested on"].tolist() == ["EMPS", "EMPS", "generated particles", "generated particles"]
-    assert table["images (groups)"].tolist() == ["6 (3)"] * 4
+    assert table["images (groups)"].tolist() == ["12 (6)"] * 4
     gains = transfer_tables.transfer_table(rows, gains=True).set_index(["tested on", "metric, points"])
     assert "frozen" not in gains.columns
     assert gains.loc[("EMPS", "predictor: Dice"), "trained on generated particles"] == "-5.0 [-5.0,\u00a0-5.0]"
@@ -74,6 +74,21 @@ def test_the_sentence_names_gains_losses_and_the_share_of_the_home_gain(edition)
     assert "trained on generated particles shows on EMPS" in text and "a loss of 5.0 [5.0,\u00a05.0] points;" in text
     assert "Of these 4 differences on a foreign material 2 are gains beyond their interval and 2 losses." in text
     assert "The adapter trained on EMPS took 600 steps (2 seeds)." in transfer_tables.steps_sentence(edition)
+
+
+def test_few_groups_make_a_hint_and_no_finding(edition):
+    rows = transfer_tables.transfer_rows(edition)
+    powder = rows["test"] == "generated particles"
+    rows.loc[powder, "groups"] = 5
+    text = transfer_tables.transfer_sentence(rows)
+    assert "a gain of 15.0 [15.0,\u00a015.0] points;" in text and "% of what training" not in text
+    assert text.count("(from 5 groups: too few for an interval to be trusted).") == 1
+    assert "foreign material 2 rest on too few groups to count; of the other 2, 0 are gains" in text
+    rows["groups"] = 4
+    text = transfer_tables.transfer_sentence(rows)
+    assert text.endswith(
+        "Of these 4 differences on a foreign material all rest on too few groups to count as gains or losses."
+    )
 
 
 def test_a_missing_data_set_is_named_without_a_place_and_missing_seeds_are_counted(edition, tmp_path):
@@ -110,4 +125,4 @@ def test_one_group_gives_no_interval_and_no_claim(tmp_path):
     )
     main = make_record(tmp_path, "m", [alone], {"transfer": far}, transfer)
     text = transfer_tables.transfer_sentence(transfer_tables.transfer_rows(make_edition(tmp_path, main=[frozen, main])))
-    assert "a difference of +40.0 points, on too few groups for an interval" in text and "0 are gains" in text
+    assert "a difference of +40.0 points, on too few groups for an interval" in text and "all rest on too few" in text
