@@ -42,13 +42,16 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # **Point**: one pixel, drawn at random inside a labelled particle. It says that something is there, and where. The
 # model answers with three masks and rates them; to take the best of the three instead of the one rated best is to
 # look at the answer a second time. **Jittered box**: the particle's bounding box, each side moved by a normal deviate
-# of a twentieth of the box's length, as a hurried user would draw it. **Exact box**: the same box, not moved. Up to
-# eight particles an image are asked for, the same ones by every prompt.
+# of a twentieth of the box's length, as a hurried user would draw it. **Exact box**: the same box, not moved. A box is
+# answered with one mask, another of the decoder's than the three. Up to eight particles an image are asked for, of at
+# least 16 pixels where there are such, the same ones by every prompt.
 
 # %% tags=["hide-input"]
 table = prompt_tables.prompt_table(page.edition)
 rows = prompt_tables.prompt_rows(page.edition)
-caption = "The same models, asked in different ways: means over the test images with 95 % intervals over groups."
+seeds = len(report.adapted_runs(page.edition))
+caption = "The same models, asked in different ways: means over the test images with 95 % intervals over groups"
+caption += f"; adapted: mean of {seeds} seeds." if seeds > 1 else "."
 page.table(table, "prompts", caption, data=rows)
 
 # %% tags=["hide-input"]
@@ -62,8 +65,10 @@ page.figure(plots.interval_chart(rows, "%"), "prompts-chart", caption, alt, data
 #
 # ## What the answer is worth
 #
-# Each row adds a little more of the answer and takes the paired difference on the same test images. The third column
-# says whether the adapted model needs it as much as the frozen one.
+# Each row puts a prompt that holds more of the answer in the place of one that holds less, and takes the paired
+# difference on the same test images. The last difference says whether the adapted model needs it as much as the frozen
+# one. In the first row neither model can lose: the best of three masks is never worse than one of them. The box is also
+# answered by another of the decoder's masks than the point, so its row holds that difference too.
 
 # %% tags=["hide-input"]
 found = prompt_tables.leads(page.edition)

@@ -148,8 +148,8 @@ def prompt_sentence(edition: Edition) -> str:
         said = difference(*found[box], f"widens {lead}", f"narrows {lead}", f"changes {lead}")
         frozen, adapted = series_of(edition).values()
         gained = paired(frozen, adapted, *RATED)[1] > 0
-        less = ": it gives most to the question that holds less of the answer"
-        text.append(f"Adapting {said}{less if gained and found[box][2] < 0 else ''}.")
+        more = ": the answer to the point gains more than that to the box"
+        text.append(f"Adapting {said}{more if gained and found[box][2] < 0 else ''}.")
     measured = set(prompt_rows(edition)["metric"])
     if missing := [prompt.label for prompt in PROMPTS if prompt.label not in measured]:
         text.append(f"Not asked in this edition: {listed(missing)}.")

@@ -69,7 +69,10 @@ def test_leads_are_paired_and_seeds_are_averaged(edition):
 def test_the_sentence_says_what_the_answer_is_worth(edition):
     text = prompt_tables.prompt_sentence(edition)
     assert "a jittered box in place of a point is worth 3.0 [3.0,\u00a03.0] points" in text
-    assert "narrows the lead of the box over the point by 12.0" in text and "holds less of the answer" in text
+    assert (
+        "narrows the lead of the box over the point by 12.0" in text
+        and "to the point gains more than that to the box" in text
+    )
     assert "Not asked" not in text
 
 
