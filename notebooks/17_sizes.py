@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import report
-from lorasam_core.chapters import size_plots, sizes
+from lorasam_core.chapters import size_plots, size_sentences, sizes
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -43,18 +43,24 @@ page.say(report.left_out_sentence(page.edition, "main"))
 #   known. That favours small particles, which fit into an image more easily, on both sides alike.
 # - **Errors are relative and taken image by image**, then averaged, with intervals over groups. Micrographs without a
 #   scale are measured in pixels and those with one in nm; a ratio has no unit.
-# - **An image in which nothing was found** has no D50. It counts in the error of the number of particles, and is
-#   missing from those of the diameters: the last column says how many images stand behind a row.
+# - **An image without a whole labelled particle** has nothing to compare with and drops out.
+# - **An image in which nothing was found**, or in which the edge cuts everything that was, has no predicted D50. It
+#   counts in the error of the number of particles, and is missing from those of the diameters: so the rows of the two
+#   models can rest on different images. The column *images* counts them. The *change* is taken on the images that both
+#   rows have, and the last column counts those.
 
 # %% tags=["hide-input"]
 series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
 errors = sizes.size_errors(series)
+seeds = sum(len(run.table("particles")) > 0 for run in series["adapted"])
 if len(errors):
-    caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups."
+    caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups"
+    caption += f"; adapted: mean of {seeds} seeds." if seeds > 1 else "."
     page.table(sizes.error_table(errors), "size-errors", caption, data=errors)
 
 # %% tags=["hide-input"]
-page.say(sizes.size_sentence(errors))
+page.say(size_sentences.size_sentence(errors))
+page.say(size_sentences.few_sentence(series), size_sentences.speck_sentence(series))
 
 # %% [markdown]
 # The *mean error* keeps its sign: it is what remains when many images are averaged. The *mean absolute error* is what
@@ -67,7 +73,8 @@ page.say(sizes.size_sentence(errors))
 # %% tags=["hide-input"]
 rows = sizes.agreement(series)
 if len(rows):
-    caption = "D50 of every test image: predicted against true. Images on the line are read without error."
+    caption = "D50 of every test image in which whole particles are labelled and found: predicted against true. "
+    caption += "Images on the line are read without error."
     alt = "Scatter of predicted over true D50 with the diagonal, frozen in blue squares and adapted in vermilion dots."
     page.figure(size_plots.agreement_chart(rows), "size-agreement", caption, alt, data=rows)
 
@@ -75,7 +82,7 @@ if len(rows):
 off = (rows["predicted"] / rows["true"]).astype(float)
 above = {name: int((off[rows["series"] == name] > 1).sum()) for name in dict.fromkeys(rows["series"])}
 total = rows["series"].value_counts()
-page.say(*(f"The {name} model reads D50 too high in {n} of {total[name]} images." for name, n in above.items()))
+page.say(*(f"The {name} model reads D50 too high in {n} of {total[name]} of these." for name, n in above.items()))
 
 # %% [markdown]
 # ## All particles together
@@ -96,7 +103,7 @@ if len(curves):
 if len(together):
     caption = "The same in numbers: diameters in units of the true D50 of their image, distances to the labels."
     page.table(sizes.pooled_table(together), "size-pooled", caption, data=together)
-    page.say(sizes.pooled_sentence(together))
+    page.say(size_sentences.pooled_sentence(together))
 
 # %% [markdown]
 # Images with many particles weigh more here than images with few; in the first table every image weighs the same.

@@ -9,7 +9,6 @@ have no common unit, and the spread of magnifications would hide the error of th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,14 +16,12 @@ from scipy.stats import wasserstein_distance
 
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.particles import size_distribution
-from lorasam_core.phrases import difference, listed
 from lorasam_core.records import Record
 from lorasam_core.tables import run_ids, shown
 
 QUANTITIES = ("D10", "D50", "D90", "mean", "count")
 NAMES = {"mean": "mean diameter", "count": "number of particles"}
 DISTANCES = {"wasserstein": "Wasserstein distance / true mean diameter", "ks": "Kolmogorov-Smirnov distance"}
-NONE = "The runs of this edition kept no particle sizes; runs that use the mask generator keep them now."
 Series = Mapping[str, Sequence[Record]]  # frozen and adapted, each one run a seed
 
 
@@ -91,7 +88,8 @@ def image_errors(records: Sequence[Record]) -> pd.DataFrame:
 def size_errors(series: Series) -> pd.DataFrame:
     """Long table, a row a quantity and series: quantity, series, error, error_low, error_high (mean and interval over
     groups), size, size_low, size_high (the same of the absolute error), half (its median), n, groups; and in the rows
-    of `adapted` change, change_low, change_high: absolute error adapted - frozen, paired. All 0 to 1.
+    of `adapted` change, change_low, change_high: absolute error adapted - frozen on the change_n images in which both
+    could be measured. Errors are 0 to 1.
     """
     tables = {name: image_errors(records) for name, records in series.items()}
     rows = []
@@ -105,9 +103,10 @@ def size_errors(series: Series) -> pd.DataFrame:
             if name == "adapted" and "frozen" in tables:
                 both = tables["frozen"].merge(found, on=["id", "group", "quantity"], suffixes=("_before", ""))
                 row |= _interval("change", both.assign(change=both["size"] - both["size_before"]))
+                row["change_n"] = len(both)
             rows.append(row)
     numbers = [f"{key}{end}" for key in ("error", "size", "change") for end in ("", "_low", "_high")]
-    table = pd.DataFrame(rows, columns=["quantity", "series", *numbers, "half", "n", "groups"])
+    table = pd.DataFrame(rows, columns=["quantity", "series", *numbers, "change_n", "half", "n", "groups"])
     table.attrs.update(made_by="lorasam_core.chapters.sizes.size_errors", runs=run_ids(*series.values()))
     return table
 
@@ -126,14 +125,17 @@ def error_table(errors: pd.DataFrame) -> pd.DataFrame:
             "mean error, %": shown(row["error"], row["error_low"], row["error_high"], sign=True),
             "mean absolute error, %": shown(row["size"], row["size_low"], row["size_high"]),
             "half of the images within, %": shown(row["half"]),
-            "change of the absolute error, points": shown(*_three(row, "change"), sign=True),
+            "change of the absolute error, points": shown(
+                row["change"], row["change_low"], row["change_high"], sign=True
+            ),
             "images": str(row["n"]),
+            "images of the change": f"{row['change_n']:.0f}" if np.isfinite(row["change_n"]) else "–",
         }
         for _, row in errors.iterrows()
     ]
     columns = [
         "quantity", "model", "mean error, %", "mean absolute error, %", "half of the images within, %",
-        "change of the absolute error, points", "images",
+        "change of the absolute error, points", "images", "images of the change",
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
     table.attrs.update(errors.attrs | {"made_by": "lorasam_core.chapters.sizes.error_table"})
@@ -212,63 +214,3 @@ def agreement(series: Series, quantity: str = "D50") -> pd.DataFrame:
     table = pd.concat(parts)[names] if parts else pd.DataFrame(columns=names)
     table.attrs.update(made_by="lorasam_core.chapters.sizes.agreement", runs=run_ids(*series.values()))
     return table
-
-
-def size_sentence(errors: pd.DataFrame) -> str:
-    """What `size_errors` say of the adapted model: its error in D50, its bias, the worst quantity, the change."""
-    table = errors[(errors["series"] == "adapted") & ~errors["quantity"].isin(DISTANCES)]
-    rows: dict[str, Any] = {row["quantity"]: row for _, row in table.iterrows()}
-    if not rows:
-        return NONE
-    text = []
-    if "D50" in rows:
-        d50 = rows["D50"]
-        text.append(
-            f"The adapted model's D50 is off by {shown(*_three(d50, 'size'))} % in the mean over {d50['n']} test "
-            f"images, and by at most {shown(d50['half'])} % in half of them."
-        )
-    high = [_name(q) for q, row in rows.items() if row["error_low"] > 0]
-    low = [_name(q) for q, row in rows.items() if row["error_high"] < 0]
-    sides = [f"{side} for {listed(names)}" for side, names in (("above zero", high), ("below zero", low)) if names]
-    text.append(
-        f"Its mean error is {'; '.join(sides)} (the 95 % interval excludes zero)."
-        if sides
-        else "None of its mean errors can be told from zero: nothing shows that it reads too high or too low."
-    )
-    worst = max(rows, key=lambda q: float(rows[q]["size"]))
-    text.append(f"The largest mean absolute error is that of the {_name(worst)}, {shown(rows[worst]['size'])} %.")
-    changes = [
-        f"that of the {_name(q)} {difference(*_three(row, 'change'), 'rises by', 'falls by', 'changes by')}"
-        for q, row in rows.items()
-        if q in ("D50", "count") and np.isfinite(row["change"])
-    ]
-    if changes:
-        text.append(f"Adapting changes the absolute errors so: {'; '.join(changes)}.")
-    return " ".join(text)
-
-
-def pooled_sentence(rows: pd.DataFrame) -> str:
-    """What `pooled_rows` say: where the adapted model's distribution differs most from the labels', and by how much."""
-    found: dict[Any, dict[Any, float]] = rows.set_index("series").astype(float).to_dict("index")
-    there = [name for name, values in found.items() if np.isfinite(values["wasserstein"])]
-    if "adapted" not in there:
-        return "The adapted model's particles cannot be compared with the labels here."
-    ratios = {name: found["adapted"][name] / found["labels"][name] - 1 for name in ("D10", "D50", "D90")}
-    shares = listed(f"{name} by {shown(ratio, sign=True)} %" for name, ratio in ratios.items())
-    text = f"Over all particles the adapted model's figures differ from the labels': {shares}. The largest of these "
-    text += f"differences is that of {max(ratios, key=lambda name: abs(ratios[name]))}."
-    if "frozen" in there:
-        before, after = (found[name]["wasserstein"] for name in ("frozen", "adapted"))
-        text += (
-            f" Its distribution lies {shown(after)} % of a mean diameter from that of the labels, the frozen model's "
-            f"{shown(before)} %. Intervals are those over images, above."
-        )
-    return text
-
-
-def _three(row: pd.Series, name: str) -> tuple[float, float, float]:
-    return float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])
-
-
-def _name(quantity: str) -> str:
-    return NAMES.get(quantity, quantity)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lorasam_core import plots
-from lorasam_core.chapters import size_plots, sizes
+from lorasam_core.chapters import size_plots, size_sentences, sizes
 from tests.made_records import make_record, per_image
 
 TRUE = np.array([10.0, 20.0, 30.0, 40.0, 50.0])
@@ -102,6 +102,7 @@ def test_size_errors_of_known_series(series):
     row = shown[(shown["quantity"] == "D50") & (shown["model"] == "adapted")].iloc[0]
     assert row["mean error, %"] == "+10.0 [+10.0,\u00a0+10.0]" and row["half of the images within, %"] == "10.0"
     assert row["change of the absolute error, points"] == "-30.0 [-30.0,\u00a0-30.0]" and row["images"] == "6"
+    assert row["images of the change"] == "6" and set(shown["images of the change"]) == {"–", "6"}
 
 
 def test_pooling_does_not_see_the_magnification(series):
@@ -119,27 +120,70 @@ def test_pooling_does_not_see_the_magnification(series):
 
 
 def test_sentences_claim_a_bias_only_beyond_the_interval(series, tmp_path):
-    text = sizes.size_sentence(sizes.size_errors(series))
+    text = size_sentences.size_sentence(sizes.size_errors(series))
     assert "D50 is off by 10.0 [10.0,\u00a010.0] % in the mean over 6 test images" in text
     assert "above zero for D10, D50, D90 and mean diameter" in text and "below" not in text
-    assert "that of the D50 falls by 30.0 [30.0,\u00a030.0] points" in text
+    assert "the absolute error of the D50 falls by 30.0 [30.0,\u00a030.0] percentage points (on the 6 images in" in text
     up_and_down = [particles(TRUE, (1 + e) * TRUE, i, f"g{i}") for i, e in zip("abcd", (0.3, -0.3, 0.2, -0.2))]
     even = record(tmp_path, "e", *up_and_down)
-    assert "None of its mean errors can be told from zero" in sizes.size_sentence(
+    assert "None of its mean errors can be told from zero" in size_sentences.size_sentence(
         sizes.size_errors({"adapted": [even]})
     )
-    pooled = sizes.pooled_sentence(sizes.pooled_rows(series))
+    pooled = size_sentences.pooled_sentence(sizes.pooled_rows(series))
     assert "lies 10.0 % of a mean diameter" in pooled and "D50 by +10.0 %" in pooled
     close = {"adapted": [record(tmp_path, "c", particles(TRUE, TRUE))]}
-    assert "D10 by +0.0 %" in sizes.pooled_sentence(sizes.pooled_rows(close))
+    assert "D10 by +0.0 %" in size_sentences.pooled_sentence(sizes.pooled_rows(close))
+
+
+def test_a_change_rests_on_the_images_that_both_can_be_measured_in(tmp_path):
+    groups = {"a": "g", "b": "h", "c": "i", "d": "j"}
+    before = [particles(TRUE, [] if i == "a" else 1.4 * TRUE, i, g) for i, g in groups.items()]
+    after = [particles(TRUE, [] if i == "b" else 1.1 * TRUE, i, g) for i, g in groups.items()]
+    frozen = record(tmp_path, "f", *before, method="frozen")
+    errors = sizes.size_errors({"frozen": [frozen], "adapted": [record(tmp_path, "m", *after)]})
+    rows = errors.set_index(["quantity", "series"])
+    assert rows.loc[("D50", "adapted"), ["n", "change_n"]].tolist() == [3, 2]
+    assert rows.loc[("count", "adapted"), ["n", "change_n"]].tolist() == [4, 4]
+    text = size_sentences.size_sentence(errors)
+    assert "in the mean over 3 test images" in text and "points (on the 2 images in which both models find" in text
+    assert "(on the 4 images with whole labelled particles)" in text
+
+
+def test_one_group_gives_no_interval_and_no_word_on_bias(tmp_path):
+    alone = {"adapted": [record(tmp_path, "m", particles(TRUE, 1.5 * TRUE))]}
+    text = size_sentences.size_sentence(sizes.size_errors(alone))
+    assert "can be told from zero" not in text and "above zero" not in text
+    assert "too few groups for an interval of its mean error in D10, D50, D90, mean diameter and number" in text
+
+
+def test_images_of_few_particles_are_counted(series, tmp_path):
+    assert "labelled particles is 5 an image, in the 6 test images that have any. In 6 of these there are fewer" in (
+        size_sentences.few_sentence(series)
+    )
+    many = np.arange(1.0, 12.0)
+    images = [particles(many, [], "a"), particles(TRUE, TRUE, "b", cut=tuple(range(90, 99))), particles([], TRUE, "c")]
+    text = size_sentences.few_sentence({"frozen": [], "adapted": [record(tmp_path, "few", *images)]})
+    assert "is 8 an image, in the 2 test images" in text and "In 1 of these there are fewer than 10" in text
+    enough = size_sentences.few_sentence({"adapted": [record(tmp_path, "n", particles(many, many))]})
+    assert enough.endswith("that have any.")
+
+
+def test_specks_are_counted_in_pixels_of_area(tmp_path):
+    disc = [float(np.sqrt(4 * area / np.pi)) for area in (24, 25, 26, 300)]
+    frozen = record(tmp_path, "f", particles(disc[1:], disc), particles(TRUE / 100, TRUE / 100, "n", unit="nm"))
+    text = size_sentences.speck_sentence({"frozen": [frozen], "adapted": []})
+    assert "0.0 % of the whole labelled particles and 25.0 % of the frozen model's are under 25 pixels of area" in text
+    nm = record(tmp_path, "n", particles(TRUE / 100, TRUE / 100, unit="nm"))
+    assert size_sentences.speck_sentence({"adapted": [nm]}) == ""
 
 
 def test_runs_without_particles_say_so(tmp_path):
     series = {"frozen": [], "adapted": [record(tmp_path, "old")]}
     errors = sizes.size_errors(series)
-    assert errors.empty and sizes.size_sentence(errors) == sizes.NONE
+    assert errors.empty and size_sentences.size_sentence(errors) == size_sentences.NONE
     assert sizes.agreement(series).empty and sizes.percentiles(series).empty and sizes.pooled_rows(series).empty
     assert sizes.error_table(errors).empty
+    assert size_sentences.few_sentence(series) == size_sentences.speck_sentence(series) == ""
 
 
 def test_charts_draw_a_panel_a_unit_and_the_fixed_colours(series, tmp_path):
