@@ -38,8 +38,8 @@ page.banner()
 from lorasam_core.devices import resolve_device
 from lorasam_core.sam import load_sam
 
-config = frozen.config
-sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
+config, device = frozen.config, resolve_device("auto")
+sam = load_sam(config.model, config.checkpoint, config.image_size, device)
 total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
 page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in the image encoder.")
 
@@ -65,14 +65,21 @@ described = [Sample(s.image, y, f"scene {i + 1}", f"scene {i + 1}") for i, (s, y
 # for the object. The **mask generator** asks with a grid of points and keeps the masks that the model rates well.
 
 # %% tags=["hide-input"]
+from functools import partial
+
+from lorasam_core import devices
 from lorasam_core.evaluation import evaluate, predict_foreground
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
-generator = MaskGenerator(sam, **(STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS))
+autocast = partial(devices.autocast, config.precision, device)  # as the run was judged
+settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
+generator = MaskGenerator(sam, autocast=autocast, **settings)
+
+# %% tags=["hide-input"]
 pictures = {}
 for s in described[:2]:
     pictures[s.id] = s.image
-    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image))
+    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image, autocast=autocast))
     pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
     pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
 
@@ -91,7 +98,7 @@ particles, note = report.picture_samples(page.edition, part="test", count=2)
 pictures = {}
 for s in particles:
     pictures[s.id] = s.image
-    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image))
+    pictures[f"{s.id}: predictor"] = plots.overlay(s.image, predict_foreground(sam, s.image, autocast=autocast))
     pictures[f"{s.id}: mask generator"] = plots.instance_mosaic(s.image, generator.generate(s.image))
     pictures[f"{s.id}: labels"] = plots.instance_mosaic(s.image, s.labels)
 
@@ -101,7 +108,7 @@ alt = "Two micrographs; beside each the predictor's blue mask, the mask generato
 page.figure(plots.panels(pictures, columns=4), "zero-shot-particles", caption, alt, runs=[frozen])
 
 # %% tags=["hide-input"]
-marked = [100 * predict_foreground(sam, s.image).mean() for s in particles]
+marked = [100 * predict_foreground(sam, s.image, autocast=autocast).mean() for s in particles]
 covered = [100 * s.foreground.mean() for s in particles]
 pairs = [f"{m:.0f} % of {s.id}, where particles cover {c:.0f} %" for m, c, s in zip(marked, covered, particles)]
 page.say(f"The predictor marks {', and '.join(pairs)}.")
@@ -113,17 +120,19 @@ page.say(f"The predictor marks {', and '.join(pairs)}.")
 
 # %% tags=["hide-input"]
 of_particles = dict(tuple(frozen.per_image.groupby("evaluator")))
-rows = report.compare({"scenes": evaluate(sam, described), "particles": of_particles})
+of_scenes = evaluate(sam, described, config.evaluate, settings, autocast=autocast)
+rows = report.compare({"scenes": of_scenes, "particles": of_particles})
 caption = "The frozen model on describable scenes and on the test images of this edition, with 95 % intervals."
 alt = "Means and intervals of each metric, scenes and particles in two colours."
 page.figure(plots.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, runs=[frozen], data=rows)
 
 # %% tags=["hide-input"]
 means = rows.pivot(index="metric", columns="series", values="mean")
-lead = (means["scenes"] - means["particles"]).sort_values()
+lead = (means["scenes"] - means["particles"]).dropna().sort_values()
 page.say(
-    f"Scenes score higher than particles in {(lead > 0).sum()} of {len(lead)} metrics. The gap is widest in "
-    f"*{lead.index[-1]}* ({lead.iloc[-1]:+.1f} points) and smallest in *{lead.index[0]}* ({lead.iloc[0]:+.1f} points)."
+    f"Scenes score higher than particles in {(lead > 0).sum()} of {len(lead)} metrics. The lead of the scenes over "
+    f"the particles runs from {lead.iloc[0]:+.1f} points in *{lead.index[0]}* to {lead.iloc[-1]:+.1f} in "
+    f"*{lead.index[-1]}*."
 )
 
 # %% [markdown]
