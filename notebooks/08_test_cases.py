@@ -61,12 +61,16 @@ about = load_adapter(tuned, adapted[0].adapter)
 page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
 
 # %% tags=["hide-input"]
+from functools import partial
+
+from lorasam_core import devices
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 samples, note = report.picture_samples(page.edition, ids=list(cases["id"]))
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
-before = [MaskGenerator(base, **settings).generate(s.image) for s in samples]
-after = [MaskGenerator(tuned, **settings).generate(s.image) for s in samples]
+autocast = partial(devices.autocast, config.precision, device)  # as the runs were judged
+before = [MaskGenerator(base, autocast=autocast, **settings).generate(s.image) for s in samples]
+after = [MaskGenerator(tuned, autocast=autocast, **settings).generate(s.image) for s in samples]
 
 # %% [markdown]
 # ## Mask generator
@@ -76,14 +80,18 @@ after = [MaskGenerator(tuned, **settings).generate(s.image) for s in samples]
 # %% tags=["hide-input"]
 from lorasam_core.metrics import dice
 
-names = ("lowest", "second", "third", "highest")
-for name, s, old, new in zip(names, samples, before, after):
+names = [*("lowest", "second", "third")[: len(samples) - 1], "highest"]
+cased = [s.id for s in samples] == list(cases["id"])  # else others stand in
+titled = [f"Case {name}" if cased else "Stand-in" for name in names]
+
+# %% tags=["hide-input"]
+for name, title, s, old, new in zip(names, titled, samples, before, after, strict=True):
     unions = [plots.instance_mosaic(s.image, masks).any(axis=-1) for masks in (old, new)]
     scores = [100 * dice(union, s.foreground) for union in unions]
     titles = ("input", f"frozen, Dice {scores[0]:.1f} %", f"adapted, Dice {scores[1]:.1f} %")
     figure = plots.comparison(s.image, old, new, plots.pick_inset(*unions), titles)
     alt = "A micrograph and the instances that the frozen and the adapted model find in it, with an enlarged region."
-    page.figure(figure, f"case-{name}", f"Case {name}: {s.id}, mask generator. {note}", alt, runs=adapted)
+    page.figure(figure, f"case-{name}", f"{title}: {s.id}, mask generator. {note}", alt, runs=adapted)
 
 # %% [markdown]
 # ## Predictor
@@ -94,13 +102,15 @@ for name, s, old, new in zip(names, samples, before, after):
 # %% tags=["hide-input"]
 from lorasam_core.evaluation import predict_foreground
 
-marked = [[predict_foreground(sam, s.image) for sam in (base, tuned)] for s in samples]
-for name, s, masks in zip(names, samples, marked):
+marked = [[predict_foreground(sam, s.image, autocast=autocast) for sam in (base, tuned)] for s in samples]
+
+# %% tags=["hide-input"]
+for name, title, s, masks in zip(names, titled, samples, marked, strict=True):
     scores = [100 * dice(mask, s.foreground) for mask in masks]
     titles = ("input", f"frozen, Dice {scores[0]:.1f} %", f"adapted, Dice {scores[1]:.1f} %")
     figure = plots.comparison(s.image, *masks, plots.pick_inset(*masks), titles)
     alt = "A micrograph, and over it in blue what the frozen and the adapted predictor mark, with an enlarged region."
-    page.figure(figure, f"case-{name}-predictor", f"Case {name}: {s.id}, predictor. {note}", alt, runs=adapted)
+    page.figure(figure, f"case-{name}-predictor", f"{title}: {s.id}, predictor. {note}", alt, runs=adapted)
 
 # %% tags=["hide-input"]
 better = sum(dice(new, s.foreground) > dice(old, s.foreground) for s, (old, new) in zip(samples, marked))
@@ -109,10 +119,10 @@ page.say(f"As a predictor, the adapted model has the higher Dice in {better} of 
 # %% [markdown]
 # ## The whole in one picture
 #
-# The case in the middle, neither the best nor the worst.
+# The case in the middle; of two, the lower.
 
 # %% tags=["hide-input"]
-k = len(samples) // 2
+k = (len(samples) - 1) // 2
 s, (old, new) = samples[k], marked[k]
 pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
 pictures["adapted: predictor"] = plots.overlay(s.image, new)
@@ -123,7 +133,8 @@ pictures["adapted: mask generator"] = plots.instance_mosaic(s.image, after[k])
 # %% tags=["hide-input"]
 colors = {title: plots.COLORS.get(title.split(":")[0], "black") for title in pictures}
 figure = plots.panels(pictures, plots.pick_inset(old, new), columns=3, colors=colors)
-caption = f"A test image of middle rank: input and labels, the frozen model, the adapted model. {note}"
+place = f"Test case {k + 1} of {len(samples)}, from the lowest Dice up" if cased else "Stand-in"
+caption = f"{place}: input and labels, the frozen model, the adapted model. {note}"
 alt = "Six pictures: a micrograph and its labels; the frozen and the adapted predictor's mask in blue; their instances."
 page.figure(figure, "main-picture", caption, alt, runs=adapted)
 

@@ -46,8 +46,7 @@ if len(worst):
     page.table(failures.worst_table(worst), "failures-worst", caption, data=worst)
 
 # %% tags=["hide-input"]
-both = worst[(worst["rank_ap50"] <= 10) & (worst["rank_dice"] <= 10)]
-page.say(f"{len(both)} of these {len(worst)} images are among the ten worst by both measures.")
+page.say(failures.overlap_sentence(record, worst))
 
 # %% [markdown]
 # ## What goes wrong
@@ -69,18 +68,26 @@ from lorasam_core.lora import load_adapter
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 from lorasam_core.sam import load_sam
 
-config = record.config
-sam = load_sam(config.model, config.checkpoint, config.image_size, resolve_device("auto"))
+config, device = record.config, resolve_device("auto")
+sam = load_sam(config.model, config.checkpoint, config.image_size, device)
 if record.adapter:
     load_adapter(sam, record.adapter)
 page.say("" if record.adapter else "The adapter of this run is not part of the edition: its images cannot be shown.")
 
 # %% tags=["hide-input"]
-from lorasam_core.metrics import paint
+from functools import partial
+
+from lorasam_core import devices
 
 ids = list(worst["id"]) if record.adapter else []
 samples, note = report.picture_samples(page.edition, ids=ids) if ids else ([], "")
-generator = MaskGenerator(sam, **(STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS))
+settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
+autocast = partial(devices.autocast, config.precision, device)  # as the run was judged
+generator = MaskGenerator(sam, autocast=autocast, **settings)
+
+# %% tags=["hide-input"]
+from lorasam_core.metrics import paint
+
 labels = {}
 for s in samples:
     found = generator.generate(s.image)
@@ -102,19 +109,20 @@ for k, (title, s) in enumerate(failures.gallery(samples, worst), start=1):
 # %% [markdown]
 # ## Which error dominates
 #
-# The same counts over all images of the table above: the worst by each measure, and then by specimen or paper, for
-# what is hard is mostly a kind of material.
+# The same counts over all images of the table above: the worst by each measure, and then by specimen or paper.
 
 # %% tags=["hide-input"]
 table = failures.error_table(diagnoses, failures.groups_of(samples, worst))
 caption = f"Labelled particles by kind, and spurious instances, in the worst test images. {note}"
 if len(table):
-    page.table(table.rename(columns={"dominant": "most frequent"}), "failures-kinds", caption, [record], data=table)
+    names = {"dominant": "most frequent", "dominant_in": "images in which it is"}
+    page.table(table.rename(columns=names), "failures-kinds", caption, [record], data=table)
 
 # %% tags=["hide-input"]
 page.say(failures.summary_sentence(table))
 
 # %% [markdown]
 # Missed particles ask for a finer grid of points or for looser filters of the mask generator; merged ones for labels
-# in which touching particles are told apart; split ones for larger training crops. These are suggestions, not results:
-# none of them was tried on the images above, which are test images and must not decide anything.
+# in which touching particles are told apart; split ones for larger training crops. These are suggestions. Of these,
+# the book tries other filters alone, with thresholds chosen on validation images ([filters](16_filters.ipynb)); the
+# images above decided nothing.

@@ -56,6 +56,17 @@ def worst_images(record: Record, count: int = 10) -> pd.DataFrame:
     return table
 
 
+def overlap_sentence(record: Record, worst: pd.DataFrame, count: int = 10) -> str:
+    """How many test images are among the `count` worst by both measures; nothing where there are too
+    few test images for the two lists to differ.
+    """
+    tested = int((record.per_image["evaluator"] == "generator").sum())
+    if worst.empty or tested <= 2 * count:
+        return ""
+    both = int((worst[["rank_ap50", "rank_dice"]].max(axis=1) <= count).sum())
+    return f"Of {tested} test images {both} {'is' if both == 1 else 'are'} among the {count} worst by both measures."
+
+
 def worst_table(worst: pd.DataFrame) -> pd.DataFrame:
     """`worst_images` as the reader sees them."""
     table = pd.DataFrame({
@@ -194,7 +205,8 @@ def diagnosis_sentence(name: str, counts: Mapping[str, float]) -> str:
     text = f"{name}: of {counts['particles']:.0f} labelled particles {counts['found']:.0f} {verb} found"
     text += f", {listed(wrong)}" if wrong else ""
     if counts["spurious"]:
-        text += f"; of {counts['instances']:.0f} instances {counts['spurious']:.0f} on no particle"
+        text += f"; of {counts['instances']:.0f} instances {counts['spurious']:.0f} "
+        text += "is spurious" if counts["spurious"] == 1 else "are spurious"
     text += "."
     if np.isfinite(counts["coverage"]):
         text += f" The instances cover {100 * counts['coverage']:.0f} % of the particles' area"
@@ -214,7 +226,8 @@ def _most(counts: Mapping[str, float]) -> str:
 
 
 def error_table(diagnoses: Mapping[str, Mapping[str, float]], lists: Mapping[str, Iterable[str]]) -> pd.DataFrame:
-    """Sums of `diagnose` over the images of each list: group, images, particles, OF_PARTICLES, spurious, dominant.
+    """Sums of `diagnose` over the images of each list: group, images, particles, OF_PARTICLES, spurious, dominant, and
+    dominant_in: in how many of the images one of these is the most frequent too.
 
     diagnoses: by image id; lists: the ids of every group. Groups without a diagnosed image are left out.
     """
@@ -223,9 +236,11 @@ def error_table(diagnoses: Mapping[str, Mapping[str, float]], lists: Mapping[str
         found = [diagnoses[i] for i in ids if i in diagnoses]
         if found:
             sums = {kind: sum(counts[kind] for counts in found) for kind in ("particles", *OF_PARTICLES, "spurious")}
-            about = {"group": name, "images": len(found)}
-            rows.append(about | {k: int(v) for k, v in sums.items()} | {"dominant": listed(dominant(sums)) or "none"})
-    columns = ["group", "images", "particles", *OF_PARTICLES, "spurious", "dominant"]
+            about = {"group": name, "images": len(found)} | {k: int(v) for k, v in sums.items()}
+            most = dominant(sums)
+            there = sum(bool({*most} & {*dominant(counts)}) for counts in found)
+            rows.append(about | {"dominant": listed(most) or "none", "dominant_in": there})
+    columns = ["group", "images", "particles", *OF_PARTICLES, "spurious", "dominant", "dominant_in"]
     table = pd.DataFrame(rows, columns=columns)
     table.attrs.update(made_by="lorasam_core.chapters.failures.error_table")
     return table
@@ -254,8 +269,8 @@ def summary_sentence(table: pd.DataFrame) -> str:
     lists = table["group"].str.startswith("worst by ")
     text = [
         f"Among the images {row['group']} the most frequent error is: {row['dominant']} "
-        f"({row['particles'] - row['found']} of {row['particles']} particles are not found, "
-        f"{row['spurious']} instances are spurious)."
+        f"(the most frequent in {row['dominant_in']} of {row['images']} images; {row['particles'] - row['found']} of "
+        f"{row['particles']} particles are not found, {row['spurious']} instances are spurious)."
         for _, row in table[lists].iterrows()
     ]
     counts = Counter(kind for _, row in table[~lists].iterrows() for kind in dominant(row))

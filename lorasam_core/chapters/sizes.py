@@ -25,6 +25,11 @@ DISTANCES = {"wasserstein": "Wasserstein distance / true mean diameter", "ks": "
 Series = Mapping[str, Sequence[Record]]  # frozen and adapted, each one run a seed
 
 
+def measured(records: Sequence[Record]) -> list[Record]:
+    """The runs that kept particle sizes."""
+    return [record for record in records if len(record.table("particles"))]
+
+
 def image_sizes(records: Sequence[Record]) -> pd.DataFrame:
     """One row a run and test image: run, id, group, unit (nm or px), each of QUANTITIES as NAME_predicted and
     NAME_true, and the DISTANCES between the two distributions. NaN where an image has no particle to measure.
@@ -169,7 +174,7 @@ def pooled_rows(series: Series) -> pd.DataFrame:
     """Of the `pooled` diameters: series, count (a run), D10, D50, D90, mean (in true D50), DISTANCES to the labels."""
     found, rows = pooled(series), []
     for name, sizes in found.items():
-        seeds = len([r for r in series.get(name, ()) if len(r.table("particles"))]) or 1
+        seeds = len(measured(series.get(name, ()))) or 1
         quantiles = np.percentile(sizes, (10, 50, 90)) if len(sizes) else np.full(3, np.nan)
         row = {"series": name, "count": len(sizes) / seeds} | dict(zip(("D10", "D50", "D90"), quantiles, strict=True))
         row["mean"] = sizes.mean() if len(sizes) else float("nan")

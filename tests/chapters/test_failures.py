@@ -110,7 +110,11 @@ def test_the_figure_names_its_pictures_and_colours():
 def test_a_diagnosis_in_words():
     text = failures.diagnosis_sentence("im7", failures.diagnose(FOUND, TRUE))
     assert text.startswith("im7: of 6 labelled particles 2 are found, 1 missed, 1 merged, 1 split and 1 outline off;")
-    assert "of 7 instances 2 on no particle" in text and text.endswith("Most frequent: spurious.")
+    assert (
+        "of 7 instances 2 are spurious" in text
+        and "on no particle." in text
+        and text.endswith("Most frequent: spurious.")
+    )
     flawless = failures.diagnosis_sentence("im8", failures.diagnose(TRUE, TRUE))
     assert "6 are found. The instances cover 100 %" in flawless and "Nothing is wrong by these rules" in flawless
 
@@ -137,6 +141,11 @@ def test_the_worst_by_either_measure(record):
     shown = failures.worst_table(worst)
     assert shown.iloc[0].tolist() == ["k", "1, 3", "0.0", "50.0", "2", "2", "2", "2"]
     assert worst.attrs["runs"] == ["m0"]
+    assert failures.overlap_sentence(record, worst, count=3) == (
+        "Of 12 test images 1 is among the 3 worst by both measures."
+    )
+    assert failures.overlap_sentence(record, failures.worst_images(record)) == ""  # ten of twelve must overlap
+    assert failures.overlap_sentence(record, worst[:0], count=3) == ""
 
 
 def sample(i, group="g0"):
@@ -166,8 +175,13 @@ def test_errors_are_summed_over_lists_and_groups(record):
     table = failures.error_table(diagnoses, lists).set_index("group")
     assert table.loc["worst by AP50", ["images", "particles", "missed", "dominant"]].tolist() == [3, 18, 18, "missed"]
     assert table.loc["g0", ["images", "found", "spurious", "dominant"]].tolist() == [2, 4, 4, "spurious"]
+    assert table.loc["worst by Dice", ["dominant", "dominant_in"]].tolist() == ["missed", 1]
     text = failures.summary_sentence(table.reset_index())
-    assert "worst by AP50 the most frequent error is: missed (18 of 18 particles are not found" in text
+    assert "is: missed (the most frequent in 1 of 3 images; " in text
+    assert (
+        "worst by AP50 the most frequent error is: missed (the most frequent in 3 of 3 images; 18 of 18 particles are"
+        in text
+    )
     assert "by specimen or paper, of 2: " in text and "missed in 1 and spurious in 1" in text
 
 
