@@ -66,9 +66,9 @@ page.figure(plots.interval_chart(rows, "%"), "prompts-chart", caption, alt, data
 # ## What the answer is worth
 #
 # Each row puts a prompt that holds more of the answer in the place of one that holds less, and takes the paired
-# difference on the same test images. The last difference says whether the adapted model needs it as much as the frozen
-# one. In the first row neither model can lose: the best of three masks is never worse than one of them. The box is also
-# answered by another of the decoder's masks than the point, so its row holds that difference too.
+# difference on the same test images. The column on adapting says whether the adapted model needs it as much as the
+# frozen one. In the first row neither model can lose: the best of three masks is never worse than one of them. The box
+# is also answered by another of the decoder's masks than the point, so its row holds that difference too.
 
 # %% tags=["hide-input"]
 found = prompt_tables.leads(page.edition)

@@ -152,8 +152,8 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
         for _, row in found.iterrows():
             said = difference(*_numbers(row, GAIN))
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
-        start = f"The adapter {training} shows on {test}, against the frozen model, "
-        text.append(f"{start}{'; '.join(parts)}{_few(found['groups'])}.")
+        start = f"The adapter {training} shows on {test}{_few(found['groups'])}, against the frozen model, "
+        text.append(f"{start}{'; '.join(parts)}.")
     firm = foreign[foreign["groups"] >= ENOUGH]
     start = f"Of these {len(foreign)} differences on a foreign material"
     if firm.empty:
@@ -167,7 +167,7 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
 
 def _few(groups: pd.Series) -> str:
     count = int(groups.min())
-    return f" (from {count} groups: too few for an interval to be trusted)" if 1 < count < ENOUGH else ""
+    return f" ({count} groups: too few for these intervals to be trusted)" if 1 < count < ENOUGH else ""
 
 
 def _share(rows: pd.DataFrame, row: pd.Series) -> str:
