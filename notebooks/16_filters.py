@@ -141,5 +141,6 @@ page.say(thresholds.thresholds_sentence(series))
 
 # %% [markdown]
 # Thresholds are part of a model. Those that were chosen for one, on one kind of image, are a starting point for
-# another. With a few labelled images of your own, try a handful of pairs before you judge an adapter by what its mask
-# generator returns ([your own particles](09_your_particles.ipynb)).
+# another. With labelled images of your own, try a handful of pairs before you judge an adapter by what its mask
+# generator returns ([your own particles](09_your_particles.ipynb)), and judge the choice on other images: a pair that
+# was chosen on few of them can do worse elsewhere.

@@ -136,6 +136,8 @@ def thresholds_sentence(series: Series) -> str:
         ]
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
         text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
+        if change(runs, FILTERS["tuned"][1])[2] < 0:
+            text.append("What was best on the validation images is worse on the test images.")
     frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
     if frozen and adapted:
         gains = [

@@ -223,6 +223,13 @@ def test_filters_that_are_the_runs_own_change_nothing(tmp_path: Path) -> None:
     assert "(filters: tuned on validation images)." in thresholds.thresholds_sentence(series)
 
 
+def test_a_choice_that_does_worse_on_the_test_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "What was best on the validation images is worse on the test images."
+    assert said not in thresholds.thresholds_sentence({"adapted": [write(tmp_path / "a")]})
+    monkeypatch.setitem(LEVELS, "generator_tuned", -0.2)
+    assert said in thresholds.thresholds_sentence({"adapted": [write(tmp_path / "b")]})
+
+
 def test_one_group_gives_no_interval_and_no_claim_of_a_change(tmp_path: Path) -> None:
     record = write(tmp_path / "a")
     rows = record.per_image.assign(group="g")
