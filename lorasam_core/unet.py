@@ -39,7 +39,8 @@ class UNet(nn.Module):
         super().__init__()
         from segmentation_models_pytorch import Unet  # needed by this method alone
 
-        self.side, self.net = side, Unet("resnet18", encoder_weights=None, in_channels=3, classes=1)
+        net = Unet("resnet18", encoder_weights=None, in_channels=3, classes=1)
+        self.side, self.net = side, net.to(memory_format=torch.channels_last)  # faster convolutions, on a CPU too
         self.register_buffer("mean", mean.clone(), persistent=False)
         self.register_buffer("std", std.clone(), persistent=False)
 
