@@ -84,8 +84,8 @@ page.say(report.curves_sentence(run))
 # %% [markdown]
 # ## On the test images
 #
-# No run was trained or stopped by the test images. *Frozen* is the base without an adapter; the gain is paired, image by
-# image.
+# No run was trained or stopped by the test images. *Frozen* is the base without an adapter; the gain is paired, image
+# by image.
 
 # %% tags=["hide-input"]
 rows = report.main_rows(page.edition, runs)
