@@ -52,7 +52,8 @@ alt = "Measured Dice over four ranks with error bars, the study's reported Dice 
 page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, alt, data=table)
 
 # %% tags=["hide-input"]
-page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(page.edition)))
+seeds = report.records_of(page.edition, "noise")
+page.say(report.ablation_sentence(records, "rank", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
 
 # %% [markdown]
@@ -102,7 +103,6 @@ if scaled:
     page.figure(comparison_plots.scaling_chart(scaling, level), "rank-scaling-dice", caption, alt, data=scaling)
 
 # %% tags=["hide-input"]
-seeds = report.records_of(page.edition, "noise")
 noise = comparisons.seed_noise(seeds)["least"]
 page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
 page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")

@@ -221,7 +221,7 @@ def grey_clause(seeds: Sequence[Record], measures: Sequence[str] = ("predictor_d
     found = [int(seed_noise(seeds, measure)["n"]) for measure in measures]
     if not found or max(found) < 2:
         return ""
-    return f" Grey: what other seeds alone may do in 19 of 20 cases, estimated from {max(found)} seeds of one row."
+    return f" Grey: what other seeds alone may do in 19 of 20 cases, estimated from {max(found)} seeds."
 
 
 def seed_noise(seeds: Sequence[Record], measure: str = "predictor_dice") -> dict[str, float]:

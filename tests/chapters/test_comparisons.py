@@ -151,7 +151,7 @@ def test_a_missing_reference_is_said_to_be(table):
 
 def test_grey_is_explained_where_it_is_drawn(runs):
     seeds = [runs[f"m{i}"] for i in range(3)]
-    assert comparisons.grey_clause(seeds).endswith("estimated from 3 seeds of one row.")
+    assert comparisons.grey_clause(seeds).endswith("estimated from 3 seeds.")
     assert comparisons.grey_clause(seeds[:1]) == comparisons.grey_clause([]) == ""
 
 
