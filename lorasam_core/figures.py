@@ -122,7 +122,7 @@ def banner(edition: Edition) -> str:
     """One line: edition, model with its base hash, data with its images, device, date."""
     info = edition.info
     images = info.get("images") or {}
-    count = f" ({', '.join(f'{n} {part}' for part, n in images.items())} images)" if images else ""
+    count = f" ({', '.join(f'{n} {part}' for part, n in images.items())} images in the split)" if images else ""
     parts = [
         f"**Edition** `{edition.name}` (profile `{info.get('profile', '–')}`)",
         f"**model** `{info.get('model', '–')}`, base `{str(info.get('base_hash', '–'))[:12]}`",

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from lorasam_core.phrases import difference, listed
+from lorasam_core.phrases import UNCLEAR, difference, few_groups, listed, seed_limit, verdict
 from lorasam_core.records import Edition, Record
 from lorasam_core.study import REPORTED, STUDY, reported
-from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown, test_rows
+from lorasam_core.tables import (
+    SETTING_NAMES,
+    adapted_runs,
+    by_value,
+    frozen_runs,
+    interval,
+    paired,
+    shown,
+    test_rows,
+    training_of,
+)
 
 SUBJECTS = (
     ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
@@ -21,23 +33,87 @@ SUBJECTS = (
 LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}
 
 
+def seed_noise(seeds: Sequence[Record], evaluator: str = "predictor", metric: str = "dice") -> dict[str, float]:
+    """What seeds alone do to a test metric: n, std, range and least, in points; NaN for fewer than two.
+
+    least: t(0.975, n - 1) * sqrt(2) * std, the difference that two single runs of this configuration, were they
+    normally distributed, would exceed in one of twenty cases.
+    """
+    means = np.array([100 * interval([record], evaluator, metric)["mean"] for record in seeds])
+    means = means[np.isfinite(means)]
+    if len(means) < 2:
+        return {"n": len(means), "std": math.nan, "range": math.nan, "least": math.nan}
+    std = float(means.std(ddof=1))
+    least = float(stats.t.ppf(0.975, len(means) - 1)) * math.sqrt(2) * std
+    return {"n": len(means), "std": std, "range": float(np.ptp(means)), "least": least}
+
+
 def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[str]:
-    """Sentences on frozen against adapted, from the records: predictor, prompted instances, mask generator."""
+    """Sentences on frozen against adapted, from the records: predictor, prompted instances, mask generator; last, where
+    it is so, that the groups are too few for intervals.
+    """
     frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
-    out = []
+    out, groups = [], 0
     for evaluator, metric, subject in SUBJECTS:
         before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
         if not np.isfinite(after["mean"]):
             continue
+        groups = max(groups, int(after["groups"]))
         if not np.isfinite(before["mean"]):
             out.append(f"{subject} of {shown(after['mean'], after['low'], after['high'])} % after adapting.")
             continue
-        change, low, high = paired(frozen, adapted, evaluator, metric)
         out.append(
             f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and "
-            f"{shown(after['mean'], after['low'], after['high'])} % adapted: {difference(change, low, high)}."
+            f"{shown(after['mean'], after['low'], after['high'])} % adapted: "
+            f"{_gain(frozen, adapted, evaluator, metric)}"
         )
-    return out
+    return [*out, *filter(None, [few_groups(groups)] if out else [])]
+
+
+def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> str:
+    """The paired difference in words, held against other images and other seeds, and the spread of the seeds."""
+    change, low, high = paired(frozen, adapted, evaluator, metric)
+    noise = seed_noise(adapted, evaluator, metric)
+    limit = seed_limit(noise["least"], 0, int(noise["n"]))
+    text = difference(change, low, high)
+    if verdict(100 * change, 100 * low, 100 * high, limit) == "noisy":
+        text += " on these images, no more than other images and other seeds may do together"
+    if noise["n"] < 2:
+        return f"{text}."
+    return f"{text}. Over {noise['n']} seeds the adapted value has a standard deviation of {noise['std']:.1f} points."
+
+
+def seeds_clause(adapted: Sequence[Record]) -> str:
+    """For captions: how many seeds the adapted values are means of, and that intervals do not hold seeds."""
+    what = "one seed" if len(adapted) == 1 else f"the mean of {len(adapted)} seeds"
+    return f"Adapted: {what}; intervals speak for other test images, not for other seeds."
+
+
+def counts_sentence(edition: Edition, adapted: Sequence[Record], kind: str) -> str:
+    """Merges or splits an image, frozen and adapted, and the paired change; an empty text where they were not counted.
+
+    kind: "merges" or "splits".
+    """
+    frozen = frozen_runs(edition)
+    before, after = (interval(runs, "generator", kind)["mean"] for runs in (frozen, adapted))
+    if not (np.isfinite(before) and np.isfinite(after)):
+        return ""
+    change, low, high = paired(frozen, adapted, "generator", kind)
+    text = f"{kind.capitalize()} an image: {before:.1f} frozen, {after:.1f} adapted; the change is {change:+.1f}"
+    if not np.isfinite(low):
+        return f"{text}, on too few groups for an interval."
+    return f"{text} [{low:+.1f},\u00a0{high:+.1f}]{f', {UNCLEAR}' * (low <= 0 <= high)}."
+
+
+def losses_note(objective: str) -> str:
+    """What the losses of a run are made of, where training and validation ask for different things."""
+    if objective == "semantic":
+        return ""
+    trained = "averages both objectives and the rating's loss" if objective == "mixed" else "asks for single particles"
+    return (
+        f"Training {trained}; validation is the whole-image objective alone: the gap is no sign of over-fitting, and "
+        "the diamonds belong to the whole-image objective."
+    )
 
 
 def curves_sentence(record: Record) -> str:
@@ -45,17 +121,20 @@ def curves_sentence(record: Record) -> str:
     history, metrics = record.history, record.metrics
     there = [c for c in LOSSES if c in history and history[c].notna().any()]
     numbers = listed(f"{LOSSES[c]} {history[c].dropna().iloc[-1]:.3f}" for c in there)
+    different = "" if record.config.objective == "semantic" else " The two losses ask for different things."
     return (
         f"Run {record.run_id} took {metrics['steps']:,} steps over {metrics['images_seen']:,} images in "
-        f"{metrics['seconds'] / 60:.1f} minutes ({metrics['images_per_s']:.1f} images a second); it ends at {numbers}. "
-        f"The adapter that is kept is the one of step {metrics['best_step']:,}, the best by validation."
+        f"{metrics['seconds'] / 60:.1f} minutes ({metrics['images_per_s']:.1f} images a second, validations included); "
+        f"it ends at {numbers}. The adapter that is kept is the one of step {metrics['best_step']:,}, the best by "
+        f"validation.{different}"
     )
 
 
 def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Record] = ()) -> str:
-    """What the sweep shows, and what noise alone does: the best value, those that cannot be told from it, the spread.
+    """What the sweep shows, and what noise alone does: the highest value, those not told from it, the spread.
 
-    seeds: runs of one configuration under several seeds, whose spread is named as the noise of training.
+    seeds: runs of one configuration under several seeds, whose spread is named; where it is one of the sweep's, their
+    noise is added to the intervals.
     """
     groups = by_value(records, field)
     dice = {value: interval(runs, "predictor", "dice")["mean"] for value, runs in groups.items()}
@@ -64,24 +143,18 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
     if len(dice) < 2:
         return f"Fewer than two values of the {name} have been run in this edition: there is nothing to compare."
     best, worst = max(dice, key=dice.__getitem__), min(dice, key=dice.__getitem__)
-    gaps = {v: paired(groups[v], groups[best], "predictor", "dice") for v in dice if v != best}
-    tied = [v for v, (_, low, _) in gaps.items() if not low > 0]
     text = [
-        f"The best {name} is {_value(best)}, with a test Dice of {100 * dice[best]:.1f} %; the worst is "
-        f"{_value(worst)}, with {100 * dice[worst]:.1f} %: {_points(dice[best] - dice[worst])} apart."
+        f"The highest test Dice, {100 * dice[best]:.1f} %, belongs to the {name} {_value(best)}, the lowest, "
+        f"{100 * dice[worst]:.1f} %, to {_value(worst)}: {_points(dice[best] - dice[worst])} apart."
     ]
-    n, g = _count(groups[best])
-    where = f"On these {n} test images from {g} group{'s' * (g != 1)}"
-    if not all(np.isfinite(low) for _, low, _ in gaps.values()):
-        text.append(f"{where} no interval can be drawn: nothing says which of these differences is noise.")
-    elif tied:
-        text.append(
-            f"{where} {listed(map(_value, tied))} cannot be told from the best (the paired 95 % interval of the "
-            "difference includes zero)."
-        )
-    else:
-        text.append(f"{where} the best leads every other value by more than the paired 95 % interval.")
-    text.append(_seed_noise(seeds) or "One seed a value: what another seed would change is not in the intervals.")
+    own = bool(seeds) and training_of(seeds[0]) in {training_of(record) for record in records}
+    least = seed_noise(seeds)["least"] if own else math.nan
+    kinds = {}
+    for value in dice:
+        if value != best:
+            gap = [100 * x for x in paired(groups[value], groups[best], "predictor", "dice")]
+            kinds[value] = verdict(*gap, seed_limit(least, len(groups[value]), len(groups[best])))
+    text += [_told_apart(kinds, *_count(groups[best])), _seeds_apart(seeds, own)]
     numbers = [reported(field, v, groups[v][0].config.model)[0] for v in dice]
     known = [d for d in numbers if d is not None]
     if len(known) > 1:
@@ -113,13 +186,37 @@ def left_out_sentence(edition: Edition, experiment: str) -> str:
     return ""
 
 
-def _seed_noise(seeds: Sequence[Record]) -> str:
-    means = [interval([r], "predictor", "dice")["mean"] for r in seeds]
-    means = [m for m in means if np.isfinite(m)]
-    if len(means) < 2:
-        return ""
-    spread = _points(max(means) - min(means))
-    return f"Seeds alone move the Dice too: {len(means)} seeds of the main configuration lie {spread} apart."
+def _told_apart(kinds: dict[Any, str], images: int, groups: int) -> str:
+    """Which values cannot be told from the highest; kinds: verdict of the highest less each."""
+    where = f"On these {images} test images from {groups} group{'s' * (groups != 1)}"
+    tied, noisy = ([_value(v) for v, kind in kinds.items() if kind == k] for k in ("tied", "noisy"))
+    if "open" in kinds.values():
+        return f"{where} no interval can be drawn: nothing says which of these differences is noise."
+    if not tied and not noisy:
+        return (
+            f"{where} its paired 95 % interval excludes zero against every other value; it was picked on these same "
+            "images, which favours it."
+        )
+    text = []
+    if tied:
+        text.append(
+            f"{where} {listed(tied)} cannot be told from it (the paired 95 % interval of the difference includes zero)."
+        )
+    if noisy:
+        text.append(f"With the noise of seeds added, {listed(noisy)} cannot be told from it.")
+    return " ".join(text)
+
+
+def _seeds_apart(seeds: Sequence[Record], own: bool) -> str:
+    """How far seeds of one configuration lie apart; own: whether it is one of those that are compared."""
+    found = seed_noise(seeds)
+    if found["n"] < 2:
+        return "One seed a value: what another seed would change is not in the intervals."
+    which, rest = ("one of these", "") if own else ("another configuration", ", and the noise of these is not known")
+    return (
+        f"Seeds alone move the Dice too: {found['n']} seeds of {which} (*{seeds[0].config.name}*) lie "
+        f"{found['range']:.1f} points apart{rest}."
+    )
 
 
 def _value(value: Any) -> str:

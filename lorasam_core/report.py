@@ -17,7 +17,16 @@ import pandas as pd
 
 from lorasam_core.config import RunConfig
 from lorasam_core.figures import Page, banner, figure_markdown, output_folder, table_markdown
-from lorasam_core.findings import ablation_sentence, cases_sentence, curves_sentence, findings, left_out_sentence
+from lorasam_core.findings import (
+    ablation_sentence,
+    cases_sentence,
+    counts_sentence,
+    curves_sentence,
+    findings,
+    left_out_sentence,
+    losses_note,
+    seeds_clause,
+)
 from lorasam_core.profiles import configs, edition_name, load_profile
 from lorasam_core.records import Edition, Record, root
 from lorasam_core.study import REPORTED, STUDY, break_even, width_of
@@ -40,10 +49,10 @@ from lorasam_core.tables import (
 
 __all__ = [
     "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
-    "break_even", "cases_sentence", "cases_table", "compare", "curves_sentence", "edition_facts", "edition_folder",
-    "findings", "frozen_runs", "interval", "left_out_sentence", "main_config", "main_rows", "main_table",
-    "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown",
-    "test_cases", "update_readme", "width_of", "write_fragments",
+    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
+    "edition_folder", "findings", "frozen_runs", "interval", "left_out_sentence", "losses_note", "main_config",
+    "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table",
+    "seeds_clause", "settings_table", "shown", "test_cases", "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -138,7 +147,7 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
         if (output_folder(edition) / kind).is_dir():
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
     points = [f"- {sentence}" for sentence in findings(edition)]
-    landing = [_main_picture(out), *_main_table(edition, out), *points, "", banner(edition)]
+    landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition), banner(edition)]
     runs = run_table(edition)
     (out / "tables").mkdir(exist_ok=True)
     runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
@@ -156,9 +165,8 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{path} must hold {BEGIN} and, after it, {END} once each; add the two lines.")
-    seeds = len(adapted_runs(edition))
     caveat = (
-        f"{INTERVALS} Adapted: {seeds} seed{'s' if seeds > 1 else ''} of the main configuration. The study's headline, "
+        f"{INTERVALS} {seeds_clause(adapted_runs(edition))} The study's headline, "
         f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
     )
     table = table_markdown(main_table(edition), "", "")
@@ -176,11 +184,22 @@ def _main_picture(out: Path) -> str:
     return figure_markdown(source, "fig-landing", about["alt"], about["caption"]) + "```\n"
 
 
+def _stand_in(edition: Edition) -> str:
+    """Which model the result is of, where it is not SAM itself."""
+    if main_config(edition).model != "vit_t":
+        return ""
+    return (
+        "This is shown on `vit_t`, a compact stand-in for SAM that this project trained on generated scenes: "
+        "{doc}`what cannot be said of SAM </limits>`.\n"
+    )
+
+
 def _main_table(edition: Edition, out: Path) -> Iterable[str]:
     table = main_table(edition)
     (out / "tables").mkdir(exist_ok=True)
     main_rows(edition).to_csv(out / "tables" / "landing.csv", index=False)
-    yield table_markdown(table, f"Frozen and adapted SAM on the test images. {INTERVALS}", "tab-landing")
+    caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
+    yield table_markdown(table, f"{caption} {seeds_clause(adapted_runs(edition))}", "tab-landing")
     yield f"\n{{download}}`data (CSV) </{out.name}/tables/landing.csv>`\n"
 
 

@@ -28,7 +28,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, plots, report
+from lorasam_core import experiments, report
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -186,36 +186,48 @@ page.say(
 # %% [markdown]
 # ## How loud is a step?
 #
-# Adam's first step moves every number of $B$ by the learning rate, whatever the rank. How much the *product* moves then
-# depends on the rank and on the factor $s$: `alpha/r`, `alpha/sqrt(r)` {cite:p}`kalajdzievski2023rslora` or none.
+# The gradient of $B$ is $s\,G A^\top$, where $G$ is the gradient of the weight: a sum over tokens of outer products.
+# Adam's first step moves every number of $B$ by the learning rate $\eta$ against the sign of that, whatever the rank.
+# The product then moves by $s\,\eta\,\mathrm{sign}(G A^\top) A$, and the loss falls, to first order, by
+# $s\,\eta \sum |G A^\top|$. Both depend on the rank and on the factor $s$: `alpha/r`, `alpha/sqrt(r)`
+# {cite:p}`kalajdzievski2023rslora` or none. Here they are computed for a gradient of random tokens.
 
 # %%
+from lorasam_core.chapters import lesson_plots
 from lorasam_core.config import SCALINGS
 
-rows, rate = [], 1e-4
+rows, rate, tokens = [], 1e-4, 64
+gradient = torch.randn(wide, tokens) @ torch.randn(tokens, wide)
+
+# %%
 for rank in report.STUDY["rank"]:
     down = nn.init.kaiming_uniform_(torch.empty(rank, wide), a=5**0.5)
-    up = rate * torch.randn(wide, rank).sign()
+    up = rate * (gradient @ down.T).sign()  # without the minus, which changes no size
     for scaling in SCALINGS:
-        factor = LoRAConfig(rank, alpha=32, scaling=scaling).factor
-        rows.append((rank, scaling, factor * (up @ down).norm().item()))
-steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm"])
+        update = LoRAConfig(rank, alpha=32, scaling=scaling).factor * (up @ down)
+        rows.append((rank, scaling, update.norm().item(), (gradient * update).sum().item()))
+steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm", "loss"])
 
 # %%
-first = steps[steps["rank"] == min(steps["rank"])].set_index("scaling")["norm"]
-steps["relative"] = steps["norm"] / steps["scaling"].map(first)
-figure = plots.line_chart(steps, "rank", "relative", "scaling", log="x", ylabel="first update, relative")
-caption = f"Norm of the first update of a {wide} x {wide} matrix, relative to the lowest rank, at a fixed alpha."
-alt = "Three lines over the rank: falling for alpha/r, level for alpha/sqrt(r), rising without scaling."
-page.figure(figure, "lora-step-size", caption, alt, data=steps)
-
-# %%
-grown = steps[steps["rank"] == max(steps["rank"])].set_index("scaling")["relative"]
-page.say(
-    f"From rank {min(steps['rank'])} to {max(steps['rank'])} the first step changes by a factor of {grown['none']:.2f} "
-    f"without scaling, {grown['alpha/sqrt(r)']:.2f} with alpha/sqrt(r) and {grown['alpha/r']:.2f} with alpha/r."
+caption = f"The first update of a {wide} x {wide} matrix and what it does to the loss, by rank, at a fixed alpha."
+alt = (
+    "Two charts over the rank, three lines each: without scaling both rise; alpha/r holds the loss level, not the norm."
 )
+page.figure(lesson_plots.step_chart(steps), "lora-step-size", caption, alt, data=steps)
+
+# %%
+ends = [steps[steps["rank"] == rank].set_index("scaling") for rank in (min(steps["rank"]), max(steps["rank"]))]
+for column, what in {"norm": "the norm of the first step", "loss": "its effect on the loss"}.items():
+    grown = ends[1][column] / ends[0][column]
+    page.say(
+        f"From rank {min(steps['rank'])} to {max(steps['rank'])} {what} changes by a factor of {grown['none']:.2f} "
+        f"without scaling, {grown['alpha/sqrt(r)']:.2f} with alpha/sqrt(r) and {grown['alpha/r']:.2f} with alpha/r."
+    )
 
 # %% [markdown]
-# So a sweep over ranks can be a sweep over step sizes in disguise. [The rank page](05_rank.ipynb) reads its numbers
-# with that in mind.
+# The effect on the loss is a sum over the rows of $A$ and grows as $s\,r$: `alpha/r` holds it level, and under
+# `alpha/sqrt(r)` it grows. If the signs were random, the norm would grow as $s\sqrt{r}$, and `alpha/sqrt(r)` would hold
+# that level; but they follow $A$, and the norm grows somewhat faster.
+#
+# So a sweep over ranks can be a sweep over step sizes in disguise, and no one rule holds a step level in every sense.
+# [The rank page](05_rank.ipynb) reads its numbers with that in mind.

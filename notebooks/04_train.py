@@ -33,6 +33,7 @@ seed: int = -1  # of A, of the order of the images and of the prompts; -1: the m
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
+from lorasam_core.chapters import comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -72,6 +73,7 @@ page.table(report.settings_table(runs[0]), "train-settings", caption)
 # %% tags=["hide-input"]
 run = runs[0]
 caption = "Loss, accuracy and mIoU by step. Diamonds: the last values reported by the study (ViT-B, its own data)."
+caption = f"{caption} {report.losses_note(run.config.objective)}".strip()
 alt = "Three charts over the optimiser step, each with a line for training and one for validation."
 figure = plots.curves(run.history, reported=report.STUDY["curves"])
 page.figure(figure, "train-curves", caption, alt, runs=[run], data=run.history)
@@ -82,29 +84,29 @@ page.say(report.curves_sentence(run))
 # %% [markdown]
 # ## On the test images
 #
-# The test part was not looked at until here. *Frozen* is the base without an adapter; the gain is paired, image by
-# image.
+# No run was trained or stopped by the test images. *Frozen* is the base without an adapter; the gain is paired, image
+# by image.
 
 # %% tags=["hide-input"]
 rows = report.main_rows(page.edition, runs)
 caption = "Frozen and adapted on the test images: means with bootstrap 95 % intervals over groups, in %."
+caption = f"{caption} {report.seeds_clause(runs)}"
 page.table(report.main_table(page.edition, runs), "main", caption, data=rows)
 
 # %% tags=["hide-input"]
-caption = "The same as a chart."
+caption = f"The same as a chart. {report.seeds_clause(runs)}"
 alt = "Means and intervals of each metric, the frozen model in blue and the adapted one in vermilion."
 page.figure(plots.interval_chart(rows, "%"), "main-metrics", caption, alt, data=rows)
 
 # %% tags=["hide-input"]
 for sentence in report.findings(page.edition, runs):
     page.say(sentence)
+page.say(comparisons.noise_sentence(runs))
 
 # %% [markdown]
 # The Dice of the union cannot see whether two touching particles were taken for one. AP50, F1 and PQ can, and are the
 # stricter test. Merges and splits say which way it went wrong.
 
 # %% tags=["hide-input"]
-frozen = report.frozen_runs(page.edition)
 for kind in ("merges", "splits"):
-    before, after = (report.interval(group, "generator", kind)["mean"] for group in (frozen, runs))
-    page.say(f"{kind.capitalize()} an image: {before:.1f} frozen, {after:.1f} adapted.")
+    page.say(report.counts_sentence(page.edition, runs, kind))

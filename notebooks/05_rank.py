@@ -52,7 +52,8 @@ alt = "Measured Dice over four ranks with error bars, the study's reported Dice 
 page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, alt, data=table)
 
 # %% tags=["hide-input"]
-page.say(report.ablation_sentence(records, "rank", seeds=report.adapted_runs(page.edition)))
+seeds = report.records_of(page.edition, "noise")
+page.say(report.ablation_sentence(records, "rank", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
 
 # %% [markdown]
@@ -66,11 +67,11 @@ page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(
 
 # %% tags=["hide-input"]
 config = (records or report.adapted_runs(page.edition))[0].config
-alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
 even = report.break_even(report.width_of(config.model))
 page.say(
-    f"These runs scale the update by `{config.scaling}` with {alpha}. Above rank {even}, half the width of "
-    f"`{config.model}`, A and B hold more numbers than the matrices that they update."
+    spectra.factor_sentence(records),
+    f"Above rank {even}, half the width of `{config.model}`, A and B hold more numbers than the matrices that they "
+    "update.",
 )
 
 # %% [markdown]
@@ -81,10 +82,10 @@ page.say(
 # ## Rank or step size?
 #
 # The same ranks at the same learning rate, under two rules that divide. At the lowest rank the factor is that of the
-# runs above, so that one run stands for all rules; from there it falls with the rank. Under `alpha/sqrt(r)` the first
-# step is as large at every rank, under `alpha/r` it shrinks ([the layer's page](03_lora_layer.ipynb) computes it). If
-# the rank is what counts, the Dice changes under `alpha/sqrt(r)` as well; if the step is, it does not, and the rules
-# differ at one rank.
+# runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the same size
+# has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step has the
+# same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank is what counts, the
+# Dice changes under both; if the step is, not under both, and the rules differ at one rank.
 
 # %% tags=["hide-input"]
 scaled = report.records_of(page.edition, "scaling")
@@ -102,7 +103,6 @@ if scaled:
     page.figure(comparison_plots.scaling_chart(scaling, level), "rank-scaling-dice", caption, alt, data=scaling)
 
 # %% tags=["hide-input"]
-seeds = report.records_of(page.edition, "noise")
 noise = comparisons.seed_noise(seeds)["least"]
 page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
 page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")

@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Learning rate
 #
-# The size of a step. Too small, and the budget of steps ends before the adapter has learnt; too large, and it forgets
-# what the base knew. The study varied it over four decades.
+# The size of a step. Too small, and the budget of steps ends before the adapter has learnt; too large, and it may
+# forget what the base knew. The study varied it over four decades.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -51,7 +51,8 @@ alt = "Measured Dice over the learning rates with error bars, the study's report
 page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-dice", caption, alt, data=table)
 
 # %% tags=["hide-input"]
-page.say(report.ablation_sentence(records, "learning_rate", seeds=report.adapted_runs(page.edition)))
+seeds = report.records_of(page.edition, "noise")
+page.say(report.ablation_sentence(records, "learning_rate", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "learning_rate"))
 
 # %% [markdown]
@@ -59,22 +60,23 @@ page.say(report.left_out_sentence(page.edition, "learning_rate"))
 #
 # An interval over test images says what other images would change. It is silent on what another seed would: other
 # first values of A, another order of the images, other crops. The reference of the three sweeps was therefore trained
-# again from other seeds, with nothing else changed. Where this edition has these runs, the grey band is what two single
-# runs of one configuration differ by, and a difference inside it is no finding.
+# again from other seeds, with nothing else changed. Where this edition has these runs, the grey is what other seeds
+# alone may do, and a difference inside it is no finding.
 
 # %% tags=["hide-input"]
-seeds = report.records_of(page.edition, "noise")
 reference = comparisons.shared_name(records, seeds or report.records_of(page.edition, "rank"))
 paired = comparisons.comparison_table(comparisons.with_seeds(records, seeds), reference)
 noise = comparisons.seed_noise(seeds)
 if len(paired):
-    caption = "The runs, the reference with all its seeds, and paired differences to it."
+    base = paired.loc[paired["reference"], "name"].iloc[0]
+    caption = f"The runs, and paired differences to *{base}* over all its seeds."
     page.table(comparisons.comparison_display(paired), "learning-rate-paired", caption, data=paired)
+page.say(comparisons.reference_sentence(paired, reference))
 
 # %% tags=["hide-input"]
 if len(paired) > 1:
     figure = comparison_plots.paired_chart(paired, noise={"predictor_dice": noise["least"]})
-    caption = "Paired differences in test Dice to the reference, with 95 % intervals, and what seeds alone do in grey."
+    caption = f"Paired differences in test Dice to *{base}* with 95 % intervals.{comparisons.grey_clause(seeds)}"
     alt = "A point with an interval for each learning rate on an axis of differences, around a line at zero."
     page.figure(figure, "learning-rate-differences", caption, alt, data=paired)
 
@@ -108,7 +110,7 @@ if parts:
     )
 
 # %% [markdown]
-# The best rate belongs to a number of steps, a rank and a scaling. With fewer steps a higher rate wins: read the two
+# The best rate belongs to a number of steps, a rank and a scaling. With fewer steps a higher rate may win: read the two
 # columns of the table with the length of the runs in mind.
 
 # %% tags=["hide-input"]

@@ -53,7 +53,8 @@ alt = (
 page.figure(plots.ablation_chart(table, "batch_size", level), "batch-size-dice", caption, alt, data=table)
 
 # %% tags=["hide-input"]
-page.say(report.ablation_sentence(records, "batch_size", seeds=report.adapted_runs(page.edition)))
+seeds = report.records_of(page.edition, "noise")
+page.say(report.ablation_sentence(records, "batch_size", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "batch_size"))
 
 # %% [markdown]
@@ -73,20 +74,23 @@ if same_steps:
     page.figure(figure, "batch-size-budgets", caption, alt, data=lines)
 
 # %% tags=["hide-input"]
-seeds = report.records_of(page.edition, "noise")
 shared = seeds or report.records_of(page.edition, "rank")
 noise = comparisons.seed_noise(seeds)["least"]
 both = [comparisons.with_seeds(runs, seeds) for runs in budgets.values()]
-tables = [comparisons.comparison_table(runs, comparisons.shared_name(runs, shared)) for runs in both]
-for runs, table in zip(budgets, tables):
-    if len(table):
-        caption = f"Batch sizes at {runs}: test Dice, and paired differences to the batch size of the reference."
-        page.table(comparisons.comparison_display(table), f"batch-size-{runs.replace(' ', '-')}", caption, data=table)
+references = [comparisons.shared_name(runs, shared) for runs in both]
+tables = [comparisons.comparison_table(runs, reference) for runs, reference in zip(both, references)]
 
 # %% tags=["hide-input"]
 for runs, table in zip(budgets, tables):
+    if len(table):
+        base = table.loc[table["reference"], "name"].iloc[0]
+        caption = f"Batch sizes at {runs}: test Dice, and paired differences to *{base}*."
+        page.table(comparisons.comparison_display(table), f"batch-size-{runs.replace(' ', '-')}", caption, data=table)
+
+# %% tags=["hide-input"]
+for runs, table, reference in zip(budgets, tables, references):
     sentence = comparisons.comparison_sentence(table, noise=noise)
-    page.say(f"At {runs}: {sentence}" if len(table) else "")
+    page.say(f"At {runs}: {sentence}" if len(table) else "", comparisons.reference_sentence(table, reference))
 page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
 
 # %% [markdown]
@@ -102,25 +106,24 @@ page.say(comparisons.noise_sentence(seeds, records, "batch_size"), report.left_o
 # %% [markdown]
 # ## What a batch costs
 #
-# Steps, images, time and memory of each run.
+# Steps, images, time and memory of each run. Speed itself is measured on [another page](11_speed.ipynb).
 
 # %% tags=["hide-input"]
 import pandas as pd
 
 rows = [(r.config.batch_size, r.metrics) for r in [*records, *same_steps]]
-columns = ("steps", "images_seen", "seconds", "images_per_s", "peak_memory_mb")
+columns = ("steps", "images_seen", "seconds", "peak_memory_mb")
 cost = pd.DataFrame([{"batch_size": size, **{c: m[c] for c in columns}} for size, m in rows]).drop_duplicates()
-shown = cost.round(1).rename(columns=lambda name: name.replace("_", " ").replace(" mb", ", MB"))
+shown = cost.round(0).astype(int).rename(columns=lambda name: name.replace("_", " ").replace(" mb", ", MB"))
+caption = "What each batch size cost. The wall time is of runs that may have shared the processor: no measure of speed."
 if len(cost):
-    page.table(shown, "batch-size-cost", "What each batch size cost.", runs=[*records, *same_steps], data=cost)
+    page.table(shown, "batch-size-cost", caption, runs=[*records, *same_steps], data=cost)
 
 # %% tags=["hide-input"]
 if len(cost):
-    slow, fast = cost.loc[cost["images_per_s"].idxmin()], cost.loc[cost["images_per_s"].idxmax()]
     page.say(
-        f"Images a second go from {slow['images_per_s']:.1f} (batches of {slow['batch_size']:.0f}) to "
-        f"{fast['images_per_s']:.1f} (batches of {fast['batch_size']:.0f}). Peak memory is a run's own, training and "
-        "evaluation together, where the system lets it be counted anew, and else that of the process so far."
+        "Peak memory is a run's own, training and evaluation together, where the system lets it be counted anew, and "
+        "else that of the process so far."
     )
 page.say(comparisons.steps_note([*records, *same_steps]))
 

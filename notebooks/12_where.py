@@ -32,13 +32,15 @@ page.banner()
 
 # %% [markdown]
 # Everything is compared with the main configuration, on the same test images and with the same number of steps. The
-# seeds of the main configuration say what another seed alone would do; a difference that is no larger is no finding.
+# seeds of the main configuration say what another seed alone would do, and every row is taken to vary as much. A
+# difference that is no larger than other images and other seeds may make it together is no finding.
 
 # %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)
 seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
 noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
 asked = ("predictor_dice", "point_iou", "ap50", "f1")
+grey = comparisons.grey_clause(seeds, asked)
 
 # %% [markdown]
 # ## Which matrices, which blocks
@@ -57,17 +59,19 @@ page.say(report.left_out_sentence(page.edition, "where"))
 
 # %% tags=["hide-input"]
 if len(table) > 1:
-    caption = "Paired differences to the main configuration with 95 % intervals; grey is what seeds alone do."
+    caption = f"Paired differences to the main configuration with 95 % intervals.{grey}"
     alt = "For each place of the adapter a point with an interval on an axis of differences, in four panels."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "where-differences", caption, alt, data=table)
 
 # %% tags=["hide-input"]
 for measure in asked:
     page.say(comparisons.comparison_sentence(table, measure, noise[measure]) if len(table) > 1 else "")
-page.say(comparisons.smallest_sentence(table) if len(table) > 1 else "")
+page.say(comparisons.smallest_sentence(table, noise=noise["predictor_dice"]) if len(table) > 1 else "")
 
 # %% tags=["hide-input"]
-caption = "What each place costs: trained parameters, steps, images, minutes of training and peak memory of the run."
+caption = (
+    "What each place costs. Wall time of runs that may have shared the processor is no measure of speed; see *Speed*."
+)
 page.table(comparisons.cost_display(table), "where-cost", caption, data=table)
 page.say(comparisons.steps_note(records))
 
@@ -92,7 +96,7 @@ page.say(report.left_out_sentence(page.edition, "objective"))
 
 # %% tags=["hide-input"]
 if len(table) > 1:
-    caption = "Paired differences to the main configuration with 95 % intervals; grey is what seeds alone do."
+    caption = f"Paired differences to the main configuration with 95 % intervals.{grey}"
     alt = "For each objective a point with an interval on an axis of differences to the main one, in four panels."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "objective-differences", caption, alt, data=table)
 

@@ -82,12 +82,13 @@ if silent:
 # %% tags=["hide-input"]
 if len(table) > 1:
     asked = ("predictor_dice", "f1", "pq")
-    caption = "Paired differences to LoRA with 95 % intervals; grey is what seeds of LoRA alone do."
+    caption = f"Paired differences to LoRA with 95 % intervals.{comparisons.grey_clause(seeds, asked)}"
     alt = "For each method a point with an interval on an axis of differences to LoRA, in three panels."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "rivals-differences", caption, alt, data=table)
 
 # %% [markdown]
-# Left of zero LoRA is better. The intervals are of other test images; other settings of a rival are not in them.
+# Left of zero LoRA is better. The intervals are of other test images; other settings of a rival are not in them. Rivals
+# that are trained are taken to vary with the seed as LoRA does; the frozen model and the thresholds have no seed.
 #
 # ## What it costs
 
@@ -95,7 +96,9 @@ if len(table) > 1:
 cost = comparisons.cost_display(table)
 rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
 cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
-caption = "Trained parameters, steps, images, minutes of training, and peak memory of training and evaluation together."
+caption = (
+    "What each method cost. Wall time of runs that may have shared the processor is no measure of speed; see *Speed*."
+)
 page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
 
 # %% tags=["hide-input"]
@@ -104,9 +107,8 @@ if len(trained) > 1:
     least, most = trained.loc[trained["trainable"].idxmin()], trained.loc[trained["trainable"].idxmax()]
     page.say(
         f"*{least['name']}* trains the fewest numbers, {least['trainable']:,.0f}, and *{most['name']}* the most, "
-        f"{most['trainable']:,.0f}. Peak memory goes from {trained['peak_memory_mb'].min():,.0f} to "
-        f"{trained['peak_memory_mb'].max():,.0f} MB, minutes of training from {trained['minutes'].min():.1f} to "
-        f"{trained['minutes'].max():.1f}."
+        f"{most['trainable']:,.0f}. Peak memory, of training and evaluation together, goes from "
+        f"{trained['peak_memory_mb'].min():,.0f} to {trained['peak_memory_mb'].max():,.0f} MB."
     )
 page.say(comparisons.steps_note(records))
 

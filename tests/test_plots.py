@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasam_core import plots
+from lorasam_core.chapters import lesson_plots
 from lorasam_core.data.sample import Sample
 
 
@@ -159,3 +160,14 @@ def test_a_point_is_marked_in_a_copy_of_the_image():
     assert found.shape == (20, 30, 3) and (image == 40).all()
     assert tuple(found[12, 3]) == tuple(found[10, 1]) == plots.POINT and tuple(found[8, 3]) == (255, 255, 255)
     assert (found != 40).any(2).sum() == 9 * 8  # cut at the left edge
+
+
+def test_a_first_step_is_drawn_relative_to_the_lowest_rank():
+    table = pd.DataFrame({
+        "rank": [16, 8, 8, 16], "scaling": ["none", "none", "alpha/r", "alpha/r"], "norm": [6.0, 2.0, 4.0, 5.0],
+        "loss": [8.0, 2.0, 1.0, 1.0],
+    })  # fmt: skip
+    norm, loss = lesson_plots.step_chart(table).axes
+    lines = [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in (norm, loss)]
+    assert lines == [{"none": [1.0, 3.0], "alpha/r": [1.0, 1.25]}, {"none": [1.0, 4.0], "alpha/r": [1.0, 1.0]}]
+    assert [t.get_text() for t in loss.get_xticklabels()] == ["8", "16"] and loss.get_xscale() == "log"

@@ -69,18 +69,20 @@ def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
     sentence = report.ablation_sentence(edition.experiment("rank"), "rank", seeds=report.adapted_runs(edition))
     records = {r.run_id: 100 * r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("rank")}
     assert f"{records['r64']:.1f} %" in sentence and f"{records['r32']:.1f} %" in sentence
-    assert re.search(r"\b(64|128) cannot be told from the best", sentence)
-    assert "2 seeds of the main configuration lie 2.0 points apart" in sentence
+    assert re.search(r"\b(64|128) cannot be told from it", sentence) and "The best" not in sentence
+    assert "2 seeds of another configuration (*m0*) lie 2.0 points apart, and the noise of these is" in sentence
     assert f"reported by the study spans {96.14 - 82.39:.1f} points" in sentence
     clear = report.ablation_sentence([r for r in edition.experiment("rank") if r.run_id != "r128"], "rank")
-    assert "leads every other value" in clear and "One seed a value" in clear
+    assert "excludes zero against every other value; it was picked on these same images" in clear
+    assert "One seed a value" in clear
     alone = report.ablation_sentence(edition.experiment("rank")[:1], "rank")
     assert "nothing to compare" in alone
 
 
 def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     text = " ".join(report.findings(edition))
-    assert "a gain of 41.0 [41.0,\u00a041.0] points" in text and len(report.findings(edition)) == 3
+    assert "a gain of 41.0 [41.0,\u00a041.0] points. Over 2 seeds the adapted value has a standard deviation" in text
+    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 3
     worse = tmp_path / "worse"
     write_run(worse, "f", 0.9, method="frozen")
     write_run(worse, "a", 0.7)
@@ -89,6 +91,67 @@ def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     write_run(equal, "f", 0.9, method="frozen")
     write_run(equal, "a", 0.9)
     assert "a difference of less than a tenth of a point" in report.findings(read_edition(equal))[0]
+
+
+def test_noise_of_the_sweeps_own_seeds_is_added_to_its_intervals(tmp_path):
+    for run_id, rank, level in (("a", 32, 0.70), ("b", 64, 0.72)):
+        write_run(tmp_path, run_id, level, name=f"rank {rank}", rank=rank)
+    for seed, level in enumerate((0.70, 0.71, 0.72)):
+        write_run(tmp_path, f"own{seed}", level, name=f"own {seed}", rank=32, seed=seed)
+        write_run(tmp_path, f"other{seed}", level, name=f"other {seed}", rank=8, seed=seed)
+    runs = {r.run_id: r for r in read_edition(tmp_path).records}
+    sweep = [runs["a"], runs["b"]]
+    own = report.ablation_sentence(sweep, "rank", [runs[f"own{i}"] for i in range(3)])
+    # two single runs may differ by 4.30 * sqrt(2) * 1 points; these differ by 2
+    assert (
+        "With the noise of seeds added, 32 cannot be told from it." in own
+        and "3 seeds of one of these (*own 0*)" in own
+    )
+    other = report.ablation_sentence(sweep, "rank", [runs[f"other{i}"] for i in range(3)])
+    assert (
+        "excludes zero against every other value" in other
+        and "another configuration (*other 0*) lie 2.0 points" in other
+    )
+
+
+def test_findings_hold_a_gain_against_seeds_and_groups(tmp_path):
+    write_run(tmp_path, "f", 0.80, method="frozen")
+    for seed, level in enumerate((0.78, 0.82, 0.86)):  # a gain of 2 points; Student's limit of a mean of 3 is 9.9
+        write_run(tmp_path, f"a{seed}", level, name=f"main {seed}", seed=seed)
+    edition = read_edition(tmp_path)
+    runs = [r for r in edition.records if r.config.method == "lora"]
+    (found,) = report.findings(edition, runs)
+    assert "points on these images, no more than other images and other seeds may do together. Over 3 seeds" in found
+    assert "may do together" not in report.findings(edition, runs[:1])[0]
+    for record in edition.records:
+        rows = record.per_image.assign(group=[f"g{i % 4}" for i in range(12)])
+        rows.to_csv(record.path / "per_image.csv", index=False)
+        metrics = json.loads((record.path / "metrics.json").read_text())
+        metrics["test"]["predictor"]["dice"]["groups"] = 4
+        (record.path / "metrics.json").write_text(json.dumps(metrics))
+    again = read_edition(tmp_path)
+    assert report.findings(again, again.records[:1])[-1].startswith("The test part has only 4 groups")
+
+
+def test_merges_have_a_paired_interval(tmp_path):
+    for run_id, method, shift in (("f", "frozen", 0), ("a", "lora", 1)):
+        write_run(tmp_path, run_id, 0.8, ("generator",), method=method)
+        path = tmp_path / run_id / "per_image.csv"
+        rows = pd.read_csv(path)
+        rows.assign(merges=2 + shift, splits=[i % 3 + shift * (-1) ** i for i in range(12)]).to_csv(path, index=False)
+    edition = read_edition(tmp_path)
+    runs = report.adapted_runs(edition)
+    text = report.counts_sentence(edition, runs, "merges")
+    assert text == "Merges an image: 2.0 frozen, 3.0 adapted; the change is +1.0 [+1.0,\u00a0+1.0]."
+    assert report.counts_sentence(edition, runs, "splits").endswith("which these images cannot tell from none.")
+    assert report.counts_sentence(edition, runs, "f2") == ""
+
+
+def test_captions_say_what_seeds_and_losses_stand_behind(edition):
+    assert report.seeds_clause(report.adapted_runs(edition)).startswith("Adapted: the mean of 2 seeds; intervals")
+    assert report.seeds_clause(report.adapted_runs(edition)[:1]).startswith("Adapted: one seed;")
+    assert report.losses_note("semantic") == ""
+    assert "no sign of over-fitting" in report.losses_note("mixed") and "single" in report.losses_note("instance")
 
 
 def test_one_group_gives_no_interval_and_no_claim(edition, tmp_path):
@@ -137,6 +200,8 @@ def test_settings_are_those_of_the_record(edition):
 def test_curves_sentence_reads_the_history(edition):
     sentence = report.curves_sentence(edition.experiment("main")[1])
     assert "100 steps" in sentence and "validation loss 0.450" in sentence and "step 90" in sentence
+    assert "two losses ask for different things" in sentence  # the main run is mixed
+    assert "two losses" not in report.curves_sentence(edition.experiment("rank")[0])
 
 
 def test_study_numbers_agree_with_each_other():
@@ -194,6 +259,8 @@ def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     landing, facts = report.write_fragments(edition, out)
     text = landing.read_text()
     assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
+    assert "Frozen and adapted `vit_t` on the test images" in text and "a compact stand-in for SAM" in text
+    assert "mean of 2 seeds" in text and "12 test images in the split" in text
     assert all(sentence in text for sentence in report.findings(edition)) and "`quick`" in text and "a CPU" in text
     assert (out / "tables" / "landing.csv").is_file() and ":name: tab-landing" in text
     assert all(r.run_id in facts.read_text() for r in edition.records) and "ab" * 32 in facts.read_text()

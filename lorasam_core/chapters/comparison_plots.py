@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lorasam_core.chapters.comparisons import MEASURES
+from lorasam_core.chapters.comparisons import MEASURES, seed_limits
 from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
 
 BAND = "#DDDDDD"  # what seeds alone do
@@ -28,10 +28,12 @@ def paired_chart(
 ) -> Figure:
     """Forest plot of a comparison_table: paired differences to its reference with intervals, a panel a measure.
 
-    noise: by measure, the points by which two seeds of one configuration differ, drawn as a grey band around zero.
-    Measures that the table has not are left out.
+    noise: by measure, the points by which two single runs of one configuration may differ; what that comes to for a
+    row (`comparisons.seed_limits`) is drawn behind it as a grey bar around zero. Measures that the table has not are
+    left out.
     """
-    rows, measures = table[~table["reference"]], [measure for measure in measures if measure in table]
+    others, measures = ~table["reference"].to_numpy(bool), [measure for measure in measures if measure in table]
+    rows = table[others]
     base = table.loc[table["reference"], "name"].iloc[0]
     figure = Figure(figsize=(1.6 + 2.2 * max(len(measures), 1.6), 0.9 + 0.3 * len(rows)))
     place = np.arange(len(rows))
@@ -39,7 +41,8 @@ def paired_chart(
     axes: Axes
     for axes, measure in zip(panels, measures, strict=True):
         if noise and np.isfinite(noise.get(measure, np.nan)):
-            axes.axvspan(-noise[measure], noise[measure], color=BAND, linewidth=0)
+            limits = np.array(seed_limits(table, noise[measure]))[others]
+            axes.barh(place, 2 * limits, left=-limits, height=1.0, color=BAND, linewidth=0)
         axes.axvline(0, color="black", linewidth=0.9)
         gain, low, high = (rows[f"{measure}_gain{end}"].to_numpy(float) for end in ("", "_low", "_high"))
         for i, name in enumerate(rows["name"]):

@@ -1,7 +1,8 @@
 """Runs of several configurations side by side: tables of plain numbers, their text, and what they can tell apart.
 
 Imports no torch. Levels are in %, differences in points; intervals are bootstrap 95 % intervals over groups. A
-difference is claimed where its paired interval excludes zero and, where the noise of seeds is known, it exceeds that.
+difference is claimed where its paired interval excludes zero, and still does with the noise of seeds added where that
+is known.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
+from lorasam_core import findings
 from lorasam_core.config import RunConfig
-from lorasam_core.phrases import listed
+from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
-from lorasam_core.study import REPORTED, equivalent, reported
+from lorasam_core.study import REPORTED, STUDY, equivalent, reported
 from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, run_ids, shown, training_of
 
 MEASURES = {  # column: evaluator, column of per_image.csv, words
@@ -114,14 +115,15 @@ def comparison_display(table: pd.DataFrame, measures: Sequence[str] = tuple(MEAS
 
 
 def cost_display(table: pd.DataFrame) -> pd.DataFrame:
-    """What each row of a comparison_table cost: trained numbers, steps, images, minutes of training, peak memory."""
+    """What each row of a comparison_table cost: trained numbers, steps, images, whole minutes, peak memory."""
     out = pd.DataFrame({"run": table["name"]})
     for column, label, style in (
         ("trainable", "trainable parameters", ",.0f"), ("steps", "steps", ",.0f"),
-        ("images_seen", "images seen", ",.0f"), ("minutes", "minutes", ".1f"),
+        ("images_seen", "images seen", ",.0f"), ("minutes", "minutes", ",.0f"),
         ("peak_memory_mb", "peak memory, MB", ",.0f"),
     ):  # fmt: skip
         out[label] = [format(value, style) if value else "–" for value in table[column]]
+    out["minutes"] = out["minutes"].replace("0", "under 1")
     out.attrs.update(table.attrs)
     return out
 
@@ -144,18 +146,17 @@ def series_table(series: Mapping[str, Sequence[Record]], field: str, measure: st
 def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", noise: float = float("nan")) -> str:
     """What can and what cannot be told apart from the reference of a comparison_table.
 
-    noise: points by which two seeds of one configuration differ (`least` of `seed_noise`); NaN: not known.
+    noise: points by which two single runs of one configuration may differ (`least` of `seed_noise`); NaN: not known.
     """
     label = MEASURES[measure][2]
     if measure not in table or table[measure].notna().sum() < 2 or table.loc[table["reference"], measure].isna().any():
         return f"Too few of these runs have been measured by {label}: there is nothing to compare."
     base = table[table["reference"]].iloc[0]
+    rows = table.assign(kind=verdicts(table, measure, noise))[~table["reference"] & table[measure].notna()]
     kinds: dict[str, list[str]] = {"higher": [], "lower": [], "noisy": [], "tied": [], "open": []}
-    for row in table[~table["reference"] & table[measure].notna()].to_dict("records"):
-        gain, low, high = (row[f"{measure}{end}"] for end in ("_gain", "_gain_low", "_gain_high"))
-        kind = verdict(gain, low, high, noise)
-        by = f" ({shown(gain / 100, low / 100, high / 100, sign=True)})" if kind in ("higher", "lower") else ""
-        kinds[kind].append(f"*{row['name']}*{by}")
+    for row in rows.to_dict("records"):
+        gain = shown(*(row[f"{measure}{end}"] / 100 for end in ("_gain", "_gain_low", "_gain_high")), sign=True)
+        kinds[row["kind"]].append(f"*{row['name']}*" + f" ({gain})" * (row["kind"] not in ("tied", "open")))
     text = [f"The {label} of *{base['name']}* is {_level(base, measure)} %."]
     if clear := [f"{kind} for {listed(kinds[kind])}" for kind in ("higher", "lower") if kinds[kind]]:
         text.append(f"By paired differences, in points, it is {', and '.join(clear)}.")
@@ -163,51 +164,69 @@ def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", no
     if kinds["tied"]:
         text.append(f"On these test images {listed(kinds['tied'])} cannot be told from it.")
     if kinds["noisy"]:
-        text.append(f"No more than another seed might do ({noise:.1f} points): {listed(kinds['noisy'])}.")
+        text.append(f"No more than other images and other seeds may do together: {listed(kinds['noisy'])}.")
     if kinds["open"]:
         text.append(f"There are too few groups to draw an interval for {listed(kinds['open'])}.")
     return " ".join(filter(None, text))
 
 
-def smallest_sentence(table: pd.DataFrame, measure: str = "predictor_dice") -> str:
-    """The row with the fewest trained numbers that is not below the reference, where it has fewer than that."""
+def smallest_sentence(table: pd.DataFrame, measure: str = "predictor_dice", noise: float = float("nan")) -> str:
+    """The row with the fewest trained numbers that is not below the reference, where it has fewer than that.
+
+    An empty text where no row with fewer has an interval.
+    """
     if measure not in table:
         return ""
     base = table[table["reference"]].iloc[0]
-    rows = table[~table["reference"] & (table["trainable"] > 0) & (table["trainable"] < base["trainable"])]
-    rows = rows[rows[f"{measure}_gain_high"] >= 0].sort_values("trainable")
+    rows = table.assign(kind=verdicts(table, measure, noise))[(table["trainable"] > 0) & ~table["reference"]]
+    rows = rows[(rows["trainable"] < base["trainable"]) & (rows["kind"] != "open")].sort_values("trainable")
+    if not len(rows):
+        return ""
+    rows = rows[rows["kind"] != "lower"]
     if not len(rows):
         return f"No row with fewer trained numbers than *{base['name']}* keeps up with its {MEASURES[measure][2]}."
     return (
         f"*{rows.iloc[0]['name']}*, with {rows.iloc[0]['trainable']:,.0f} trained numbers in place of "
-        f"{base['trainable']:,.0f}, is the smallest whose {MEASURES[measure][2]} the test images do not show to be "
-        f"below that of *{base['name']}*."
+        f"{base['trainable']:,.0f}, is the smallest whose {MEASURES[measure][2]} is not shown to be below that of "
+        f"*{base['name']}*."
     )
 
 
-def verdict(gain: float, low: float, high: float, noise: float = float("nan")) -> str:
-    """higher or lower; tied (the interval holds zero); noisy (no more than `noise`); open (no interval)."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "open"
-    if low <= 0 <= high:
-        return "tied"
-    return "noisy" if abs(gain) <= noise else "higher" if gain > 0 else "lower"
+def seed_limits(table: pd.DataFrame, noise: float) -> list[float]:
+    """For each row of a comparison_table what seeds alone may do to its difference to the reference, in points.
+
+    noise: that of two single runs, taken to be the same for every row that is trained; a row without steps has none.
+    """
+    seeds = (table["runs"] * (table["steps"] > 0)).astype(int)
+    base = int(seeds[table["reference"]].iloc[0]) if len(table) else 0
+    return [seed_limit(noise, base, own) for own in seeds]
+
+
+def verdicts(table: pd.DataFrame, measure: str, noise: float) -> list[str]:
+    """`phrases.verdict` of each row of a comparison_table against its reference (which is open itself)."""
+    gains = zip(*(table[f"{measure}{end}"] for end in ("_gain", "_gain_low", "_gain_high")), strict=True)
+    return [verdict(*gain, limit) for gain, limit in zip(gains, seed_limits(table, noise), strict=True)]
+
+
+def reference_sentence(table: pd.DataFrame, reference: str | None) -> str:
+    """That a comparison_table had to do without the reference asked for; an empty text where it has it, or no row."""
+    if not len(table) or reference in set(table["name"]):
+        return ""
+    base = table.loc[table["reference"], "name"].iloc[0]
+    return f"The reference of the sweeps is not among these runs: they are compared with *{base}* in its place."
+
+
+def grey_clause(seeds: Sequence[Record], measures: Sequence[str] = ("predictor_dice",)) -> str:
+    """What the grey of `comparison_plots.paired_chart` is, for its caption; an empty text where none is drawn."""
+    found = [int(seed_noise(seeds, measure)["n"]) for measure in measures]
+    if not found or max(found) < 2:
+        return ""
+    return f" Grey: what other seeds alone may do in 19 of 20 cases, estimated from {max(found)} seeds."
 
 
 def seed_noise(seeds: Sequence[Record], measure: str = "predictor_dice") -> dict[str, float]:
-    """What seeds alone do to a measure: n, std, range and least, in points; NaN for fewer than two.
-
-    least: t(0.975, n - 1) * sqrt(2) * std, the difference that two single runs of this configuration, were they
-    normally distributed, would exceed in one of twenty cases.
-    """
-    evaluator, metric, _ = MEASURES[measure]
-    means = np.array([100 * interval([record], evaluator, metric)["mean"] for record in seeds])
-    means = means[np.isfinite(means)]
-    if len(means) < 2:
-        return {"n": len(means), "std": math.nan, "range": math.nan, "least": math.nan}
-    std = float(means.std(ddof=1))
-    least = float(stats.t.ppf(0.975, len(means) - 1)) * math.sqrt(2) * std
-    return {"n": len(means), "std": std, "range": float(np.ptp(means)), "least": least}
+    """`findings.seed_noise` of one of MEASURES: n, std, range and least, in points."""
+    return findings.seed_noise(seeds, *MEASURES[measure][:2])
 
 
 def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field: str = "") -> str:
@@ -227,11 +246,11 @@ def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field:
     name = SETTING_NAMES.get(field, field)
     theirs: dict[Any, float] = {}
     if sweep:
-        model = sweep[0].config.model
-        theirs = {v: reported(field, v, model)[0] or math.nan for v in equivalent(field, model)}
+        theirs = {v: reported(field, v)[0] or math.nan for v in equivalent(field)}  # at the settings of its own model
         dice = {v: 100 * interval(runs, "predictor", "dice")["mean"] for v, runs in by_value(sweep, field).items()}
         text.append(_steps_within(dice, f"of the {name}", found["least"]))
-        text.append(_steps_within(theirs, f"of the {name}, as {REPORTED},", found["least"]))
+        width = f" (of ViT-B's width of {STUDY['width']})" if field == "rank" else ""
+        text.append(_steps_within(theirs, f"of the {name}{width}, as {REPORTED},", found["least"]))
     if len(theirs) > 1:
         text.append("The study gives one number a value, of another model on other data, whose noise is not known.")
     return " ".join(filter(None, text))
@@ -242,16 +261,19 @@ def steps_note(records: Sequence[Record]) -> str:
     runs = [record for record in {r.run_id: r for r in records}.values() if record.metrics.get("steps")]
     if not runs:
         return ""
-    steps, images, minutes = (
-        [r.metrics[key] / scale for r in runs] for key, scale in (("steps", 1), ("images_seen", 1), ("seconds", 60))
-    )
+    steps, images = ([r.metrics[key] for r in runs] for key in ("steps", "images_seen"))
+    minutes = [r.metrics["seconds"] / 60 for r in runs]
     count = "The one trained run" if len(runs) == 1 else f"Each of the {len(runs)} trained runs"
-    text = f"{count} took {_span(steps)} steps and saw {_span(images)} images, in {_span(minutes, '.1f')} minutes."
+    time = "less than a minute" if max(minutes) < 1 else f"{_span(minutes)} minutes"
+    text = f"{count} took {_span(steps)} steps and saw {_span(images)} images, in {time} of wall time."
     last = [f"*{r.config.name}*" for r in runs if r.metrics.get("best_step") == r.metrics["steps"]]
     if not last:
         return f"{text} None was at its best in its last validation."
     which = "all of them" if len(last) == len(runs) > 1 else listed(last)
-    return f"{text} The last validation was the best for {which}: not converged, so that a longer run may gain."
+    return (
+        f"{text} The last validation was the best for {which}. The learning rate has fallen to zero there, so that "
+        "this alone does not say whether a longer run would gain."
+    )
 
 
 def _steps_within(values: Mapping[Any, float], of: str, least: float) -> str:
@@ -276,6 +298,6 @@ def _level(row: pd.Series, measure: str) -> str:
     return shown(mean, low, high)
 
 
-def _span(values: Sequence[float], style: str = ",.0f") -> str:
-    low, high = format(min(values), style), format(max(values), style)
+def _span(values: Sequence[float]) -> str:
+    low, high = format(min(values), ",.0f"), format(max(values), ",.0f")
     return low if low == high else f"{low} to {high}"

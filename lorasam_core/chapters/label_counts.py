@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from lorasam_core.chapters.comparisons import MEASURES, verdict
-from lorasam_core.phrases import listed
+from lorasam_core.chapters.comparisons import MEASURES
+from lorasam_core.phrases import difference, listed, seed_limit, verdict
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown
 
@@ -68,7 +68,8 @@ def enough_sentence(
 ) -> str:  # fmt: skip
     """From how many images on the adapted model is not below that of all images, and what the first ones bring.
 
-    noise: points by which two seeds of one configuration differ; NaN: not known.
+    Nothing of that is said where the adapted model of all images is not above the frozen one. noise: points by which
+    two single runs of one configuration may differ; NaN: not known.
     """
     evaluator, metric, label = MEASURES[measure]
     runs = by_count(records, total).get("adapted", {})
@@ -78,23 +79,30 @@ def enough_sentence(
         return f"Too few numbers of training images have been run to say how many the {label} needs."
     most, base = levels[total], interval(frozen, evaluator, metric)["mean"] if frozen else math.nan
     text = [f"With all {total} training images the {label} of the adapted model is {100 * most:.1f} %."]
-    if most > base:
+    if math.isfinite(base):
+        gain = difference(*paired(frozen, runs[total], evaluator, metric))
+        kind = _verdict(frozen, runs[total], measure, noise)
+        if kind != "higher":
+            why = " on these images, no more than images and seeds may do together" if kind == "noisy" else ""
+            return f"{text[0]} Against the frozen model that is {gain}{why}: no number of images is shown to be enough."
         shares = {count: 100 * (level - base) / (most - base) for count, level in levels.items() if count < total}
         parts = [f"{round(share)} % with {count}" for count, share in shares.items()]
-        text.append(
-            f"That is {100 * (most - base):.1f} points above the frozen model; of this gain it has {listed(parts)}."
-        )
-    fewer = [count for count in levels if count < total]
-    kinds = {count: _verdict(runs[total], runs[count], measure, noise) for count in fewer}
+        text.append(f"Against the frozen model that is {gain}; of this gain it has {listed(parts)}.")
+    kinds = {count: _verdict(runs[total], runs[count], measure, noise) for count in levels if count < total}
     if "open" in kinds.values():
         return " ".join([*text, "There are too few groups to draw intervals of the differences."])
-    return " ".join([*text, _from_on([count for count in fewer if kinds[count] == "lower"], fewer, total)])
+    if above := [count for count, kind in kinds.items() if kind == "higher"]:
+        text.append(f"It is higher than that with {_images(above)}.")
+    return " ".join([*text, _from_on([count for count, kind in kinds.items() if kind == "lower"], list(kinds), total)])
 
 
 def catch_up_sentence(
     records: Sequence[Record], total: int, measure: str = "predictor_dice", noise: float = float("nan")
 ) -> str:
-    """At which numbers of images the adapted model or the U-Net leads, and from which on the U-Net has caught up."""
+    """At which numbers of images the adapted model or the U-Net leads, and from which on the adapted model's lead ends.
+
+    The U-Net has caught up only where from there on it leads at some number.
+    """
     label, series = MEASURES[measure][2], by_count(records, total)
     adapted, rival = series.get("adapted", {}), series.get("U-Net", {})
     both = [count for count in adapted if count in rival]
@@ -115,6 +123,8 @@ def catch_up_sentence(
     first = next((n for n in kinds if all(m not in ahead for m in kinds if m >= n)), None)
     if first is None:
         answer = f"The U-Net has not caught up with {_images([max(kinds)])}."
+    elif not any(count >= first for count in behind):
+        answer = f"From {_images([first])} on no lead of the adapted model can be shown."
     elif first == min(kinds):
         answer = f"The U-Net is level or ahead from the smallest of these numbers on, {_images([first])}."
     else:
@@ -123,20 +133,23 @@ def catch_up_sentence(
 
 
 def _verdict(before: Sequence[Record], after: Sequence[Record], measure: str, noise: float) -> str:
-    """`comparisons.verdict` of after - before; open where one of them was not measured."""
+    """`phrases.verdict` of after - before; open where one of them was not measured. Only what is trained has seeds."""
     evaluator, metric, _ = MEASURES[measure]
     if not all(math.isfinite(interval(runs, evaluator, metric)["mean"]) for runs in (before, after)):
         return "open"
     gain, low, high = (100 * value for value in paired(before, after, evaluator, metric))
-    return verdict(gain, low, high, noise)
+    seeds = [sum(record.config.method in SERIES for record in runs) for runs in (before, after)]
+    return verdict(gain, low, high, seed_limit(noise, *seeds))
 
 
 def _from_on(below: Sequence[int], fewer: Sequence[int], total: int) -> str:
-    """The smallest number of images from which on nothing is lost; below: those that are below all images."""
+    """The smallest number of images from which on nothing is shown to be lost; below: those below all images."""
     enough = [count for count in fewer if count > max(below, default=0)]
-    if not enough:
+    if enough:
+        return f"From {_images([min(enough)])} on it is not shown to be lower than with all {total}."
+    if list(below) == list(fewer):
         return f"Each smaller number, up to {max(fewer)}, is below that: more labels still help."
-    return f"From {_images([min(enough)])} on the difference to all {total} cannot be told from none."
+    return f"With {_images([max(fewer)])} it is still below that with all {total}."
 
 
 def _images(counts: Sequence[int]) -> str:

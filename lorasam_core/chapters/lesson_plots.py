@@ -213,6 +213,27 @@ def share_chart(table: pd.DataFrame) -> Figure:
 
 
 @styled
+def step_chart(table: pd.DataFrame) -> Figure:
+    """A first step against the rank, relative to the lowest, a line a scaling: its norm, and its effect on the loss.
+
+    table: columns rank, scaling, norm, loss.
+    """
+    figure = Figure(figsize=(8.0, 2.9))
+    ranks = sorted(set(table["rank"]))
+    titles = {"norm": "norm of the update", "loss": "first-order change of the loss"}
+    for axes, (column, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        for k, (scaling, rows) in enumerate(table.sort_values("rank").groupby("scaling", sort=False)):
+            values = rows[column].to_numpy(float)
+            axes.plot(rows["rank"], values / values[0], "o-", color=OTHER[k], label=scaling, markersize=4)
+        axes.set(title=title, xlabel="rank", xscale="log")
+        axes.set_xticks(ranks, [f"{rank}" for rank in ranks], minor=False)
+        axes.minorticks_off()
+    figure.axes[0].set(ylabel="relative to the lowest rank")
+    axes.legend(title="scaling", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
 def precision_recall_chart(steps: pd.DataFrame, recalls: pd.DataFrame) -> Figure:
     """Precision over recall: the steps of `worked.precision_recall` and the envelope of `worked.at_recalls`."""
     figure = Figure(figsize=(6.2, 3.2))

@@ -11,14 +11,16 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lorasam_core.chapters.comparisons import series_table, verdict
+from lorasam_core.chapters.comparisons import series_table
 from lorasam_core.config import RunConfig
-from lorasam_core.phrases import listed
+from lorasam_core.phrases import listed, verdict
 from lorasam_core.records import Record
+from lorasam_core.study import width_of
 from lorasam_core.tables import interval, paired, run_ids, shown
 
 UNDIVIDED = "none"  # the rule of a rank sweep whose factor is the same at every rank
-LEVEL = "alpha/sqrt(r)"  # the rule under which the first step is as large at every rank
+ROOT = "alpha/sqrt(r)"  # keeps the norm of a random step at every rank; alpha/r keeps its effect on the loss
+RULES = {UNDIVIDED: "not divided", ROOT: "divided by √r", "alpha/r": "divided by r"}
 TOLERANCE = 1.0  # points of Dice that a cut may cost and still be called free
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 Rules = Mapping[str, Sequence[Record]]
@@ -46,8 +48,20 @@ def by_rule(ranks: Sequence[Record], scaled: Sequence[Record]) -> dict[str, list
     return rules
 
 
+def factor_sentence(records: Sequence[Record]) -> str:
+    """How the runs of a rank sweep scale the update; an empty text for none."""
+    if not records:
+        return ""
+    config = records[0].config
+    alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
+    text = f"These runs scale the update by `{config.scaling}` with {alpha}"
+    same = all(math.isclose(factor(record.config), 1) for record in records)
+    return f"{text}: a factor of 1 at every rank, called *{RULES[UNDIVIDED]}* below." if same else f"{text}."
+
+
 def scaling_table(rules: Rules) -> pd.DataFrame:
-    """One row a rule and rank: rank, rule, mean, low, high (Dice, %), runs, factor."""
+    """One row a rule and rank: rank, rule (in the words of RULES), mean, low, high (Dice, %), runs, factor."""
+    rules = {RULES[rule]: records for rule, records in rules.items()}
     table = series_table(rules, "rank").rename(columns={"series": "rule"})
     factors = {(rule, r.config.rank): factor(r.config) for rule, records in rules.items() for r in records}
     table["factor"] = [factors[key] for key in zip(table["rule"], table["rank"], strict=True)]
@@ -70,53 +84,68 @@ def scaling_display(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
-    """Whether the rank or the size of the step changes the Dice; an empty text where one rule alone was run.
+    """Whether the rank or the size of the step changes the Dice, at the ranks that all rules share; an empty text where
+    one rule alone was run.
 
-    noise: points by which two seeds of one configuration differ; a smaller change is no change.
+    noise: points by which two single runs of one configuration may differ; NaN: not known, which is then said.
     """
     rules = {rule: runs for rule, runs in rules.items() if len({r.config.rank for r in runs}) > 1}
     if UNDIVIDED not in rules or len(rules) < 2:
         return ""
+    runs_of = {rule: {r.config.rank: r for r in runs} for rule, runs in rules.items()}
+    ranks = sorted(set.intersection(*map(set, runs_of.values())))
+    if len(ranks) < 2:
+        return "The rules were run at too few of the same ranks to say whether the rank or the step counts."
+    first, top = ranks[0], ranks[-1]
     text: list[str] = []
     over_rank: dict[str, bool] = {}
     at_top: dict[str, bool] = {}
-    for rule, runs in rules.items():
-        first, last = min(runs, key=_rank), max(runs, key=_rank)
-        over_rank[rule], words = _change(first, last, noise)
-        text.append(f"With the rule `{rule}`, rank {_rank(last)} lies {words} points from rank {_rank(first)}.")
-        rivals = [r for r in rules[UNDIVIDED] if _rank(r) == _rank(last)]
-        if rule != UNDIVIDED and rivals:
-            at_top[rule], words = _change(rivals[0], last, noise)
-            text.append(f"At rank {_rank(last)} it lies {words} points from `{UNDIVIDED}`.")
-    if LEVEL in at_top:
-        text.append(_rank_or_step(over_rank[UNDIVIDED], over_rank[LEVEL], at_top[LEVEL]))
+    for rule, runs in runs_of.items():
+        steps = {rank: _change(runs[first], runs[rank], noise) for rank in ranks[1:]}
+        over_rank[rule] = any(told for told, _ in steps.values())
+        words = listed(f"{change} at rank {rank}" for rank, (_, change) in steps.items())
+        text.append(
+            f"*{RULES[rule].capitalize()}*, the Dice differs from that at rank {first} by these points: {words}."
+        )
+        if rule != UNDIVIDED:
+            at_top[rule], words = _change(runs_of[UNDIVIDED][top], runs[top], noise)
+            text.append(f"At rank {top} it lies {words} points from *{RULES[UNDIVIDED]}*.")
+    if ROOT in rules:
+        chance = "other images and another seed" if math.isfinite(noise) else "other images"
+        nothing = f"None of this is more than {chance} can do: neither the rank nor the step shows."
+        text.append(_rank_or_step(over_rank, any(at_top.values()), top) or nothing)
+    if not math.isfinite(noise):
+        text.append("What another seed would change is not known.")
     return " ".join(text)
 
 
-def _rank_or_step(undivided: bool, level: bool, at_one_rank: bool) -> str:
-    """The answer, from what can be told apart: over the ranks, undivided and with a level step; of both at one rank."""
-    if at_one_rank and not level:
+def _rank_or_step(over_rank: Mapping[str, bool], at_top: bool, top: int) -> str:
+    """The answer, from what can be told apart: under each rule over the ranks; between the rules at the top rank. An
+    empty text where nothing can.
+    """
+    divided = {rule: told for rule, told in over_rank.items() if rule != UNDIVIDED}
+    between = f"at rank {top} the division makes a difference"
+    if not over_rank[ROOT] and at_top:
+        return f"Divided by √r, no change with the rank can be told, and {between}: this speaks for the step size."
+    if len(divided) > 1 and all(divided.values()):
+        if at_top:
+            return f"The Dice changes with the rank under both divisions, and {between}: both count."
         return (
-            "With the step held level no change with the rank can be told, and at one rank the scaling makes a "
-            "difference: this speaks for the step size."
+            f"The Dice changes with the rank under both divisions, and at rank {top} no difference between the rules "
+            "can be told: this speaks for the rank."
         )
-    if at_one_rank:
-        return "The Dice changes with the rank where the step is level, and with the scaling at one rank: both count."
-    if level:
+    if over_rank[ROOT]:
+        step = f"{between}, so that the step counts; whether the rank does" if at_top else "whether that is the rank"
         return (
-            "The Dice changes with the rank though the step is held level, and no difference between the rules can be "
-            "told at one rank: this speaks for the rank."
+            "The Dice changes with the rank under alpha/√r, which keeps the norm of a random step, though not its "
+            f"effect on the loss; under alpha/r, which keeps that, no change was shown. So {step} stays open."
         )
-    if undivided:
+    if any(over_rank.values()):
         return (
-            "Undivided, the Dice changes with the rank, but at one rank the rules cannot be told apart: whether it is "
-            "the rank or the step stays open."
+            f"The Dice changes with the rank under one rule, but at rank {top} the rules cannot be told apart: whether "
+            "it is the rank or the step stays open."
         )
-    return "None of this is more than these test images and another seed can do: neither the rank nor the step shows."
-
-
-def _rank(record: Record) -> int:
-    return record.config.rank
+    return ""
 
 
 def _change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
@@ -128,17 +157,19 @@ def _change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
 
 # ------------------------------------------------------------------------------------------------- the rank used
 def spectrum_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a run and adapted matrix: run, rank (trained), block, target, norm, effective_rank, rank_90, rank_99, and
-    matrix (its path); empty for records without a spectrum.
+    """One row a run and adapted matrix: run, rank (trained), possible (directions that a matrix of the encoder's width
+    has room for), block, target, norm, effective_rank, rank_90, rank_99, matrix (its path); empty for records without a
+    spectrum.
     """
     rows = []
     for record in records:
         for matrix in record.metrics.get("spectrum", []):
             place = BLOCK.search(matrix["matrix"])
             block = int(place[1]) if place else -1
-            row = {"run": record.config.name, "rank": record.config.rank, "block": block}
+            possible = min(record.config.rank, width_of(record.config.model))
+            row = {"run": record.config.name, "rank": record.config.rank, "possible": possible, "block": block}
             rows.append(row | {"target": matrix["matrix"].rsplit(".", 1)[-1], **matrix})
-    columns = ["run", "rank", "block", "target", "norm", "effective_rank", "rank_90", "rank_99", "matrix"]
+    columns = ["run", "rank", "possible", "block", "target", "norm", "effective_rank", "rank_90", "rank_99", "matrix"]
     table = pd.DataFrame(rows, columns=columns)
     runs = [record for record in records if record.metrics.get("spectrum")]
     table.attrs.update(made_by="lorasam_core.chapters.spectra.spectrum_table", runs=run_ids(runs))
@@ -146,10 +177,10 @@ def spectrum_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def used_table(spectrum: pd.DataFrame) -> pd.DataFrame:
-    """One row a run of a spectrum_table: run, rank, matrices, norm (median), and over the matrices effective_rank
-    (median), least, most, rank_90 and rank_99 (medians).
+    """One row a run of a spectrum_table: run, rank, possible, matrices, norm (median), and over the matrices
+    effective_rank (median), least, most, rank_90 and rank_99 (medians).
     """
-    table = spectrum.groupby(["run", "rank"], sort=False, as_index=False).agg(
+    table = spectrum.groupby(["run", "rank", "possible"], sort=False, as_index=False).agg(
         matrices=("matrix", "size"), norm=("norm", "median"), effective_rank=("effective_rank", "median"),
         least=("effective_rank", "min"), most=("effective_rank", "max"), rank_90=("rank_90", "median"),
         rank_99=("rank_99", "median"),
@@ -181,7 +212,7 @@ def used_sentence(spectrum: pd.DataFrame) -> str:
     text = (
         f"The {top['matrices']} updates of *{top['run']}* have a median effective rank of {top['effective_rank']:.1f}, "
         f"from {top['least']:.1f} to {top['most']:.1f}; half of them hold 99 % of their energy in "
-        f"{top['rank_99']:g} directions or fewer, of {top['rank']} that were trained."
+        f"{top['rank_99']:g} directions or fewer, of {top['possible']} that an update of rank {top['rank']} can have."
     )
     low = table.iloc[int(table["rank"].argmin())]
     if low["rank"] < top["rank"]:

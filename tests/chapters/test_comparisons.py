@@ -105,6 +105,8 @@ def test_display_shows_what_there_is(table, runs):
     assert "seeds" not in " ".join(single.columns) and len(single) == 1
     cost = comparisons.cost_display(table.assign(steps=[100, 0, 2000, 1, 1])).set_index("run")
     assert cost.loc["q", "trainable parameters"] == "36,864" and cost["steps"].tolist()[:3] == ["100", "–", "2,000"]
+    minutes = comparisons.cost_display(table.assign(minutes=[0.0, 0.4, 1.4, 12.6, 2000.0]))["minutes"]
+    assert minutes.tolist() == ["–", "under 1", "1", "13", "2,000"]
 
 
 def test_sentence_claims_what_intervals_and_seeds_allow(table):
@@ -112,22 +114,45 @@ def test_sentence_claims_what_intervals_and_seeds_allow(table):
     assert "in points, it is higher for *all, of them* (+9.0 [+9.0,\u00a0+9.0]), and lower for *last* (" in text
     assert "*net* (-" in text
     assert "On these test images *q* cannot be told from it." in text and "another seed would change is not" in text
-    noisy = comparisons.comparison_sentence(table, noise=10.0)
-    assert "higher" not in noisy and "*all, of them*" in noisy and "another seed might do (10.0 points)" in noisy
+    # the reference has three seeds: 9 points are more than 10 * sqrt((1 + 1/3) / 2) = 8.2, and no more than 9.8
+    assert "higher for *all, of them*" in comparisons.comparison_sentence(table, noise=10.0)
+    noisy = comparisons.comparison_sentence(table, noise=12.0)
+    assert "higher" not in noisy and "lower for *last*" in noisy
+    assert "No more than other images and other seeds may do together: *all, of them* (+9.0 [" in noisy
     assert "nothing to compare" in comparisons.comparison_sentence(table.query("name == 'main 0'"))
     assert "nothing to compare" in comparisons.comparison_sentence(table[["name", "reference"]])
     assert "nothing to compare" in comparisons.comparison_sentence(comparisons.comparison_table([]))
 
 
-@pytest.mark.parametrize(
-    ("gain", "low", "high", "noise", "kind"),
-    [
-        (2, 1, 3, np.nan, "higher"), (-2, -3, -1, 1.5, "lower"), (2, -1, 3, 0, "tied"), (2, 1, 3, 2, "noisy"),
-        (2, np.nan, np.nan, 0, "open"),
-    ],
-)  # fmt: skip
-def test_verdicts(gain, low, high, noise, kind):
-    assert comparisons.verdict(gain, low, high, noise) == kind
+def test_what_has_no_seed_is_held_against_the_seeds_of_the_reference_alone(table):
+    limits = comparisons.seed_limits(table.assign(steps=[100, 100, 0, 100, 100]), 6.0)
+    means = [6 * (2 / 3) ** 0.5, 6 * (1 / 3) ** 0.5, 6 * (1 / 6) ** 0.5]
+    assert limits == pytest.approx([means[0], means[1], means[2], means[0], means[0]])
+    assert comparisons.verdicts(table, "predictor_dice", 6.0)[0] == "higher"
+    single = table.assign(runs=1)  # two single runs: 9 points are less than 10
+    assert comparisons.verdicts(single, "predictor_dice", 10.0)[0] == "noisy"
+
+
+def test_images_and_seeds_are_added(table):
+    # images allow 3 points, seeds 4 (of a mean of three and a single run), both together 5
+    ends = {"predictor_dice_gain": 4.9, "predictor_dice_gain_low": 1.9, "predictor_dice_gain_high": 7.9}
+    row = table.loc[["main 0", "q"]].copy()
+    row.loc["q", list(ends)] = list(ends.values())
+    text = comparisons.comparison_sentence(row, noise=4 * 1.5**0.5)
+    assert "higher" not in text and "may do together: *q* (+4.9 [+1.9,\u00a0+7.9])." in text
+    assert "higher for *q*" in comparisons.comparison_sentence(row, noise=3 * 1.5**0.5)
+
+
+def test_a_missing_reference_is_said_to_be(table):
+    assert comparisons.reference_sentence(table, "main 0") == ""
+    assert comparisons.reference_sentence(table, None).endswith("they are compared with *main 0* in its place.")
+    assert comparisons.reference_sentence(comparisons.comparison_table([]), None) == ""
+
+
+def test_grey_is_explained_where_it_is_drawn(runs):
+    seeds = [runs[f"m{i}"] for i in range(3)]
+    assert comparisons.grey_clause(seeds).endswith("estimated from 3 seeds.")
+    assert comparisons.grey_clause(seeds[:1]) == comparisons.grey_clause([]) == ""
 
 
 def test_groups_too_few_for_an_interval_are_said_to_be(tmp_path):
@@ -143,7 +168,12 @@ def test_the_smallest_that_keeps_up(table):
     sentence = comparisons.smallest_sentence(table)
     assert sentence.startswith("*q*, with 36,864 trained numbers in place of 147,456")
     few = table[table["name"] != "q"]
-    assert comparisons.smallest_sentence(few).startswith("No row with fewer trained numbers")
+    assert comparisons.smallest_sentence(few) == ""  # no row has fewer
+    ends = ["predictor_dice_gain_low", "predictor_dice_gain_high"]
+    below = table.assign(trainable=[9, 9, 1, 2, 3]).drop(index="q")
+    assert comparisons.smallest_sentence(below).startswith("No row with fewer trained numbers")
+    assert comparisons.smallest_sentence(below, noise=60.0).startswith("*last*, with 1 trained numbers")
+    assert comparisons.smallest_sentence(below.assign(**dict.fromkeys(ends, np.nan))) == ""  # no interval, no claim
     assert comparisons.smallest_sentence(comparisons.comparison_table([])) == ""
 
 
@@ -160,6 +190,8 @@ def test_steps_of_a_sweep_are_held_against_the_noise(tmp_path):
         write_run(tmp_path, f"s{seed}", level, name=f"seed {seed}", seed=seed)
     for size, level in ((2, 0.70), (4, 0.78), (16, 0.79), (32, 0.78)):
         write_run(tmp_path, f"b{size}", level, name=f"batch {size}", batch_size=size)
+    for rank in (32, 64):
+        write_run(tmp_path, f"r{rank}", 0.7, name=f"rank {rank}", rank=rank)
     records = {r.run_id: r for r in read_edition(tmp_path).records}
     seeds = [records[f"s{i}"] for i in range(3)]
     sweep = [records[f"b{size}"] for size in (32, 2, 4, 16)]
@@ -168,6 +200,13 @@ def test_steps_of_a_sweep_are_held_against_the_noise(tmp_path):
     assert "values of the batch size these are no larger than that: 4 to 16 (+1.0) and 16 to 32 (-1.0)." in text
     # 96.14 at 8, 94.55 at 16, 95.48 at 32
     assert "reported by the study, these are no larger than that: 8 to 16 (-1.6) and 16 to 32 (+0.9)." in text
+    ranks = [records[f"r{rank}"] for rank in (32, 64)]
+    text = comparisons.noise_sentence(seeds, ranks, "rank")
+    # 96.14 at 512 and 96.22 at 1024 of 768, which stand beside 128 and 256 of 192
+    assert (
+        "of the rank (of ViT-B's width of 768), as reported by the study, these are no larger than that: 512 to" in text
+    )
+    assert "512 to 1024 (+0.1)." in text and "128 to 256" not in text
     far = comparisons.noise_sentence(seeds, sweep[1:3], "batch_size")
     assert "Every step between neighbouring values of the batch size is larger than that." in far
     assert "not known" in comparisons.noise_sentence(seeds[:1], sweep, "batch_size")
@@ -180,9 +219,10 @@ def test_steps_note_states_the_budget_and_what_had_not_converged(tmp_path):
     a, b, f = read_edition(tmp_path).records
     text = comparisons.steps_note([a, b, f, a])
     assert text.startswith(
-        "Each of the 2 trained runs took 100 to 2,400 steps and saw 800 images, in 1.0 to 1.5 minutes."
+        "Each of the 2 trained runs took 100 to 2,400 steps and saw 800 images, in 1 to 2 minutes of wall time."
     )
-    assert text.endswith("The last validation was the best for *b*: not converged, so that a longer run may gain.")
+    assert "The last validation was the best for *b*." in text and "not converged" not in text
+    assert text.endswith("this alone does not say whether a longer run would gain.")
     assert comparisons.steps_note([a]).endswith("None was at its best in its last validation.")
     assert comparisons.steps_note([f]) == comparisons.steps_note([]) == ""
 

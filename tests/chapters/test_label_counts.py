@@ -55,21 +55,46 @@ def test_how_many_are_enough(tmp_path):
     text = label_counts.enough_sentence(records, 20, frozen)
     levels = {r.run_id: r.metrics["test"]["predictor"]["dice"]["mean"] for r in records}
     gain = levels["lora20"] - levels["frozen"]
-    assert f"That is {100 * gain:.1f} points above the frozen model" in text
+    assert f"Against the frozen model that is a gain of {100 * gain:.1f} [" in text
     assert f"{round(100 * (levels['lora1'] - levels['frozen']) / gain)} % with 1" in text
-    assert "From 4 images on the difference to all 20 cannot be told from none." in text
+    assert text.endswith("From 4 images on it is not shown to be lower than with all 20.")
     assert "Each smaller number, up to 2" in label_counts.enough_sentence(
         [r for r in records if r.run_id != "lora4"], 20, frozen
     )
-    assert "From 1 image on" in label_counts.enough_sentence(records, 20, frozen, noise=60)
+    assert "From 1 image on" in label_counts.enough_sentence(records, 20, frozen, noise=35)
     assert "frozen" not in label_counts.enough_sentence(records, 20)
     assert "Too few" in label_counts.enough_sentence([r for r in records if r.run_id != "lora20"], 20)
+
+
+@pytest.mark.parametrize("most", [0.3, 0.4, 0.401])
+def test_a_gain_that_is_not_shown_is_not_divided_among_numbers_of_images(tmp_path, most):
+    records = made(tmp_path, {1: 0.3, 4: 0.41, 20: most}, {})
+    text = label_counts.enough_sentence(records, 20, [r for r in records if r.config.method == "frozen"])
+    assert ("that is a loss of" in text) == (most == 0.3) and "of this gain" not in text and "From" not in text
+    assert text.endswith("no number of images is shown to be enough.")
+
+
+def test_a_gain_within_the_noise_of_seeds_is_not_divided_either(tmp_path):
+    records = made(tmp_path, {1: 0.5, 20: 0.6}, {})
+    frozen = [r for r in records if r.config.method == "frozen"]
+    # one seed against what has none: 20 points are no more than 30 / sqrt(2), and more than 26 / sqrt(2)
+    assert "no more than images and seeds may do" in label_counts.enough_sentence(records, 20, frozen, noise=30)
+    assert "of this gain it has 5" in label_counts.enough_sentence(records, 20, frozen, noise=26)
+
+
+def test_numbers_that_are_higher_or_level_are_not_called_below(tmp_path):
+    records = made(tmp_path, {1: 0.6, 2: 0.9, 4: 0.7, 20: 0.8}, {})
+    text = label_counts.enough_sentence(records, 20, [r for r in records if r.config.method == "frozen"])
+    assert "It is higher than that with 2 images." in text and "Each smaller number" not in text
+    assert text.endswith("With 4 images it is still below that with all 20.")
 
 
 @pytest.mark.parametrize(
     ("rival", "answer"),
     [
         ({1: 0.3, 4: 0.7, 20: 0.9}, "The U-Net has caught up from 4 images on."),
+        ({1: 0.3, 4: 0.7, 20: 0.8}, "From 4 images on no lead of the adapted model can be shown."),
+        ({1: 0.6, 4: 0.7, 20: 0.8}, "From 1 image on no lead of the adapted model can be shown."),
         ({1: 0.3, 4: 0.7, 20: 0.6}, "The U-Net has not caught up with 20 images."),
         ({1: 0.7, 4: 0.8, 20: 0.9}, "The U-Net is level or ahead from the smallest of these numbers on, 1 image."),
         ({}, "cannot be compared here."),

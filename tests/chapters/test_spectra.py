@@ -41,32 +41,59 @@ def test_rules_share_the_run_whose_factor_is_the_same(tmp_path):
     }  # fmt: skip
     assert all(runs[0] == "n32" for runs in ids.values())
     table = spectra.scaling_table(rules).set_index(["rule", "rank"])
-    assert np.allclose(table.loc["none", "factor"], 1)
-    assert np.allclose(table.loc["alpha/r", "factor"], [1, 0.5, 0.25])
-    assert np.allclose(table.loc["alpha/sqrt(r)", "factor"], [1, 0.5**0.5, 0.5])
+    assert np.allclose(table.loc["not divided", "factor"], 1)
+    assert np.allclose(table.loc["divided by r", "factor"], [1, 0.5, 0.25])
+    assert np.allclose(table.loc["divided by √r", "factor"], [1, 0.5**0.5, 0.5])
     shown = spectra.scaling_display(table.reset_index())
-    assert list(shown["rank"]) == [32, 64, 128] and shown["alpha/r: factor and Dice, %"][2].startswith("0.25: ")
+    assert list(shown["rank"]) == [32, 64, 128]
+    assert shown["divided by r: factor and Dice, %"][2].startswith("0.25: ")
     mean = 100 * rules["none"][1].metrics["test"]["predictor"]["dice"]["mean"]
-    assert shown["none: factor and Dice, %"][1].startswith(f"1: {mean:.1f} [")
+    assert shown["not divided: factor and Dice, %"][1].startswith(f"1: {mean:.1f} [")
+
+
+def test_a_factor_of_one_has_a_name(tmp_path):
+    rules = sweep(tmp_path, (0.7, 0.8, 0.9), (0.7, 0.7))
+    assert spectra.factor_sentence(rules["none"]).endswith("a factor of 1 at every rank, called *not divided* below.")
+    assert spectra.factor_sentence(rules["alpha/sqrt(r)"]).endswith("by `alpha/r` with alpha equal to the rank.")
+    assert spectra.factor_sentence([]) == ""
 
 
 @pytest.mark.parametrize(
-    ("none", "level", "answer"),
+    ("none", "root", "by_r", "answer"),
     [
-        ((0.6, 0.7, 0.8), (0.6, 0.6), "this speaks for the step size"),
-        ((0.6, 0.7, 0.8), (0.65, 0.7), "both count"),
-        ((0.6, 0.7, 0.8), (0.7, 0.8), "this speaks for the rank"),
-        ((0.6, 0.6, 0.6), (0.6, 0.6), "neither the rank nor the step shows"),
+        ((0.6, 0.7, 0.8), (0.6, 0.6), (0.6, 0.6), "this speaks for the step size"),
+        ((0.6, 0.7, 0.8), (0.65, 0.7), (0.55, 0.5), "both count"),
+        ((0.6, 0.7, 0.8), (0.7, 0.8), (0.7, 0.8), "this speaks for the rank"),
+        # a step held level in its norm still grows in its effect: not the rank, unless alpha/r shows it as well
+        ((0.6, 0.7, 0.8), (0.65, 0.7), (0.6, 0.6), "so that the step counts; whether the rank does stays open"),
+        ((0.6, 0.7, 0.8), (0.7, 0.8), (), "though not its effect on the loss"),
+        ((0.6, 0.6, 0.6), (0.6, 0.6), (0.6, 0.6), "neither the rank nor the step shows"),
+        # what happens between the ends counts as well
+        ((0.7, 0.77, 0.7), (0.7, 0.7), (0.7, 0.7), "under one rule, but at rank 128 the rules cannot be told apart"),
     ],
 )
-def test_rank_or_step_follows_from_what_can_be_told_apart(tmp_path, none, level, answer):
-    assert answer in spectra.scaling_sentence(sweep(tmp_path, none, level))
+def test_rank_or_step_follows_from_what_can_be_told_apart(tmp_path, none, root, by_r, answer):
+    text = spectra.scaling_sentence(sweep(tmp_path, none, root, by_r))
+    assert answer in text and text.endswith("What another seed would change is not known.")
+    assert ("speaks for the rank" in text) == (answer == "this speaks for the rank")
+
+
+def test_rules_are_compared_at_the_ranks_that_they_share(tmp_path):
+    rules = sweep(tmp_path / "a", (0.6, 0.7, 0.8), (0.65,))
+    text = spectra.scaling_sentence(rules)
+    assert "at rank 64" in text and "128" not in text and "At rank 64 it lies -" in text
+    assert "points from *not divided*" in text
+    apart = {
+        **rules,
+        "alpha/sqrt(r)": rules["none"][:1] + sweep(tmp_path / "b", (0.6, 0.7), (0.6, 0.6))["alpha/sqrt(r)"][2:],
+    }
+    assert "too few of the same ranks" in spectra.scaling_sentence({**apart, "none": rules["none"][:2]})
 
 
 def test_a_change_within_the_noise_is_none(tmp_path):
     rules = sweep(tmp_path, (0.6, 0.7, 0.8), (0.6, 0.6))
-    assert "neither the rank nor the step shows" in spectra.scaling_sentence(rules, noise=50)
-    assert "stays open" in spectra._rank_or_step(undivided=True, level=False, at_one_rank=False)
+    text = spectra.scaling_sentence(rules, noise=50)
+    assert text.endswith("neither the rank nor the step shows.") and "other images and another seed can do" in text
     assert spectra.scaling_sentence({"none": rules["none"]}) == "" == spectra.scaling_sentence({})
 
 
@@ -85,6 +112,9 @@ def test_spectrum_by_matrix_block_and_target(tmp_path):
     assert shown.iloc[1, 4] == "21.5 (20.0 to 23.0)" and shown.iloc[0, 5] == "2.5"
     text = spectra.used_sentence(table)
     assert "4 updates of *rank 64* have a median effective rank of 21.5, from 20.0 to 23.0" in text
+    assert "of 64 that an update of rank 64 can have" in text
+    wide = spectra.spectrum_table([read_edition(tmp_path).records[1]]).assign(rank=256, possible=192)
+    assert "of 192 that an update of rank 256 can have" in spectra.used_sentence(wide)
     assert "At rank 8 (*rank 8*) the median is 4.5." in text and "from 21.0 for q to 22.0 for v" in text
     assert spectra.used_sentence(table[:0]) == "" and not len(spectra.spectrum_table([]))
 
@@ -112,4 +142,7 @@ def test_sentences_agree_with_comparisons(tmp_path):
     rules = sweep(tmp_path, (0.6, 0.7, 0.8), (0.6, 0.6))
     table = comparisons.comparison_table(rules["none"]).set_index("name")
     gain = table.loc["rank 128", "predictor_dice_gain"]
-    assert f"rank 128 lies {gain:+.1f} [" in spectra.scaling_sentence(rules)
+    text = spectra.scaling_sentence(rules)
+    assert (
+        text.startswith("*Not divided*") and text.split(" at rank 128")[0].rpartition("and ")[2][:5] == f"{gain:+.1f}"
+    )
