@@ -147,7 +147,7 @@ def table_markdown(table: pd.DataFrame, caption: str, label: str) -> str:
 
     lines = [row(table.columns), row(["---"] * len(table.columns)), *map(row, table.itertuples(index=False))]
     body = "\n".join(lines)
-    return f"```{{table}} {caption}\n:name: {label}\n\n{body}\n```" if caption else body
+    return f"~~~{{table}} {caption}\n:name: {label}\n\n{body}\n~~~" if caption else body  # captions hold backticks
 
 
 def show(html_form: str, markdown_form: str) -> None:

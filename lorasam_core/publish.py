@@ -12,9 +12,10 @@ from typing import Any
 from lorasam_core import report
 from lorasam_core.records import EDITION, Edition, Record, find_edition, read_edition, read_json, root, write_json
 
-FILES = ("config.json", "metrics.json", "per_image.csv", "transfer.csv", "environment.json")
+FILES = ("config.json", "metrics.json", "transfer.csv", "environment.json")
 MAIN_FILES = ("history.csv",)  # of the main experiment's runs; of others, the rows of validations
-PACKED = ("annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")  # of the main experiment's runs
+PACKED = ("per_image.csv",)
+MAIN_PACKED = ("annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")  # of the main experiment's runs
 SPLITS = ("split.json", "train_split.json")
 LIMIT = 2 * 2**20  # bytes of an edition in the repository
 MAIN = "main"  # the experiment whose tables are published whole, and the adapter of its first run that has one
@@ -61,7 +62,7 @@ def _copy(record: Record, edition: Path, whole: bool) -> None:
             shutil.copyfile(record.path / name, folder / name)
     if not whole and "val_score" in record.history:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
-    for name in PACKED if whole else ():
+    for name in (*PACKED, *MAIN_PACKED) if whole else PACKED:
         if (record.path / name).is_file():
             packed = gzip.compress((record.path / name).read_bytes(), mtime=0)  # the same bytes whenever it is done
             (folder / f"{name}.gz").write_bytes(packed)

@@ -62,7 +62,7 @@ class Record:
     @cached_property
     def per_image(self) -> pd.DataFrame:
         """One row an evaluator and test image (per_image.csv); the column `evaluator` comes first."""
-        return pd.read_csv(self.path / "per_image.csv", dtype={"id": str, "group": str})
+        return self.table("per_image")
 
     def table(self, name: str) -> pd.DataFrame:
         """The table <name>.csv of the run (packed: .csv.gz), ids and groups as text; empty where there is none."""

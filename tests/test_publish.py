@@ -38,7 +38,7 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
 def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
     published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
     files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
-    records = {"config.json", "metrics.json", "per_image.csv", "history.csv"}
+    records = {"config.json", "metrics.json", "per_image.csv.gz", "history.csv"}
     assert files == {
         "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.gz",
         *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),

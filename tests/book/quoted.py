@@ -146,7 +146,8 @@ def _settings(run: Record) -> dict[str, Any]:
 
 def _images(runs: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame:
     """The metric of each test image, in %, with its group; a mean over the runs where there are several."""
-    rows = pd.concat([pd.read_csv(run.path / "per_image.csv", dtype={"id": str, "group": str}) for run in runs])
+    files = [next(run.path.glob("per_image.csv*")) for run in runs]
+    rows = pd.concat([pd.read_csv(file, dtype={"id": str, "group": str}) for file in files])
     rows = rows[rows["evaluator"] == evaluator]
     return 100 * rows.groupby(["id", "group"])[[metric]].mean()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,14 @@ def test_no_page_names_a_resource_of_another_host(soups: dict[str, BeautifulSoup
         used = [tag.get("src") or tag.get("href") for tag in soup.select("[src], link[href]")]
         foreign += [f"{page}: {url}" for url in used if urlsplit(str(url)).netloc]
     assert foreign == []
+
+
+def test_no_directive_is_left_as_text(soups: dict[str, BeautifulSoup]) -> None:
+    directive = re.compile(r"```|~~~|\{(table|figure|download|doc|include|cite\S*)\}")
+    for page, soup in soups.items():
+        texts = [text for text in soup.find_all(string=directive) if not text.find_parent(["code", "script", "style"])]
+        inside = [text for text in texts if not text.find_parent(class_="cell_input")]  # code that writes directives
+        assert not inside, f"{page}: {inside[0][:200]}"
 
 
 def test_the_landing_page_begins_with_the_result(soups: dict[str, BeautifulSoup]) -> None:
