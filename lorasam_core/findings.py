@@ -152,8 +152,8 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
     kinds = {}
     for value in dice:
         if value != best:
-            gap = [100 * x for x in paired(groups[value], groups[best], "predictor", "dice")]
-            kinds[value] = verdict(*gap, seed_limit(least, len(groups[value]), len(groups[best])))
+            gain, low, high = (100 * x for x in paired(groups[value], groups[best], "predictor", "dice"))
+            kinds[value] = verdict(gain, low, high, seed_limit(least, len(groups[value]), len(groups[best])))
     text += [_told_apart(kinds, *_count(groups[best])), _seeds_apart(seeds, own)]
     numbers = [reported(field, v, groups[v][0].config.model)[0] for v in dice]
     known = [d for d in numbers if d is not None]

@@ -155,8 +155,9 @@ def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", no
     rows = table.assign(kind=verdicts(table, measure, noise))[~table["reference"] & table[measure].notna()]
     kinds: dict[str, list[str]] = {"higher": [], "lower": [], "noisy": [], "tied": [], "open": []}
     for row in rows.to_dict("records"):
-        gain = shown(*(row[f"{measure}{end}"] / 100 for end in ("_gain", "_gain_low", "_gain_high")), sign=True)
-        kinds[row["kind"]].append(f"*{row['name']}*" + f" ({gain})" * (row["kind"] not in ("tied", "open")))
+        gain, low, high = (row[f"{measure}{end}"] / 100 for end in ("_gain", "_gain_low", "_gain_high"))
+        by = f" ({shown(gain, low, high, sign=True)})" if row["kind"] not in ("tied", "open") else ""
+        kinds[row["kind"]].append(f"*{row['name']}*{by}")
     text = [f"The {label} of *{base['name']}* is {_level(base, measure)} %."]
     if clear := [f"{kind} for {listed(kinds[kind])}" for kind in ("higher", "lower") if kinds[kind]]:
         text.append(f"By paired differences, in points, it is {', and '.join(clear)}.")
@@ -205,7 +206,8 @@ def seed_limits(table: pd.DataFrame, noise: float) -> list[float]:
 def verdicts(table: pd.DataFrame, measure: str, noise: float) -> list[str]:
     """`phrases.verdict` of each row of a comparison_table against its reference (which is open itself)."""
     gains = zip(*(table[f"{measure}{end}"] for end in ("_gain", "_gain_low", "_gain_high")), strict=True)
-    return [verdict(*gain, limit) for gain, limit in zip(gains, seed_limits(table, noise), strict=True)]
+    limits = seed_limits(table, noise)
+    return [verdict(gain, low, high, limit) for (gain, low, high), limit in zip(gains, limits, strict=True)]
 
 
 def reference_sentence(table: pd.DataFrame, reference: str | None) -> str:
