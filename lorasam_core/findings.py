@@ -186,6 +186,15 @@ def left_out_sentence(edition: Edition, experiment: str) -> str:
     return ""
 
 
+def in_part_sentence(edition: Edition) -> str:
+    """How much of its experiments an edition was published without; an empty text where nothing is left out."""
+    left = sum(len(edition.left_out(name)) for name in edition.experiments)
+    if not left:
+        return ""
+    rows = left + sum(len(runs) for runs in edition.experiments.values())
+    return f"Published in part: {left} of the {rows} rows of its tables are not run yet; each chapter names its own."
+
+
 def _told_apart(kinds: dict[Any, str], images: int, groups: int) -> str:
     """Which values cannot be told from the highest; kinds: verdict of the highest less each."""
     where = f"On these {images} test images from {groups} group{'s' * (groups != 1)}"

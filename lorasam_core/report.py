@@ -23,6 +23,7 @@ from lorasam_core.findings import (
     counts_sentence,
     curves_sentence,
     findings,
+    in_part_sentence,
     left_out_sentence,
     losses_note,
     seeds_clause,
@@ -147,7 +148,8 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
         if (output_folder(edition) / kind).is_dir():
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
     points = [f"- {sentence}" for sentence in findings(edition)]
-    landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition), banner(edition)]
+    landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition)]
+    landing += [banner(edition), "", in_part_sentence(edition)]
     runs = run_table(edition)
     (out / "tables").mkdir(exist_ok=True)
     runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
@@ -170,6 +172,7 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
         f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
     )
     table = table_markdown(main_table(edition), "", "")
+    caveat = f"{caveat} {in_part_sentence(edition)}".rstrip()
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     path.write_text(f"{before}\n{banner(edition)}\n\n{table}\n\n{caveat}\n{after}", encoding="utf-8")
 

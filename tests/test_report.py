@@ -280,6 +280,18 @@ def test_readme_gets_its_table_between_the_markers(edition, tmp_path):
         report.update_readme(edition, readme)
 
 
+def test_an_edition_in_part_says_so_on_the_front_page_and_in_the_readme(edition, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.update_readme(edition, readme)
+    assert "in part" not in readme.read_text()
+    rows = sum(len(runs) for runs in edition.experiments.values())
+    edition.info["left_out"] = {"rank": ["rank 64", "rank 128"], "main": ["main, seed 2"]}
+    said = f"Published in part: 3 of the {rows + 3} rows of its tables are not run yet; each chapter names its own."
+    report.update_readme(edition, readme)
+    assert said in readme.read_text() and said in report.write_fragments(edition, tmp_path / "out")[0].read_text()
+
+
 def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path):
     folder = tmp_path / "gone"
     write_run(folder, "a", 0.9, data=str(tmp_path / "nowhere"))
