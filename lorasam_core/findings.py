@@ -180,7 +180,7 @@ def cases_sentence(cases: pd.DataFrame) -> str:
 def left_out_sentence(edition: Edition, experiment: str) -> str:
     """Which runs of an experiment this edition does not have; an empty text where it has them all."""
     if names := edition.left_out(experiment):
-        return f"Not run for this edition: {listed(names)}."
+        return f"Not run for this edition: {listed([f'*{name}*' for name in names])}."
     if not edition.experiments.get(experiment):
         return "This edition has no runs of this experiment; the profile `emps` lists them."
     return ""
