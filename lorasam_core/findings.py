@@ -30,6 +30,11 @@ SUBJECTS = (
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
     ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
+RIVALRY = (  # evaluator, metric, words
+    ("predictor", "dice", "Dice of the foreground"),
+    ("generator", "f1", "F1 of single particles"),
+    ("generator", "ap50", "AP50 of single particles"),
+)
 LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}
 
 
@@ -87,6 +92,33 @@ def seeds_clause(adapted: Sequence[Record]) -> str:
     """For captions: how many seeds the adapted values are means of, and that intervals do not hold seeds."""
     what = "one seed" if len(adapted) == 1 else f"the mean of {len(adapted)} seeds"
     return f"Adapted: {what}; intervals speak for other test images, not for other seeds."
+
+
+def rivals_sentence(edition: Edition) -> str:
+    """How other methods, one run each, stand to the adapted model on the same images, by `phrases.verdict`; an empty
+    text where there are none.
+    """
+    if "rivals" not in edition.experiments:
+        return ""
+    adapted = adapted_runs(edition)
+    known = {record.run_id for record in (*adapted, *frozen_runs(edition))}
+    rivals = [record for record in edition.experiment("rivals") if record.run_id not in known]
+    said = []
+    for evaluator, metric, label in RIVALRY:
+        least = seed_noise(adapted, evaluator, metric)["least"]
+        kinds: dict[str, list[str]] = {"higher": [], "lower": []}
+        for rival in rivals:
+            gain, low, high = (100 * x for x in paired(adapted, [rival], evaluator, metric))
+            kind = verdict(gain, low, high, seed_limit(least, len(adapted), int(rival.metrics["steps"] > 0)))
+            if kind in kinds:
+                kinds[kind].append(f"*{rival.config.name}* ({gain:+.1f})")
+            elif kind != "open":
+                kinds.setdefault("not told apart", []).append(f"*{rival.config.name}*")
+        if parts := [f"{kind} for {listed(names)}" for kind, names in kinds.items() if names]:
+            said.append(f"{label} is {'; '.join(parts)}.")
+    if not said:
+        return ""
+    return f"Other methods beside the adapted model, one run each, paired differences in points: {' '.join(said)}"
 
 
 def counts_sentence(edition: Edition, adapted: Sequence[Record], kind: str) -> str:
@@ -192,7 +224,7 @@ def in_part_sentence(edition: Edition) -> str:
     if not left:
         return ""
     rows = left + sum(len(runs) for runs in edition.experiments.values())
-    return f"Published in part: {left} of the {rows} rows of its tables are not run yet; each chapter names its own."
+    return f"Not finished: {left} of the {rows} runs that its profile lists have no result; each chapter names its own."
 
 
 def _told_apart(kinds: dict[Any, str], images: int, groups: int) -> str:

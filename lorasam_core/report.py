@@ -26,6 +26,7 @@ from lorasam_core.findings import (
     in_part_sentence,
     left_out_sentence,
     losses_note,
+    rivals_sentence,
     seeds_clause,
 )
 from lorasam_core.profiles import configs, edition_name, load_profile
@@ -52,13 +53,17 @@ __all__ = [
     "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
     "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
     "edition_folder", "findings", "frozen_runs", "interval", "left_out_sentence", "losses_note", "main_config",
-    "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table",
-    "seeds_clause", "settings_table", "shown", "test_cases", "update_readme", "width_of", "write_fragments",
+    "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of",
+    "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown", "test_cases", "update_readme",
+    "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 MAIN_PICTURE = "main-picture"
-INTERVALS = "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images."
+INTERVALS = (
+    "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images, and "
+    "computed before rounding."
+)
 
 
 def edition_folder(profile: str, edition: str | Path = "", data: str = "") -> Path:
@@ -147,7 +152,7 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
     for kind in ("figures", "tables"):
         if (output_folder(edition) / kind).is_dir():
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
-    points = [f"- {sentence}" for sentence in findings(edition)]
+    points = [f"- {sentence}" for sentence in (*findings(edition), rivals_sentence(edition)) if sentence]
     landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition)]
     landing += [banner(edition), "", in_part_sentence(edition)]
     runs = run_table(edition)
@@ -172,7 +177,7 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
         f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
     )
     table = table_markdown(main_table(edition), "", "")
-    caveat = f"{caveat} {in_part_sentence(edition)}".rstrip()
+    caveat = "\n\n".join(filter(None, [rivals_sentence(edition), caveat, in_part_sentence(edition)]))
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
     path.write_text(f"{before}\n{banner(edition)}\n\n{table}\n\n{caveat}\n{after}", encoding="utf-8")
 

@@ -111,7 +111,7 @@ def shown(mean: float, low: float = float("nan"), high: float = float("nan"), si
     if not np.isfinite(mean):
         return "–"
     around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
-    return format(100 * mean, style) + around
+    return format(round(100 * mean, 1) + 0.0, style) + around  # no -0.0
 
 
 def run_ids(*groups: Iterable[Record]) -> list[str]:

@@ -36,6 +36,7 @@ crop_size: int = 256  # side of the training crops, pixels of your images
 
 # %%
 from lorasam_core import experiments, plots, report
+from lorasam_core.phrases import difference
 from lorasam_core.records import read_edition, root
 
 folder = report.edition_folder(profile, edition, data)
@@ -123,7 +124,7 @@ page.figure(plots.interval_chart(rows, "%"), "yours-metrics", caption, alt, runs
 
 # %%
 change, low, high = report.paired([frozen], [adapted], "predictor", "dice")
-page.say(f"The predictor's Dice changes by {report.shown(change, low, high, sign=True)} points on the test images.")
+page.say(f"Adapting makes {difference(change, low, high)} in the predictor's Dice on the test images.")
 
 # %% [markdown]
 # ## The masks

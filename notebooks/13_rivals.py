@@ -111,6 +111,7 @@ if len(trained) > 1:
         f"{trained['peak_memory_mb'].min():,.0f} to {trained['peak_memory_mb'].max():,.0f} MB."
     )
 page.say(comparisons.steps_note(records))
+page.say(report.rivals_sentence(page.edition))
 
 # %% [markdown]
 # The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in

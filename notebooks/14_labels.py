@@ -79,8 +79,9 @@ page.say(
 for measure in ("predictor_dice", "f1") if fewer else ():
     page.say(label_counts.catch_up_sentence(records, images["train"], measure, noise[measure]))
 page.say(comparisons.steps_note(records))
-
-# %% [markdown]
-# One draw of images stands behind each number below all: with one or two images, which ones they are may matter more
-# than anything else here, and no interval above holds that. The U-Net has one learning rate, a usual one, and as many
-# steps as the adapter, which for a network that starts from nothing are few.
+page.say(
+    "One draw of images stands behind each number below all: with one or two images, which ones they are may matter "
+    "more than anything else here, and no interval above holds that. The U-Net has one learning rate, a usual one, and "
+    "as many steps as the adapter, which for a network that starts from nothing are few."
+    if fewer else "This edition has only the run on all images: neither question of this page is answered here yet."
+)  # fmt: skip

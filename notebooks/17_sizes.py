@@ -106,4 +106,5 @@ if len(together):
     page.say(size_sentences.pooled_sentence(together))
 
 # %% [markdown]
-# Images with many particles weigh more here than images with few; in the first table every image weighs the same.
+# Images with many particles weigh more here than images with few; in the first table every image weighs the same. So a
+# model that finds too many particles where there are few, and too few where there are many, can be off either way.

@@ -12,6 +12,7 @@ import pytest
 
 from lorasam_core import plots, report, study
 from lorasam_core.records import read_edition
+from tests.made_records import make_edition, make_record, per_image
 from tests.made_up import write_run
 
 
@@ -284,12 +285,30 @@ def test_an_edition_in_part_says_so_on_the_front_page_and_in_the_readme(edition,
     readme = tmp_path / "README.md"
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
     report.update_readme(edition, readme)
-    assert "in part" not in readme.read_text()
+    assert "Not finished" not in readme.read_text()
     rows = sum(len(runs) for runs in edition.experiments.values())
     edition.info["left_out"] = {"rank": ["rank 64", "rank 128"], "main": ["main, seed 2"]}
-    said = f"Published in part: 3 of the {rows + 3} rows of its tables are not run yet; each chapter names its own."
+    said = f"Not finished: 3 of the {rows + 3} runs that its profile lists have no result; each chapter names its own."
     report.update_readme(edition, readme)
     assert said in readme.read_text() and said in report.write_fragments(edition, tmp_path / "out")[0].read_text()
+
+
+def test_rivals_are_higher_lower_or_not_told_apart(tmp_path):
+    groups = list("abcdefgh")
+
+    def run(name, shift, **settings):
+        wobble = [0.001 * (-1) ** k for k in range(8)]
+        dice = [0.5 + 0.02 * k + shift + w * (name != "main") for k, w in enumerate(wobble)]
+        return make_record(tmp_path, name, [per_image("predictor", groups, dice=dice)], **settings)
+
+    main, frozen = run("main", 0.0, method="lora"), run("frozen", -0.01, method="frozen")
+    rivals = [run("more", 0.05, method="full"), run("less", -0.05, method="decoder"), run("same", 0.0, method="otsu")]
+    edition = make_edition(tmp_path, main=[frozen, main], rivals=[frozen, main, *rivals])
+    assert report.rivals_sentence(edition) == (
+        "Other methods beside the adapted model, one run each, paired differences in points: Dice of the foreground is "
+        "higher for *more* (+5.0); lower for *less* (-5.0); not told apart for *same*."
+    )
+    assert report.rivals_sentence(make_edition(tmp_path, main=[frozen, main])) == ""
 
 
 def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path):

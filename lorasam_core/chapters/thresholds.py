@@ -174,5 +174,7 @@ def _points(found: tuple[float, float, float]) -> str:
         return "an unknown number of points"
     if not np.isfinite(low):
         return f"{shown(mean, sign=True)} points, on too few groups for an interval"
+    if mean == low == high == 0:
+        return "nothing"
     doubt = ", which the test set cannot tell from none" if low <= 0 <= high else ""
     return f"{shown(mean, low, high, sign=True)} points{doubt}"
