@@ -223,8 +223,8 @@ def in_part_sentence(edition: Edition) -> str:
     left = sum(len(edition.left_out(name)) for name in edition.experiments)
     if not left:
         return ""
-    rows = left + sum(len(runs) for runs in edition.experiments.values())
-    return f"Not finished: {left} of the {rows} runs that its profile lists have no result; each chapter names its own."
+    runs = left + len(edition.records)  # a run that stands in several experiments is one
+    return f"Not finished: {left} of the {runs} runs that its profile lists have no result; each chapter names its own."
 
 
 def _told_apart(kinds: dict[Any, str], images: int, groups: int) -> str:

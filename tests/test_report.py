@@ -286,9 +286,9 @@ def test_an_edition_in_part_says_so_on_the_front_page_and_in_the_readme(edition,
     readme.write_text(f"{report.BEGIN}\n{report.END}\n")
     report.update_readme(edition, readme)
     assert "Not finished" not in readme.read_text()
-    rows = sum(len(runs) for runs in edition.experiments.values())
+    runs = len(edition.records)
     edition.info["left_out"] = {"rank": ["rank 64", "rank 128"], "main": ["main, seed 2"]}
-    said = f"Not finished: 3 of the {rows + 3} runs that its profile lists have no result; each chapter names its own."
+    said = f"Not finished: 3 of the {runs + 3} runs that its profile lists have no result; each chapter names its own."
     report.update_readme(edition, readme)
     assert said in readme.read_text() and said in report.write_fragments(edition, tmp_path / "out")[0].read_text()
 
