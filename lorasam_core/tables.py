@@ -107,11 +107,12 @@ def paired(
 
 def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
     """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
-    style = "+.1f" if sign else ".1f"
+    plus = "+" if sign else ""
+    style = f"{plus}.1f"
     if not np.isfinite(mean):
         return "–"
     around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
-    return format(round(100 * mean, 1) + 0.0, style) + around  # no -0.0
+    return format(100 * mean, f"{plus}z.1f") + around  # no -0.0; an end of the interval keeps its sign
 
 
 def run_ids(*groups: Iterable[Record]) -> list[str]:

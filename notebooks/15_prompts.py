@@ -49,9 +49,8 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # %% tags=["hide-input"]
 table = prompt_tables.prompt_table(page.edition)
 rows = prompt_tables.prompt_rows(page.edition)
-seeds = len(report.adapted_runs(page.edition))
-caption = "The same models, asked in different ways: means over the test images with 95 % intervals over groups"
-caption += f"; adapted: mean of {seeds} seeds." if seeds > 1 else "."
+caption = "The same models, asked in different ways: means over the test images with 95 % intervals over groups."
+caption = f"{caption} {report.seeds_clause(report.adapted_runs(page.edition))}"
 page.table(table, "prompts", caption, data=rows)
 
 # %% tags=["hide-input"]

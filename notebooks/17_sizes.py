@@ -52,10 +52,10 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # %% tags=["hide-input"]
 series = {"frozen": report.frozen_runs(page.edition), "adapted": report.adapted_runs(page.edition)}
 errors = sizes.size_errors(series)
-seeds = len(sizes.measured(series["adapted"]))
+adapted = sizes.measured(series["adapted"])
 if len(errors):
-    caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups"
-    caption += f"; adapted: mean of {seeds} seeds." if seeds > 1 else "."
+    caption = "Errors of sizes and of distributions over the test images, with 95 % intervals over groups."
+    caption += f" {report.seeds_clause(adapted)}" if adapted else ""
     page.table(sizes.error_table(errors), "size-errors", caption, data=errors)
 
 # %% tags=["hide-input"]

@@ -135,10 +135,11 @@ def _rank_or_step(over_rank: Mapping[str, bool], at_top: bool, top: int) -> str:
             "can be told: this speaks for the rank."
         )
     if over_rank[ROOT]:
+        other = "no change was shown" if "alpha/r" in over_rank else "nothing was run"
         step = f"{between}, so that the step counts; whether the rank does" if at_top else "whether that is the rank"
         return (
-            "The Dice changes with the rank under alpha/√r, which keeps the norm of a random step, though not its "
-            f"effect on the loss; under alpha/r, which keeps that, no change was shown. So {step} stays open."
+            f"The Dice changes with the rank where the update is {RULES[ROOT]}, which keeps the norm of a random step, "
+            f"though not its effect on the loss; {RULES['alpha/r']}, which keeps that, {other}. So {step} stays open."
         )
     if any(over_rank.values()):
         return (

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from lorasam_core.metrics import bootstrap_interval
-from lorasam_core.phrases import difference, listed
+from lorasam_core.phrases import FEW, difference, listed
 from lorasam_core.records import Edition, Record
 from lorasam_core.tables import adapted_runs, frozen_runs, run_ids, shown, test_rows
 
@@ -21,7 +21,6 @@ MEASURES = (  # label, evaluator, column
 )
 NOTHING = "frozen"
 GAIN = ("gain", "gain_low", "gain_high")
-ENOUGH = 6  # groups: a bootstrap over fewer gives too narrow an interval for a finding
 NO_TRANSFER = "No model of this edition was tested on another material than its own test images."
 
 
@@ -154,7 +153,7 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
         start = f"The adapter {training} shows on {test}{_few(found['groups'])}, against the frozen model, "
         text.append(f"{start}{'; '.join(parts)}.")
-    firm = foreign[foreign["groups"] >= ENOUGH]
+    firm = foreign[foreign["groups"] >= FEW]
     start = f"Of these {len(foreign)} differences on a foreign material"
     if firm.empty:
         return " ".join([*text, f"{start} all rest on too few groups to count as gains or losses."])
@@ -167,7 +166,7 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
 
 def _few(groups: pd.Series) -> str:
     count = int(groups.min())
-    return f" ({count} groups: too few for these intervals to be trusted)" if 1 < count < ENOUGH else ""
+    return f" ({count} groups: too few for these intervals to be trusted)" if 1 < count < FEW else ""
 
 
 def _share(rows: pd.DataFrame, row: pd.Series) -> str:
@@ -175,7 +174,7 @@ def _share(rows: pd.DataFrame, row: pd.Series) -> str:
     intervals exclude zero and come from enough groups.
     """
     home = rows[(rows["test"] == row["test"]) & (rows["metric"] == row["metric"]) & rows["own"].astype(bool)]
-    if home.empty or row["groups"] < ENOUGH or not (row["gain_low"] > 0 and home["gain_low"].iloc[0] > 0):
+    if home.empty or row["groups"] < FEW or not (row["gain_low"] > 0 and home["gain_low"].iloc[0] > 0):
         return ""
     return f" ({row['gain'] / home['gain'].iloc[0]:.0%} of what training on that material itself gains)"
 

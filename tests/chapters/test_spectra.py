@@ -66,7 +66,7 @@ def test_a_factor_of_one_has_a_name(tmp_path):
         ((0.6, 0.7, 0.8), (0.7, 0.8), (0.7, 0.8), "this speaks for the rank"),
         # a step held level in its norm still grows in its effect: not the rank, unless alpha/r shows it as well
         ((0.6, 0.7, 0.8), (0.65, 0.7), (0.6, 0.6), "so that the step counts; whether the rank does stays open"),
-        ((0.6, 0.7, 0.8), (0.7, 0.8), (), "though not its effect on the loss"),
+        ((0.6, 0.7, 0.8), (0.7, 0.8), (), "divided by r, which keeps that, nothing was run"),
         ((0.6, 0.6, 0.6), (0.6, 0.6), (0.6, 0.6), "neither the rank nor the step shows"),
         # what happens between the ends counts as well
         ((0.7, 0.77, 0.7), (0.7, 0.7), (0.7, 0.7), "under one rule, but at rank 128 the rules cannot be told apart"),
