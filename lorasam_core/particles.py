@@ -74,3 +74,11 @@ def size_distribution(
         "count": len(sizes), "mean": float(sizes.mean()) if len(sizes) else float("nan"), "D10": float(d10),
         "D50": float(d50), "D90": float(d90), "unit": str(units[0]) if len(units) else table.attrs.get("unit", "px"),
     }  # fmt: skip
+
+
+def readable_sizes(summary: pd.DataFrame) -> pd.DataFrame:
+    """For readers: rows of `size_distribution` whose D50 is 1000 nm or more, in µm; all others as they are."""
+    rows = (summary["unit"] == "nm") & (summary["D50"] >= 1000)
+    shown = summary.copy()
+    shown.loc[rows, ["mean", "D10", "D50", "D90"]] /= 1000
+    return shown.assign(unit=summary["unit"].mask(rows, "µm"))

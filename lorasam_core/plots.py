@@ -287,7 +287,13 @@ def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", *
 
 @styled
 def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
-    """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked."""
+    """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked.
+
+    The axis is in µm where half of all particles are of 1000 nm or more.
+    """
+    every = np.concatenate([[], *sizes.values()])
+    if unit == "nm" and len(every) and np.median(every) >= 1000:
+        sizes, unit = {name: np.asarray(diameters) / 1000 for name, diameters in sizes.items()}, "µm"
     figure = Figure(figsize=(6.2, 3.2))
     axes = figure.subplots()
     for k, (name, diameters) in enumerate(sizes.items()):

@@ -166,18 +166,19 @@ page.figure(plots.panels(shown, columns=len(shown) // 2), "yours-masks", caption
 # %% [markdown]
 # ## The sizes
 #
-# In nm where the folder says how large a pixel is, else in pixels. Particles that the edge of an image cuts are
-# measured, marked, and left out of D10, D50 and D90.
+# In nm, or in µm where D50 is 1000 nm or more, if the folder says how large a pixel is; else in pixels. The file has
+# nm or pixels. Particles that the edge of an image cuts are measured, marked, and left out of D10, D50 and D90.
 
 # %%
-from lorasam_core.particles import measure, size_distribution
+from lorasam_core.particles import measure, readable_sizes, size_distribution
 
 scale = {s.id: s.pixel_size for s in samples}
 measured = {name: measure(y, scale.get(name)) for name, y in labels.items()}
 sizes = pd.concat([table.assign(image=name) for name, table in measured.items()])
 sizes.to_csv(out / "sizes.csv", index=False)
 summary = pd.DataFrame([{"image": name, **size_distribution(table)} for name, table in measured.items()])
-page.table(summary.round(1), "yours-sizes", "Number-weighted sizes of each image.", runs=[adapted], data=sizes)
+caption = "Number-weighted sizes of each image."
+page.table(readable_sizes(summary).round(2), "yours-sizes", caption, runs=[adapted], data=sizes)
 
 # %%
 name = max(measured, key=lambda name: len(measured[name]))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from skimage.draw import disk, ellipse
 from skimage.measure import label
 
-from lorasam_core.particles import COLUMNS, measure, size_distribution
+from lorasam_core.particles import COLUMNS, measure, readable_sizes, size_distribution
 
 
 def discs(radii, gap=6):
@@ -138,3 +138,15 @@ def test_negative_ids_and_foreign_tables():
     mixed = pd.concat([measure(discs([5])), measure(discs([5]), 2.0)])
     with pytest.raises(ValueError, match="mixes units"):
         size_distribution(mixed)
+
+
+def test_a_powder_is_shown_in_micrometres():
+    summary = pd.DataFrame([
+        {"count": 3, "mean": 31000.0, "D10": 900.0, "D50": 30000.0, "D90": 60000.0, "unit": "nm"},
+        {"count": 3, "mean": 1100.0, "D10": 100.0, "D50": 999.0, "D90": 2000.0, "unit": "nm"},
+        {"count": 3, "mean": 1100.0, "D10": 500.0, "D50": 1200.0, "D90": 2000.0, "unit": "px"},
+        {"count": 0, "mean": np.nan, "D10": np.nan, "D50": np.nan, "D90": np.nan, "unit": "nm"},
+    ])  # fmt: skip
+    shown = readable_sizes(summary)
+    assert shown.loc[0].to_dict() == {"count": 3, "mean": 31.0, "D10": 0.9, "D50": 30.0, "D90": 60.0, "unit": "µm"}
+    pd.testing.assert_frame_equal(shown.loc[1:], summary.loc[1:])
