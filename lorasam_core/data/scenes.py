@@ -5,7 +5,6 @@ plain or structured ground, lit, shaded, shadowed and occluding each other. They
 particles: few objects of many shapes, sizes from 8 to 200 pixels (of 256) in one image, parts within wholes.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -268,8 +267,3 @@ def generate_scene(seed: int, index: int, size: int = 256) -> Scene:
         masks, levels, new_parents = _masks(owner, parents, areas)
         if len(masks) >= MIN_MASKS:
             return Scene(_finish(rng, canvas, size / _REFERENCE), masks, levels, new_parents)
-
-
-def scene_batch(seed: int, indices: Iterable[int], size: int = 256) -> list[Scene]:
-    """The scenes of these indices, in order."""
-    return [generate_scene(seed, int(index), size) for index in indices]

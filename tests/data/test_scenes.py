@@ -11,7 +11,7 @@ from skimage.measure import euler_number, regionprops
 from skimage.segmentation import find_boundaries
 
 from lorasam_core.data import outlines, shapes
-from lorasam_core.data.scenes import MAX_MASKS, MIN_AREA, MIN_MASKS, Scene, coverage, generate_scene, scene_batch
+from lorasam_core.data.scenes import MAX_MASKS, MIN_AREA, MIN_MASKS, Scene, coverage, generate_scene
 from lorasam_core.data.synthetic import generate
 
 SEEDS = st.integers(0, 2**31)
@@ -19,7 +19,7 @@ SEEDS = st.integers(0, 2**31)
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return scene_batch(11, range(90), size=256)
+    return [generate_scene(11, index, size=256) for index in range(90)]
 
 
 def ancestors(scene: Scene, i: int) -> set[int]:
@@ -60,11 +60,6 @@ def test_masks_are_nested_by_parent_and_disjoint_otherwise(seed: int, index: int
             assert shared == (scene.masks[i].sum() if j in lines[i] else 0)
             if j in lines[i]:
                 assert scene.masks[i].sum() < scene.masks[j].sum()
-
-
-def test_batch_is_the_scenes_one_by_one() -> None:
-    for index, scene in zip((5, 2), scene_batch(3, [5, 2], size=96), strict=True):
-        np.testing.assert_array_equal(scene.image, generate_scene(3, index, 96).image)
 
 
 @pytest.mark.parametrize("arguments", [(-1, 0, 64), (0, -1, 64), (0, 0, 63)])
