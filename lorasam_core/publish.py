@@ -12,12 +12,12 @@ from typing import Any
 from lorasam_core import report
 from lorasam_core.records import EDITION, Edition, Record, find_edition, read_edition, read_json, root, write_json
 
-FILES = ("config.json", "metrics.json", "transfer.csv", "environment.json")
-MAIN_FILES = ("history.csv",)  # of the main experiment's runs; of others, the rows of validations
-PACKED = ("per_image.csv",)
-MAIN_PACKED = ("annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")  # of the main experiment's runs
+FILES = ("config.json", "metrics.json", "environment.json")
+PACKED = ("per_image.csv", "transfer.csv")
+# of the main experiment's runs; of the history of others, the rows of validations
+MAIN_PACKED = ("history.csv", "annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")
 SPLITS = ("split.json", "train_split.json")
-LIMIT = 2 * 2**20  # bytes of an edition in the repository
+LIMIT = 2_000_000  # bytes of an edition in the repository
 MAIN = "main"  # the experiment whose tables are published whole, and the adapter of its first run that has one
 
 
@@ -47,7 +47,7 @@ def publish(edition: Edition, results: Path, partial: bool = False) -> Edition:
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     if size > LIMIT:
         shutil.rmtree(part)
-        raise ValueError(f"the records of {edition.name} are {size / 2**20:.1f} MB; the repository takes 2 MB.")
+        raise ValueError(f"the records of {edition.name} are {size / 1e6:.1f} MB; the repository takes 2 MB.")
     shutil.rmtree(results / edition.name, ignore_errors=True)
     part.rename(results / edition.name)
     return read_edition(results / edition.name)
@@ -57,7 +57,7 @@ def _copy(record: Record, edition: Path, whole: bool) -> None:
     """One run's small files into the published edition; `whole`: with its history and what was measured of masks."""
     folder = edition / record.run_id
     folder.mkdir()
-    for name in (*FILES, *MAIN_FILES) if whole else FILES:
+    for name in FILES:
         if (record.path / name).is_file():
             shutil.copyfile(record.path / name, folder / name)
     if not whole and "val_score" in record.history:

@@ -38,10 +38,10 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
 def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
     published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
     files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
-    records = {"config.json", "metrics.json", "per_image.csv.gz", "history.csv"}
+    records = {"config.json", "metrics.json", "per_image.csv.gz"}
     assert files == {
         "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.gz",
-        *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
+        "aaa/history.csv.gz", "bbb/history.csv", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
     }  # fmt: skip
     assert published.published and [r.run_id for r in published.records] == ["aaa", "bbb"]
 
@@ -66,7 +66,7 @@ def test_unfinished_and_large_editions_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks the run 'rank 64'"):
         publish(make_edition(tmp_path / "runs" / "half", finished=("aaa",)), results)
     with pytest.raises(ValueError, match="takes 2 MB"):
-        publish(make_edition(tmp_path / "runs" / "large", adapter_bytes=3 * 2**20), results)
+        publish(make_edition(tmp_path / "runs" / "large", adapter_bytes=2_000_000), results)
     assert not list(results.glob("*"))
 
 
