@@ -18,9 +18,10 @@ OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
 TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
 EVALUATORS = ("predictor", "point", "box", "generator", "exact_box")
+OPTIMIZERS = ("adamw", "adam")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 ONE_OF = {
-    "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "precision": PRECISIONS,
+    "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "optimizer": OPTIMIZERS, "precision": PRECISIONS,
     "generator": ("quick", "study"),
 }  # fmt: skip
 SEVERAL = {"targets": TARGETS, "evaluate": EVALUATORS}
@@ -81,6 +82,9 @@ class RunConfig:
     batch_size: int = 8
     accumulate: int = 1  # batches an optimiser step
     learning_rate: float = 1e-4
+    # adamw | adam (PyTorch's, whose weight decay is part of the gradient and, divided by the gradient's size, takes
+    # whatever the loss asks little of to zero: the first runs had it, and their ids do not name it)
+    optimizer: str = "adamw"
     weight_decay: float = 0.01
     warmup: float = 0.05  # fraction of the steps
     clip_norm: float = 1.0
@@ -190,6 +194,8 @@ class RunConfig:
         for name in ADDED:
             if values[name] in (None, [], False):
                 values.pop(name)
+        if values["optimizer"] == "adam":
+            values.pop("optimizer")
         for name in TRAINING_FIELDS if self.method in UNTRAINED else ():
             values.pop(name, None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
@@ -201,6 +207,6 @@ def _is_whole(value: Any) -> bool:
 
 TRAINING_FIELDS = (
     "rank", "alpha", "scaling", "targets", "blocks", "dropout", "objective", "epochs", "steps", "virtual_size",
-    "crop_size", "batch_size", "accumulate", "learning_rate", "weight_decay", "warmup", "clip_norm",
-    "prompts_per_image", "validate_every", "patience", "seed", "train_data", "train_limit", "truncate",
+    "crop_size", "batch_size", "accumulate", "learning_rate", "optimizer", "weight_decay", "warmup",
+    "clip_norm", "prompts_per_image", "validate_every", "patience", "seed", "train_data", "train_limit", "truncate",
 )  # fmt: skip

@@ -32,7 +32,7 @@ METRICS = (  # label, evaluator, column of per_image.csv
 )
 SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
-    "learning_rate", "weight_decay", "crop_size", "seed", "precision",
+    "learning_rate", "optimizer", "weight_decay", "crop_size", "seed", "precision",
 )  # fmt: skip
 # what is measured beside the result, or where and how a run is done: no difference between seeds
 ASIDE: dict[str, Any] = {

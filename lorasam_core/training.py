@@ -130,7 +130,8 @@ class Trainer:
     def run(self) -> dict[str, Any]:
         """The whole run; see `train`."""
         config, task, begun = self.config, self.task, time.perf_counter()
-        optimizer = torch.optim.Adam(task.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+        optimizer = kind(task.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         objective, optimizer = self.fabric.setup(task.objective, optimizer)
         rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
         batches = Timed(endless(task.items, config, self.fabric.device))
