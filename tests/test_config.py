@@ -23,10 +23,10 @@ OTHER = {  # another valid value of every field
     "name": "another", "method": "frozen", "data": "emps", "limit": 30, "split_seed": 1, "model": "vit_b",
     "checkpoint": "weights.pth", "image_size": 512, "rank": 8, "alpha": 8.0, "scaling": "none", "targets": ("q",),
     "blocks": (0, 2), "dropout": 0.1, "objective": "semantic", "epochs": 3, "steps": 7, "virtual_size": 100,
-    "crop_size": 256, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3, "weight_decay": 0.0, "warmup": 0.0,
-    "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1, "evaluate": ("point",),
-    "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu", "workers": 3,
-    "checkpointing": True, "compile": True, "train_data": "emps", "train_limit": 4, "truncate": (2, 8),
+    "crop_size": 256, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3, "optimizer": "adam", "weight_decay": 0.0,
+    "warmup": 0.0, "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1,
+    "evaluate": ("point",), "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu",
+    "workers": 3, "checkpointing": True, "compile": True, "train_data": "emps", "train_limit": 4, "truncate": (2, 8),
     "transfer": ("emps",), "filters": True,
 }  # fmt: skip
 # a checkpoint counts by its contents, the base hash
@@ -68,6 +68,9 @@ def test_the_run_id_is_a_hash_of_the_sorted_settings():
     values = {k: v for k, v in PLAIN.to_dict().items() if k not in IGNORED | later}
     values |= {"base": BASE[0], "fingerprint": BASE[1], "split": BASE[2], "version": RESULT_VERSION}
     assert run_id(PLAIN) == hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    values.pop("optimizer")  # the first runs had Adam, and no such setting
+    first = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    assert run_id(PLAIN.replace(optimizer="adam")) == first
 
 
 def test_the_run_id_changes_with_the_version_of_the_results(monkeypatch):
@@ -143,7 +146,7 @@ BAD = [
     *((name, value) for name in ("dropout", "warmup") for value in (-0.1, 1, 1.5, "0.1", None, float("nan"))),
     *(("weight_decay", value) for value in (-0.1, float("nan"), float("inf"), "0", None, True)),
     *((name, value) for name in ("checkpointing", "compile", "filters") for value in (None, 0, 1, "true", "no")),
-    *((name, "nonsense") for name in ("method", "objective", "scaling", "precision", "generator")),
+    *((name, "nonsense") for name in ("method", "objective", "scaling", "optimizer", "precision", "generator")),
     *((name, ["q"]) for name in ("method", "objective", "model", "data", "device", "checkpoint")),
     *(("targets", value) for value in ((), "qv", ["q", "w"], None, 3, {"q": 1})),
     *(("evaluate", value) for value in ((), "generators", ["point", "mask"], None)),
