@@ -20,9 +20,10 @@
 # PNG or TIFF. Optional: `groups.csv` (id, group), which keeps images of one specimen together, and `pixel_size.csv`
 # (id, pixel_size), in nm. A few dozen labelled images are a start; the split needs at least three groups.
 #
-# Cut the microscope's data bar off first, from an image and its labels alike: its letters are segmented too. Labels need
-# not be drawn from nothing. Let the mask generator make a draft, on this page with `unlabelled`, and remove, split and
-# add particles in an editor of label images. What the draft never finds is easily missed in the labels as well.
+# Cut the microscope's data bar off first, from an image and its labels alike: its letters are segmented too. Labels
+# need not be drawn from nothing. Let the mask generator make a draft, on this page with `unlabelled`, and remove,
+# split and add particles in an editor of label images. What the draft never finds is easily missed in the labels as
+# well.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study
@@ -180,9 +181,10 @@ page.figure(plots.panels(shown, columns=len(shown) // 2), "yours-masks", caption
 # %% [markdown]
 # ## The sizes
 #
-# In nm, or in µm where D50 is 1000 nm or more, if the folder, or `pixel_size` for images without labels, says how large
-# a pixel is; else in pixels. The file has nm or pixels. D10, D50 and D90 count every particle once; those of laser
-# diffraction weight it by its volume, and are not to be compared with them directly. Particles that the edge of an image cuts are measured, marked, and left out of D10, D50 and D90.
+# In nm, or in µm where D50 is 1000 nm or more, if the folder, or `pixel_size` for images without labels, says how
+# large a pixel is; else in pixels. The file has nm or pixels. D10, D50 and D90 count every particle once; those of
+# laser diffraction weight it by its volume, and are not to be compared with them directly. Particles that the edge of
+# an image cuts are measured, marked, and left out of D10, D50 and D90.
 
 # %%
 from lorasam_core.particles import measure, readable_sizes, size_distribution

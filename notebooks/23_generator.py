@@ -158,8 +158,8 @@ page.say(
 # ## One mask for each thing
 #
 # Many points lie on the same particle, and give nearly the same mask. Non-maximum suppression goes through the masks
-# from the best rated on, and drops those whose box has an IoU above 0.7 with that of a better one; boxes that overlap
-# less are both kept.
+# from the best rated on, and drops those whose box has an IoU above 0.7 with that of a better one; where boxes overlap
+# less, both masks stay.
 
 # %%
 if len(distinct):
