@@ -159,7 +159,7 @@ assert error < 1e-5
 # %%
 page.say(
     f"With random A and B the embedding changes by {changed:.2f} of its largest value. The merged layer `{path}` "
-    f"differs from its frozen output with the update beside it by {error:.0e} of the largest value, which is rounding."
+    f"gives what the frozen one gives with the update beside it, but for {error:.0e} of the largest value: rounding."
 )
 
 # %% [markdown]
