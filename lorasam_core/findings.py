@@ -27,6 +27,7 @@ from lorasam_core.tables import (
 
 SUBJECTS = (
     ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
+    ("generator", "dice", "The union of the mask generator's masks has a Dice"),
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
     ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
@@ -54,8 +55,8 @@ def seed_noise(seeds: Sequence[Record], evaluator: str = "predictor", metric: st
 
 
 def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[str]:
-    """Sentences on frozen against adapted, from the records: predictor, prompted instances, mask generator; last, where
-    it is so, that the groups are too few for intervals.
+    """Sentences on frozen against adapted, from the records: predictor, mask generator (foreground, instances), points;
+    last, where it is so, that the groups are too few for intervals.
     """
     frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
     out, groups = [], 0

@@ -280,9 +280,10 @@ def bootstrap_interval(
     """Mean of per-image values with a percentile bootstrap interval over groups: (mean, low, high).
 
     Images of one specimen or paper are not independent, so whole groups are drawn with replacement, n times, and
-    the mean is taken over all images in them (Efron and Tibshirani 1993, chapter 13, on clusters). `values` (N,)
-    may hold NaN (nothing to measure on that image), which are left out. Fewer than two groups: low and high are NaN,
-    and so is the mean when no value is left. Raises ValueError when there is not one group a value.
+    the mean is taken over all images in them (percentile intervals: Efron and Tibshirani 1993, chapter 13, whose draws
+    are single values; here they are whole groups). `values` (N,) may hold NaN (nothing to measure on that image), which
+    are left out. Fewer than two groups: low and high are NaN, and so is the mean when no value is left. Raises
+    ValueError when there is not one group a value.
     """
     data = np.asarray(values, dtype=np.float64)
     names = np.asarray(groups)

@@ -164,8 +164,8 @@ page.say(
 # ## Sizes
 #
 # What the masks are for: a size distribution. The equivalent diameter of a particle is that of a disc of the same area;
-# ten, fifty and ninety percent of the particles are smaller than D10, D50 and D90. Particles that the image's edge cuts
-# are left out.
+# ten, fifty and ninety percent of the particles are smaller than D10, D50 and D90. That is by number; laser diffraction
+# reports the same letters by volume. Particles that the image's edge cuts are left out.
 
 # %% tags=["hide-input"]
 from lorasam_core.particles import measure, size_distribution

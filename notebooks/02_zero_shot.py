@@ -11,11 +11,13 @@
 # ---
 
 # %% [markdown]
-# # Why SAM struggles with a powder
+# # Things and powders: the frozen model
 #
 # The Segment Anything Model has learnt from pictures of *things*: what can be named, pointed at and told from the rest.
-# A powder is not a thing, and each of its particles looks like the one beneath it. This page gives a model that has
-# never seen a micrograph both kinds of picture, and measures the difference.
+# A powder is not a thing, and each of its particles looks like the one beneath it; the study reports that SAM struggles
+# with one. This page gives the frozen base of this edition both kinds of picture and measures, question by question,
+# on which of them it does better. That is no measurement of SAM on the study's images: the base may be a compact
+# stand-in, and the micrographs may show loose particles more often than a powder.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -159,5 +161,6 @@ if len(gap):
 page.say(model_card.gap_sentence(gap))
 
 # %% [markdown]
-# A gap can be closed in two ways: by better prompts, or by an encoder that has learnt what a particle looks like. The
-# study chose the second, with [LoRA](03_lora_layer.ipynb).
+# Where there is a gap, there are several ways to go at it: better prompts, an encoder that has learnt what a particle
+# looks like, or a decoder that reads the same features in another way. The study chose the encoder, with
+# [LoRA](03_lora_layer.ipynb); [another page](13_rivals.ipynb) tries more of them.

@@ -63,10 +63,10 @@ caption = f"Settings of the run `{runs[0].run_id}`."
 page.table(report.settings_table(runs[0]), "train-settings", caption)
 
 # %% [markdown]
-# The objective `semantic` prompts with the box of the whole image and asks for all particles in one mask, as the study
-# does; `instance` prompts with points and boxes and asks for single particles, and trains the model's own rating of its
-# masks; `mixed` alternates them. Training, validation and test never share a specimen, and the adapter that is kept is
-# the best by validation.
+# The objective `semantic` prompts with the box of the whole image and asks for all particles in one mask, our reading
+# of the study; `instance` prompts with points and boxes and asks for single particles, and trains the model's own
+# rating of its masks; `mixed` alternates them. Training, validation and test never share a specimen, and the adapter
+# that is kept is the best by validation.
 #
 # ## Curves
 

@@ -84,8 +84,9 @@ page.say(
 # The same ranks at the same learning rate, under two rules that divide. At the lowest rank the factor is that of the
 # runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the same size
 # has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step has the
-# same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank is what counts, the
-# Dice changes under both; if the step is, not under both, and the rules differ at one rank.
+# same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank counts, the
+# Dice changes with it under both divisions. If only the step counts, the Dice stays level under the division that keeps
+# the step, and at one rank the rules differ.
 
 # %% tags=["hide-input"]
 scaled = report.records_of(page.edition, "scaling")
@@ -111,8 +112,8 @@ page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
 # ## The rank that was used
 #
 # A trained rank is a limit. How much of it an update $s\,BA$ uses shows in its singular values: the *effective rank*
-# (Roy and Vetterli, 2007) is the exponential of the entropy of their shares, as many as there are if all are equal, and
-# one if one is all there is. The energy is the sum of their squares.
+# {cite:p}`roy2007effective` is the exponential of the entropy of their shares, as many as there are if all are equal,
+# and one if one is all there is. The energy is the sum of their squares.
 
 # %% tags=["hide-input"]
 spectrum = spectra.spectrum_table([*records, *scaled])

@@ -14,7 +14,7 @@
 # # Learning rate
 #
 # The size of a step. Too small, and the budget of steps ends before the adapter has learnt; too large, and it may
-# forget what the base knew. The study varied it over four decades.
+# forget what the base knew. The study gives four values over three decades.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study

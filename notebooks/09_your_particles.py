@@ -19,6 +19,11 @@
 # The folder holds `images/` and, by the same file names, `labels/` (instance numbers) or `masks/` (particle or not), as
 # PNG or TIFF. Optional: `groups.csv` (id, group), which keeps images of one specimen together, and `pixel_size.csv`
 # (id, pixel_size), in nm. A few dozen labelled images are a start; the split needs at least three groups.
+#
+# Cut the microscope's data bar off first, from an image and its labels alike: its letters are segmented too. Labels
+# need not be drawn from nothing. Let the mask generator make a draft, on this page with `unlabelled`, and remove,
+# split and add particles in an editor of label images. What the draft never finds is easily missed in the labels as
+# well.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study
@@ -26,6 +31,7 @@ edition: str = ""  # folder of its runs; "": runs/<profile>
 data: str = ""  # data of that edition; "": the profile's own
 images: str = ""  # your folder with images/ and labels/ or masks/; "": that of `data`, or a demonstration is made
 unlabelled: str = ""  # folder of images to segment; "": the test images of the folder above
+pixel_size: float = 0.0  # nm a pixel of the images in unlabelled; 0: not known
 output: str = ""  # folder for adapter, masks and tables; "": your-particles beside the edition's figures
 model: str = "vit_t"  # vit_t, vit_b, vit_l or vit_h
 checkpoint: str = ""  # file of its weights; "": those that belong to it
@@ -57,26 +63,33 @@ from lorasam_core.data.synthetic import generate
 
 out = root() / output if output else page.folder / "your-particles"
 named = images or ("" if data in ("", "synthetic", "emps") else data)
-source = root() / named if named else out / "demo"
+here = root() / named if named else out / "demo"
+source = here if here.is_dir() or not named else named  # else the name of a folder in LORASAM_DATA
 made = [] if named else [generate(seed=9, index=i, size=(256, 256)) for i in range(21)]
 
 # %%
 for kind in ("images", "labels") if made else ():  # nothing is written to a folder of yours
-    (source / kind).mkdir(parents=True, exist_ok=True)
+    (here / kind).mkdir(parents=True, exist_ok=True)
 for s in made:
-    imsave(source / "images" / f"{s.id}.png", s.image, check_contrast=False)
-    imsave(source / "labels" / f"{s.id}.png", s.labels.astype("uint16"), check_contrast=False)
+    imsave(here / "images" / f"{s.id}.png", s.image, check_contrast=False)
+    imsave(here / "labels" / f"{s.id}.png", s.labels.astype("uint16"), check_contrast=False)
 if made:
     rows = [(s.id, s.group, s.pixel_size) for s in made]
-    pd.DataFrame(rows, columns=["id", "group", "pixel_size"]).to_csv(source / "groups.csv", index=False)
+    pd.DataFrame(rows, columns=["id", "group", "pixel_size"]).to_csv(here / "groups.csv", index=False)
 
 # %% [markdown]
 # Whatever cannot be used (an image without a mask, a mask of another size, a float image with NaN) is refused here,
 # with the name of the file and what to do about it.
 
 # %%
-from lorasam_core.data import load_dataset
+from lorasam_core.data import DataError, load_dataset
+from lorasam_core.data.folders import by_stem
 
+files = by_stem(root() / unlabelled) if unlabelled else {}
+if unlabelled and not files:
+    raise DataError(f"{root() / unlabelled} has no image; let `unlabelled` name a folder of PNG, TIFF or JPEG files.")
+
+# %%
 samples = load_dataset(source)
 parts = {part: samples.subset(part) for part in ("train", "val", "test")}
 counts = [f"{len(s)} images of {len(set(s.groups.values()))} groups in {part}" for part, s in parts.items()]
@@ -130,10 +143,10 @@ page.say(f"Adapting makes {difference(change, low, high)} in the predictor's Dic
 # ## The masks
 #
 # The mask generator goes over every image. Its masks are painted into one label image each, the best on top, and
-# written as 16-bit PNG: 0 is background, and every other number a particle.
+# written as 16-bit PNG: 0 is background, and every other number a particle. The quick settings suit the ratings of the
+# compact model; larger ones are asked with SAM's own.
 
 # %%
-from lorasam_core.data.folders import by_stem
 from lorasam_core.data.readers import read_image
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
@@ -141,17 +154,19 @@ from lorasam_core.sam import load_sam
 
 sam = load_sam(model, checkpoint or None, device=resolve_device("auto"))
 load_adapter(sam, adapted.adapter)
-files = by_stem(root() / unlabelled) if unlabelled else {}
 pictures = {name: read_image(path) for name, path in files.items()} or {s.id: s.image for s in parts["test"]}
 
 # %%
 from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
 from lorasam_core.metrics import paint
 
+generator = MaskGenerator(sam, **(QUICK_SETTINGS if model == "vit_t" else {}))
 (out / "masks").mkdir(exist_ok=True)
+
+# %%
 labels = {}
 for name, image in pictures.items():
-    found = MaskGenerator(sam, **QUICK_SETTINGS).generate(image)
+    found = generator.generate(image)
     masks, scores = [a["segmentation"] for a in found], [a["predicted_iou"] for a in found]
     labels[name] = paint(masks, scores, image.shape[:2])
     imsave(out / "masks" / f"{name}.png", labels[name].astype("uint16"), check_contrast=False)
@@ -166,14 +181,16 @@ page.figure(plots.panels(shown, columns=len(shown) // 2), "yours-masks", caption
 # %% [markdown]
 # ## The sizes
 #
-# In nm, or in µm where D50 is 1000 nm or more, if the folder says how large a pixel is; else in pixels. The file has
-# nm or pixels. Particles that the edge of an image cuts are measured, marked, and left out of D10, D50 and D90.
+# In nm, or in µm where D50 is 1000 nm or more, if the folder, or `pixel_size` for images without labels, says how
+# large a pixel is; else in pixels. The file has nm or pixels. D10, D50 and D90 count every particle once; those of
+# laser diffraction weight it by its volume, and are not to be compared with them directly. Particles that the edge of
+# an image cuts are measured, marked, and left out of D10, D50 and D90.
 
 # %%
 from lorasam_core.particles import measure, readable_sizes, size_distribution
 
-scale = {s.id: s.pixel_size for s in samples}
-measured = {name: measure(y, scale.get(name)) for name, y in labels.items()}
+scale = dict.fromkeys(files, pixel_size or None) if files else {s.id: s.pixel_size for s in parts["test"]}
+measured = {name: measure(y, scale[name]) for name, y in labels.items()}
 sizes = pd.concat([table.assign(image=name) for name, table in measured.items()])
 sizes.to_csv(out / "sizes.csv", index=False)
 summary = pd.DataFrame([{"image": name, **size_distribution(table)} for name, table in measured.items()])
@@ -183,7 +200,7 @@ page.table(readable_sizes(summary).round(2), "yours-sizes", caption, runs=[adapt
 # %%
 name = max(measured, key=lambda name: len(measured[name]))
 curves = {"adapted": measured[name]}
-if name in samples.ids:
+if not files:
     labelled = samples[samples.ids.index(name)]
     curves["labels"] = measure(labelled.labels, labelled.pixel_size)
 diameters = {key: table[~table["touches_border"]]["equivalent_diameter"] for key, table in curves.items()}
@@ -198,13 +215,13 @@ page.figure(plots.size_plot(diameters, unit), "yours-size-curve", caption, alt, 
 # ## What you have now
 
 # %%
-import os
 import shutil
 
 shutil.copyfile(adapted.adapter, out / "adapter.safetensors")
 kept = [out / "adapter.safetensors", out / "sizes.csv", out / "masks"]
 size = kept[0].stat().st_size / 1e6
-page.say(f"Written: `{'`, `'.join(os.path.relpath(path, root()) for path in kept)}`. The adapter is {size:.1f} MB.")
+written = [str(path.relative_to(root()) if path.is_relative_to(root()) else path) for path in kept]
+page.say(f"Written: `{'`, `'.join(written)}`. The adapter is {size:.1f} MB.")
 
 # %% [markdown]
 # The adapter holds A and B alone and names the base that it belongs to. To use it elsewhere:
@@ -212,7 +229,7 @@ page.say(f"Written: `{'`, `'.join(os.path.relpath(path, root()) for path in kept
 # ```python
 # sam = load_sam("vit_t")
 # load_adapter(sam, "adapter.safetensors")
-# MaskGenerator(sam, **QUICK_SETTINGS).generate(image)
+# MaskGenerator(sam, **QUICK_SETTINGS).generate(image)  # larger models: MaskGenerator(sam)
 # ```
 #
 # What to change first: `steps`, to a few hundred, with a lower `learning_rate`; then look at the masks. Where touching

@@ -155,6 +155,6 @@ for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_i
 # - **Small objects.** A patch is 16 pixels of a 384-pixel input. Objects under a patch across are seldom outlined well.
 # - **Stand for SAM's accuracy.** It has a twenty-fourth of ViT-B's parameters and saw the generated images above,
 #   where SAM saw eleven million photographs. Adapting it shows the mechanism, not what SAM would score.
-# - **Be asked with SAM's thresholds.** Its rating of a good mask is often far below 0.88; the generator's settings of
-#   this project's quick profile suit it, SAM's own return little.
+# - **Be asked with SAM's thresholds.** Its ratings of its own masks are not on the scale of SAM's; the generator's
+#   settings of this project's quick profile were chosen for it. [Filters](16_filters.ipynb) compares thresholds.
 # - **Photographs.** It was not measured on them, and nothing is claimed.

@@ -80,10 +80,10 @@ page.say(comparisons.steps_note(records))
 #
 # ## What it is asked for
 #
-# The objective `semantic`, the study's, prompts with the whole image and wants all particles in one mask. `instance`
-# prompts with points and boxes, wants single particles, and trains the model's rating of its own masks. `mixed`
-# alternates the two. The mask generator lives on points and on that rating, of which a model that is only ever asked
-# for the union is taught neither.
+# The objective `semantic`, our reading of the study's, prompts with the whole image and wants all particles in one
+# mask. `instance` prompts with points and boxes, wants single particles, and trains the model's rating of its own
+# masks. `mixed` alternates the two. The mask generator lives on points and on that rating, of which a model that is
+# only ever asked for the union is taught neither.
 
 # %% tags=["hide-input"]
 objectives = report.records_of(page.edition, "objective")

@@ -41,8 +41,8 @@ table = comparisons.comparison_table(records, comparisons.shared_name(records, m
 # %% [markdown]
 # ## The foreground
 #
-# Which pixels are particle? The models of the SAM family are asked with a box around the whole image, as the study's
-# predictor is; the others give a mask of the image directly.
+# Which pixels are particle? The models of the SAM family are asked with a box around the whole image, our
+# reading of how the study asks its predictor; the others give a mask of the image directly.
 
 # %% tags=["hide-input"]
 foreground = ("predictor_dice", "generator_dice")

@@ -35,7 +35,8 @@ page.say(report.left_out_sentence(page.edition, "main"))
 # %% [markdown]
 # ## What each prompt holds
 #
-# **Whole image**: a box around everything; one mask comes back. The study trains and tests with it.
+# **Whole image**: a box around everything; one mask comes back. This is our reading of the study's predictor call
+# ({doc}`../method` says why).
 # **Mask generator**: a grid of points over the image, the same for every image; the model's own ratings choose among
 # the masks. Neither knows anything of the labels.
 #

@@ -55,16 +55,16 @@ series = calibration.asked(series)
 # the mask is an object: one over the whole background can be very stable.
 #
 # The generator drops masks at or under the threshold of the predicted IoU, and masks under that of the stability. Of
-# masks whose boxes overlap it then keeps the one of the highest predicted IoU, and removes specks and holes under a
-# minimum area. So the predicted IoU has three uses: it filters, it decides between duplicates, and it orders the masks
-# for average precision.
+# masks whose boxes are nearly the same, with an IoU above 0.7, it then keeps the one of the highest predicted IoU, and
+# removes specks and holes under a minimum area. Where boxes overlap less, both masks stay. So the predicted IoU has
+# three uses: it filters, it decides between duplicates, and it orders the masks for average precision.
 #
 # ## Trained token, used token
 #
-# The decoder answers with four mask tokens. A single-mask call, the study's, returns token 0, and its loss compares the
-# pixels of that mask with the labels. The generator never looks at token 0: for a point it takes tokens 1 to 3 and
-# trusts the IoU head, which a loss on pixels never trains. Both read an encoder that has changed meanwhile. Nothing
-# then keeps a rating what it was, and the filters may drop good masks or admit bad ones.
+# The decoder answers with four mask tokens. A single-mask call, our reading of the study's, returns token 0, and its
+# loss compares the pixels of that mask with the labels. The generator never looks at token 0: for a point it takes
+# tokens 1 to 3 and trusts the IoU head, which a loss on pixels never trains. Both read an encoder that has changed
+# meanwhile. Nothing then keeps a rating what it was, and the filters may drop good masks or admit bad ones.
 
 # %% tags=["hide-input"]
 page.say(calibration.training_sentence(series["adapted"][0]))

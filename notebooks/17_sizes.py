@@ -37,7 +37,8 @@ page.say(report.left_out_sentence(page.edition, "main"))
 #
 # The size of a particle is its **equivalent diameter**, that of the disc of equal area. D10, D50 and D90 are the
 # diameters that a tenth, half and nine tenths of the particles stay below, each particle counting once, however large
-# it is.
+# it is. Laser diffraction reports D10, D50 and D90 too, but weights each particle by its volume: they answer another
+# question, and are not to be compared with these directly.
 #
 # - **Particles that the edge of the image cuts are left out**, of the labels and of what was found: their size is not
 #   known. That favours small particles, which fit into an image more easily, on both sides alike.

@@ -265,7 +265,8 @@ page.say(f"The IoU goes from {scores[0]:.2f} to {scores[-1]:.2f}; {better} of {l
 # ## The same in this project
 #
 # `lorasam_core.predictor.Predictor` is a `SamPredictor` that takes grey micrographs and is safe in mixed precision. One
-# question is special here, the box of the whole image: it needs no knowledge of the answer, and is how the study asks.
+# question is special here, the box of the whole image: it needs no knowledge of the answer, and is our reading of how
+# the study asks.
 
 # %%
 from lorasam_core.evaluation import predict_foreground

@@ -158,7 +158,8 @@ page.say(
 # ## One mask for each thing
 #
 # Many points lie on the same particle, and give nearly the same mask. Non-maximum suppression goes through the masks
-# from the best rated on, and drops those whose box overlaps that of a better one.
+# from the best rated on, and drops those whose box has an IoU above 0.7 with that of a better one; where boxes overlap
+# less, both masks stay.
 
 # %%
 if len(distinct):
@@ -167,7 +168,7 @@ if len(distinct):
     part = lesson_plots.around(before.any(axis=0))
     drawn = {f"{len(group)} masks": lesson_plots.outlines(sample.image, before)[part]}
     drawn["the one that is kept"] = lesson_plots.outlines(sample.image, after)[part]
-    caption = "The largest group of masks whose boxes overlap, and the one that stays: the best rated."
+    caption = "The largest group of masks whose boxes overlap that much, and the one that stays: the best rated."
     alt = "A part of the micrograph with many nearly equal outlines around one particle, and with a single one."
     page.figure(plots.panels(drawn, width=6.5), "generator-duplicates", caption, alt)
 

@@ -83,7 +83,9 @@ def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
 def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     text = " ".join(report.findings(edition))
     assert "a gain of 41.0 [41.0,\u00a041.0] points. Over 2 seeds the adapted value has a standard deviation" in text
-    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 3
+    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 4
+    union = edition.records[0].metrics["test"]["generator"]["dice"]["mean"]
+    assert f"The union of the mask generator's masks has a Dice of {100 * union:.1f} [" in text
     worse = tmp_path / "worse"
     write_run(worse, "f", 0.9, method="frozen")
     write_run(worse, "a", 0.7)
