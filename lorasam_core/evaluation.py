@@ -28,7 +28,7 @@ PROMPTED_METRICS = ("iou_best", "iou_rated", "iou_error")
 def predict_foreground(sam: Sam, image: np.ndarray, *, autocast: Autocast = nullcontext) -> np.ndarray:
     """What the model takes for the object when the prompt is the box of the whole image: bool (H, W).
 
-    image: uint8 (H, W) or (H, W, 3). The single-mask output, as in the study; no ground truth enters the prompt.
+    image: uint8 (H, W) or (H, W, 3). The single mask, our reading of the study; no ground truth enters the prompt.
     Raises ValueError for an image that the predictor cannot take.
     """
     with evaluating(sam):
