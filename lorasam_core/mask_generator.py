@@ -208,7 +208,9 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         predictor, sam = self.predictor, self.predictor.model
         height, width = predictor.original_size
         points = grid * np.array([[width, height]])
-        coords = torch.as_tensor(predictor.transform.apply_coords(points, (height, width)), device=predictor.device)
+        # mps has no float64. The prompt encoder adds half a pixel: rounded after that sum, they are the original's
+        centres = predictor.transform.apply_coords(points, (height, width)) + 0.5
+        coords = torch.as_tensor(centres, dtype=torch.float32, device=predictor.device) - 0.5
         labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
         sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
         _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)

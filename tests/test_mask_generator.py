@@ -84,6 +84,21 @@ def test_masks_are_those_of_segment_anything(sam: Sam, extra: dict) -> None:
     assert_same(MaskGenerator(sam, **ALL_MASKS, **extra).generate(picture), expected)
 
 
+def test_points_reach_the_prompt_encoder_in_float32_with_nothing_lost(sam: Sam, monkeypatch) -> None:
+    """float64 is not on every device; on a CPU it gives the same embeddings, bit for bit."""
+    forward, seen = sam.prompt_encoder.forward, []
+    monkeypatch.setattr(
+        sam.prompt_encoder, "forward", lambda points, *rest: seen.append(points) or forward(points, *rest)
+    )
+    generator = MaskGenerator(sam, **ALL_MASKS | {"points_per_side": 17})
+    generator.generate(image((56, 88)))
+    points = generator.point_grids[0] * (88, 56)
+    exact = torch.from_numpy(generator.predictor.transform.apply_coords(points, (56, 88)))[:, None]
+    coords, labels = seen[0]
+    assert {given.dtype for given, _ in seen} == {torch.float32} and exact.dtype == torch.float64
+    assert torch.equal(forward((coords, labels), None, None)[0], forward((exact, labels), None, None)[0])
+
+
 def test_grey_is_the_same_as_its_repetition(sam: Sam) -> None:
     generator = MaskGenerator(sam, **ALL_MASKS)
     assert_same(generator.generate(image()), generator.generate(image()[:, :, None].repeat(3, 2)))
