@@ -180,7 +180,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     rows.to_csv(folder / "per_image.csv", index=False)
     for name, values in details.items():
         pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)
-    metrics |= transfer(segment or sam, config, run.device, folder, dataset)
+    metrics |= transfer(segment or sam, config, run.device, folder, dataset, run.taught)
     if config.method == "lora":
         metrics |= adapter_measures(sam, run.data.subset("test"), config, run.device)
         # the best adapter, which `train` left in the model, with where it comes from
