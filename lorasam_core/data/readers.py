@@ -106,6 +106,10 @@ def _decode(path: Path, colours: bool) -> np.ndarray:
         return _decode_tiff(path, colours) if tiff else _decode_pillow(path, colours)
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} is too large to be unpacked; cut it into tiles, or save it as uncompressed TIFF."
+        ) from error
     except Exception as error:  # decoders raise a dozen types for a broken file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); export it again as PNG or TIFF.") from error

@@ -158,6 +158,15 @@ def test_other_things_are_refused(tmp_path):
         read_image(write(tmp_path / "five.tif", RNG.integers(0, 256, (5, 20, 30), np.uint8), planarconfig="separate"))
 
 
+def test_a_packed_image_too_large_for_pillow_can_be_saved_as_plain_tiff(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size // 3)
+    cv2.imwrite(str(tmp_path / "lzw.tif"), GREY, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    for path in (write(tmp_path / "a.png", GREY), tmp_path / "lzw.tif"):
+        with pytest.raises(DataError, match=r"is too large to be unpacked; cut it into tiles, or .* uncompressed TIFF"):
+            read_image(path)
+    np.testing.assert_array_equal(read_image(write(tmp_path / "plain.tif", GREY)), GREY)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_instance_ids_are_kept(tmp_path, suffix):
     labels, binary = read_labels(write(tmp_path / f"a{suffix}", IDS))
