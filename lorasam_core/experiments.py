@@ -76,7 +76,8 @@ def sweep(
     """The runs of one experiment in the profile's order: finished ones are read, missing ones are done first.
 
     edition: the folder of runs; "" is runs/<edition>. data: overrides the profile's own. workers: processes, or give
-    any `executor`. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
+    an `executor` that runs its tasks in processes: threads share one seeded generator, and none of their runs could be
+    repeated. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
     ValueError. Raises RunError naming every run that failed, after the others have finished.
     """
     if edition and (is_published(edition) or os.environ.get("LORASAM_RECORDS_ONLY")):
