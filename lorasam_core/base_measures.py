@@ -222,7 +222,7 @@ def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         part = path.with_suffix(".part")
         make().to_csv(part, index=False)
         part.replace(path)
-    return pd.read_csv(path)
+    return pd.read_csv(path, keep_default_na=False, na_values=[""])  # a group may be called NA
 
 
 def _mean(table: pd.DataFrame, measure: str) -> dict[str, float]:

@@ -20,8 +20,9 @@ class BookError(RuntimeError):
 def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str | Path = "runs") -> Path:
     """Render an edition; returns the path of index.html, and prints it last.
 
-    source: the book's folder ("" is book/). Pages that are not current are executed from the records; nothing is
-    trained. Raises ValueError when a run is missing, and BookError when a page fails or jupyter-book warns.
+    source: the book's folder ("" is book/). Pages that are not current are executed from the records; no run
+    is done (page 09 trains a few steps on data of its own). Raises ValueError when a run is missing, and BookError when
+    a page fails or jupyter-book warns.
     """
     source = Path(source) if source else root() / "book"
     if missing := edition.missing():

@@ -42,6 +42,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
 SWITCHES = ("checkpointing", "compile", "filters")
+NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
 ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
 # change where and how a run is done, not what comes out of it
@@ -186,11 +187,18 @@ class RunConfig:
         return replace(self, **changes)
 
     def run_id(self, base_hash: str, data_fingerprint: str, split_hash: str) -> str:
-        """12 hex digits of the SHA-256 of all that decides the result; the precision must be resolved before."""
+        """12 hex digits of the SHA-256 of all that decides the result; the precision must be resolved before.
+
+        data_fingerprint: of the contents of `data` and `train_data`; where these are folders, their paths do not count.
+        """
         if self.precision == "auto":
             raise ValueError("precision is 'auto'; resolve it by the machine before asking for a run id.")
         values = {k: v for k, v in self.to_dict().items() if k not in NOT_RESULTS and k != "checkpoint"}
         values |= {"base": base_hash, "fingerprint": data_fingerprint, "split": split_hash, "version": RESULT_VERSION}
+        if self.data not in NAMED_DATA:
+            values.pop("data")
+        if self.train_data not in NAMED_DATA:
+            values["train_data"] = None
         for name in ADDED:
             if values[name] in (None, [], False):
                 values.pop(name)

@@ -1,4 +1,6 @@
-"""Runs handed to an executor: this process, a pool of processes, or any other concurrent.futures Executor."""
+"""Runs handed to an executor: this process, a pool of processes, or another concurrent.futures Executor that does its
+tasks one by one in processes. Runs seed the process's own generator, which threads would share.
+"""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -75,7 +76,8 @@ def sweep(
     """The runs of one experiment in the profile's order: finished ones are read, missing ones are done first.
 
     edition: the folder of runs; "" is runs/<edition>. data: overrides the profile's own. workers: processes, or give
-    any `executor`. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
+    an `executor` that runs its tasks in processes: threads share one seeded generator, and none of their runs could be
+    repeated. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
     ValueError. Raises RunError naming every run that failed, after the others have finished.
     """
     if edition and (is_published(edition) or os.environ.get("LORASAM_RECORDS_ONLY")):
@@ -230,13 +232,16 @@ def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd
 
 
 def compare(old: Record, new: Record) -> pd.DataFrame:
-    """Test metrics of two runs side by side: metric, old, new, difference, within (TOLERANCE; of what is a share)."""
+    """Test metrics of two runs side by side: metric, old, new, difference, within (TOLERANCE; of what is a share, and
+    was measured in one of the runs at least: AP needs scores, which not every method has).
+    """
     rows = []
     for evaluator, summary in old.metrics["test"].items():
         for metric, values in summary.items():
             again = new.metrics["test"].get(evaluator, {}).get(metric, {}).get("mean", float("nan"))
             change = again - values["mean"]
-            within = "–" if metric in COUNTS else "yes" if abs(change) <= TOLERANCE else "no"
+            nowhere = math.isnan(values["mean"]) and math.isnan(again)
+            within = "–" if metric in COUNTS or nowhere else "yes" if abs(change) <= TOLERANCE else "no"
             rows.append((f"{evaluator} {metric}", values["mean"], again, change, within))
     return pd.DataFrame(rows, columns=["metric", "old", "new", "difference", "within"])
 

@@ -34,11 +34,12 @@ def test_images(data: SampleSet, config: RunConfig) -> list[Sample]:
 
 def transfer(
     judged: Sam | Segmenter, config: RunConfig, device: str, folder: Path,
-    load: Callable[[str, int, int | None], SampleSet],
+    load: Callable[[str, int, int | None], SampleSet], taught: SampleSet,
 ) -> dict[str, Any]:  # fmt: skip
     """transfer: {data set: {evaluator: summary}} of the data sets that the settings name, or why one was left out; the
-    rows of their images, with a column `data`, go to transfer.csv. A small set is used whole, else its test part.
-    load: gives the data set of a name, a seed of its split and a limit.
+    rows of their images, with a column `data`, go to transfer.csv. A small set is used whole, unless the model was
+    trained on it; else its test part.
+    load: gives the data set of a name, a seed of its split and a limit. taught: the set that the model was trained on.
     """
     if not config.transfer:
         return {}
@@ -51,7 +52,8 @@ def transfer(
             summaries[name] = f"left out: {error}"
             logger.warning("transfer to %s is left out: %s", name, error)
             continue
-        images = data if len(data) <= USED_WHOLE else data.subset("test")
+        whole = len(data) <= USED_WHOLE and data.fingerprint != taught.fingerprint
+        images = data if whole else data.subset("test")
         summaries[name], rows = evaluate(judged, images, config, device)
         tables.append(rows.assign(data=name))
     if tables:

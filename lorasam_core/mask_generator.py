@@ -163,10 +163,7 @@ class MaskGenerator(SamAutomaticMaskGenerator):
             data.cat(self._masks_of_crop(crop_box, layer, size))
         if len(crop_boxes) > 1:
             scores = 1 / box_area(data["crop_boxes"])  # masks of smaller crops are preferred
-            kept = batched_nms(
-                data["boxes"].float(), scores.to(data["boxes"].device), torch.zeros(len(scores)), self.crop_nms_thresh
-            )
-            data.filter(kept)
+            data.filter(_suppressed(data["boxes"], scores, self.crop_nms_thresh))
         data.to_numpy()
         return data
 
@@ -194,10 +191,7 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         with torch.autocast(self.predictor.device.type, enabled=False):
             for part in self._survivors(self.point_grids[layer], crop_box, orig_size):
                 data.cat(part)
-        kept = batched_nms(
-            data["boxes"].float(), data["iou_preds"], torch.zeros(len(data["boxes"])), self.box_nms_thresh
-        )
-        data.filter(kept)
+        data.filter(_suppressed(data["boxes"], data["iou_preds"], self.box_nms_thresh))
         data["boxes"] = uncrop_boxes_xyxy(data["boxes"], crop_box)
         data["points"] = uncrop_points(data["points"], crop_box)
         data["crop_boxes"] = torch.tensor([crop_box] * len(data["rles"])).reshape(-1, 4).long()
@@ -208,7 +202,9 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         predictor, sam = self.predictor, self.predictor.model
         height, width = predictor.original_size
         points = grid * np.array([[width, height]])
-        coords = torch.as_tensor(predictor.transform.apply_coords(points, (height, width)), device=predictor.device)
+        # mps has no float64. The prompt encoder adds half a pixel: rounded after that sum, they are the original's
+        centres = predictor.transform.apply_coords(points, (height, width)) + 0.5
+        coords = torch.as_tensor(centres, dtype=torch.float32, device=predictor.device) - 0.5
         labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
         sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
         _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)
@@ -273,12 +269,15 @@ class MaskGenerator(SamAutomaticMaskGenerator):
                 cleaned = torch.from_numpy(np.ascontiguousarray(mask))[None]
                 data["rles"][row], around[row] = masks.encode(cleaned)[0], masks.boxes(cleaned)[0]
                 unchanged[row] = 0.0
-        kept = batched_nms(
-            around.float(), unchanged, torch.zeros(len(around)),
-            max(self.box_nms_thresh, self.crop_nms_thresh),
-        )  # fmt: skip
+        kept = _suppressed(around, unchanged, max(self.box_nms_thresh, self.crop_nms_thresh))
         data["boxes"] = around.numpy()
         data.filter(kept)
+
+
+def _suppressed(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torch.Tensor:
+    """Rows of the boxes (N, 4) that non-maximum suppression keeps, all of one kind, on the boxes' device."""
+    kinds = torch.zeros(len(boxes), device=boxes.device)  # indexed on the device, where there are many boxes
+    return batched_nms(boxes.float(), scores.to(boxes.device), kinds, limit)
 
 
 def _check_settings(settings: dict[str, Any]) -> None:

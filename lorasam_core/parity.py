@@ -108,7 +108,8 @@ def reference_logits(sam: Sam, image: np.ndarray) -> Logits:
                 predictor.set_image(image[crop])
                 held[:] = [crop]
             point = predictor.transform.apply_coords(np.array(annotation["point_coords"]) - (x, y), (height, width))
-            coords, label = torch.as_tensor(point[None], device=sam.device), torch.ones(1, 1, device=sam.device)
+            coords = torch.as_tensor(point[None], dtype=torch.float32, device=sam.device)
+            label = torch.ones(1, 1, device=sam.device)
             answers, rated, _ = predictor.predict_torch(coords, label, return_logits=True)
         logits = np.full(image.shape[:2], -np.inf, dtype=np.float32)
         logits[crop] = answers[0, (rated[0] - annotation["predicted_iou"]).abs().argmin()].cpu().numpy()

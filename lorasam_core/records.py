@@ -14,6 +14,7 @@ from lorasam_core.config import RunConfig
 
 METRICS = "metrics.json"  # written last: a run folder that holds it is finished
 EDITION = "edition.json"
+NAMES = ("id", "group", "data")  # columns of a run's tables
 
 
 def root() -> Path:
@@ -65,10 +66,13 @@ class Record:
         return self.table("per_image")
 
     def table(self, name: str) -> pd.DataFrame:
-        """The table <name>.csv of the run (packed: .csv.gz), ids and groups as text; empty where there is none."""
+        """The table <name>.csv of the run (packed: .csv.gz), ids, groups and names of data sets as text, whatever they
+        spell (NA, None); empty where there is none.
+        """
         for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.gz"):
             if path.is_file():
-                return pd.read_csv(path, dtype={"id": str, "group": str})
+                # only an empty cell is a missing value; by default a group called NA would be one, even as text
+                return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
         return pd.DataFrame()
 
     @property

@@ -180,7 +180,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     rows.to_csv(folder / "per_image.csv", index=False)
     for name, values in details.items():
         pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)
-    metrics |= transfer(segment or sam, config, run.device, folder, dataset)
+    metrics |= transfer(segment or sam, config, run.device, folder, dataset, run.taught)
     if config.method == "lora":
         metrics |= adapter_measures(sam, run.data.subset("test"), config, run.device)
         # the best adapter, which `train` left in the model, with where it comes from
@@ -233,9 +233,25 @@ def training_images(data: SampleSet, config: RunConfig) -> SampleSet:
 def _remove_leftovers(final: Path) -> None:
     """Delete what processes that are gone left of this run."""
     for part in final.parent.glob(f"{final.name}.part-*"):
-        if not psutil.pid_exists(int(part.name.rsplit("-", 1)[1])):
+        if not _is_owned(part):
             shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(final.with_name(f"{final.name}.failed"), ignore_errors=True)
+
+
+def _is_owned(part: Path) -> bool:
+    """Whether the process that began this folder may be at work: not this one, and not one that started after the
+    folder was last written; a container gives the same few process ids again.
+    """
+    pid = int(part.name.rsplit("-", 1)[1])
+    if pid == os.getpid():
+        return False
+    try:
+        started = psutil.Process(pid).create_time()
+        return started <= max(path.stat().st_mtime for path in (part, *part.iterdir()))
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, FileNotFoundError):  # the latter: at work, it has just renamed a file
+        return True
 
 
 @contextmanager

@@ -73,6 +73,19 @@ def test_the_run_id_is_a_hash_of_the_sorted_settings():
     assert run_id(PLAIN.replace(optimizer="adam")) == first
 
 
+@pytest.mark.parametrize("field", ["data", "train_data"])
+def test_a_folder_counts_by_its_contents_however_it_is_spelt(field):
+    spelt = [PLAIN.replace(**{field: path}) for path in ("powder", "powder/", "./powder", "/data/powder", "sets/emps")]
+    assert len({run_id(config) for config in spelt}) == 1
+    assert spelt[0].run_id(BASE[0], "other contents", BASE[2]) != run_id(spelt[0])
+    named = {run_id(PLAIN.replace(**{field: name})) for name in ("synthetic", "emps")}
+    assert len(named) == 2 and run_id(spelt[0]) not in named
+
+
+def test_what_a_run_is_transferred_to_counts_by_name_for_its_contents_are_in_no_fingerprint():
+    assert run_id(PLAIN.replace(transfer=("powder",))) != run_id(PLAIN.replace(transfer=("steel",)))
+
+
 def test_the_run_id_changes_with_the_version_of_the_results(monkeypatch):
     before = run_id(PLAIN)
     monkeypatch.setattr(module, "RESULT_VERSION", RESULT_VERSION + 1)

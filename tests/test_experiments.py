@@ -11,6 +11,7 @@ from lorasam_core import book, experiments, pages, runs
 from lorasam_core.executor import RunError
 from lorasam_core.records import is_finished, read_edition, read_record
 
+NAN = float("nan")
 PROFILE = """
 data: synthetic
 defaults: {steps: 2}
@@ -158,6 +159,18 @@ def test_rerun_compares_with_the_record(world, capsys):
     assert "every metric lies within 0.02" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no finished run 'nothing'"):
         experiments.main(["run", "--run", "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "within"),
+    [(0.5, 0.51, "yes"), (0.5, 0.6, "no"), (NAN, NAN, "–"), (NAN, 0.5, "no"), (0.5, NAN, "no"), (0.5, None, "no")],
+)
+def test_a_metric_that_neither_run_has_is_no_disagreement(old, new, within):
+    one, two = (
+        SimpleNamespace(metrics={"test": {"generator": {} if mean is None else {"ap": {"mean": mean}}}})
+        for mean in (old, new)
+    )
+    assert experiments.compare(one, two)["within"].tolist() == [within]
 
 
 def test_sweep_runs_what_is_missing_in_any_executor(world):

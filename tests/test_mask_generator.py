@@ -84,6 +84,18 @@ def test_masks_are_those_of_segment_anything(sam: Sam, extra: dict) -> None:
     assert_same(MaskGenerator(sam, **ALL_MASKS, **extra).generate(picture), expected)
 
 
+def test_points_in_float32_give_the_embeddings_of_float64_bit_for_bit(sam: Sam, monkeypatch) -> None:
+    embed, asked = sam.prompt_encoder.forward, []
+    monkeypatch.setattr(sam.prompt_encoder, "forward", lambda p, *rest: asked.append(p) or embed(p, *rest))
+    generator = MaskGenerator(sam, **ALL_MASKS | {"points_per_side": 17})
+    generator.generate(image((56, 88)))
+    exact = generator.predictor.transform.apply_coords(generator.point_grids[0] * (88, 56), (56, 88))
+    coords, labels = asked[0]
+    assert {points.dtype for points, _ in asked} == {torch.float32} and exact.dtype == np.float64
+    found, expected = (embed((points, labels), None, None)[0] for points in (coords, torch.from_numpy(exact)[:, None]))
+    assert torch.equal(found, expected)
+
+
 def test_grey_is_the_same_as_its_repetition(sam: Sam) -> None:
     generator = MaskGenerator(sam, **ALL_MASKS)
     assert_same(generator.generate(image()), generator.generate(image()[:, :, None].repeat(3, 2)))

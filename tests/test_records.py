@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from lorasam_core.config import RunConfig
@@ -28,6 +30,18 @@ def test_record_reads_what_the_run_wrote(tmp_path):
     assert record.per_image.loc[0, ["id", "group"]].tolist() == ["007", "01"]  # ids stay text
     assert record.history.empty and record.adapter is None
     assert record.named("reference").config == record.config.replace(name="reference")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_names_that_look_like_missing_values_are_names(tmp_path, suffix):
+    names = ["NA", "None", "null", "nan", "007", "1e3", "true"]
+    written = pd.DataFrame({"id": names, "group": names[::-1], "data": "NA", "dice": [np.nan, *range(6)]})
+    folder = make_run(tmp_path / "abc")
+    written.to_csv(folder / f"transfer{suffix}", index=False)
+    read = read_record(folder).table("transfer")
+    assert read["id"].tolist() == names and set(read["data"]) == {"NA"}
+    assert read["group"].tolist() == names[::-1] and read.groupby("group").ngroups == len(names)
+    np.testing.assert_array_equal(read["dice"], written["dice"])  # a number that is missing stays missing
 
 
 @pytest.mark.parametrize("name", ["abc.part-12", "abc.failed", "abc.old-1"])

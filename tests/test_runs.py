@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -171,10 +172,23 @@ def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(s
     monkeypatch.setattr(runs, "_work", work)
     run_id = runs.prepare(settings).run_id
     dead, alive = tmp_path / f"{run_id}.part-999999999", tmp_path / f"{run_id}.part-{os.getppid()}"
-    dead.mkdir()
-    alive.mkdir()
+    own = tmp_path / f"{run_id}.part-{os.getpid()}"  # of a process before, in a container that gave its id again
+    for part in (dead, alive, own):
+        part.mkdir()
     assert runs.run_one(settings, tmp_path).run_id == run_id
-    assert not dead.exists() and alive.exists()
+    assert not dead.exists() and alive.exists() and not own.exists()
+
+
+def test_a_leftover_is_not_that_of_a_process_that_started_after_it(tmp_path):
+    parent = psutil.Process(os.getppid())
+    part = tmp_path / f"0123.part-{parent.pid}"
+    part.mkdir()
+    (part / "log.txt").write_text("")
+    for seconds, owned in ((60, True), (-60, False)):
+        for path in (part / "log.txt", part):
+            os.utime(path, (parent.create_time() + seconds,) * 2)
+        runs._remove_leftovers(tmp_path / "0123")
+        assert part.exists() == owned
 
 
 def test_another_process_that_finished_first_wins(settings, tmp_path, monkeypatch):

@@ -121,7 +121,9 @@ def ask(generator: SamAutomaticMaskGenerator, image: NDArray[Any]) -> Answers:
         predictor.set_image(picture)
         grid = generator.point_grids[0] * np.array(size)[None, ::-1]
         for (points,) in batch_iterator(generator.points_per_batch, grid):
-            coords = torch.as_tensor(predictor.transform.apply_coords(points, size), device=predictor.device)
+            coords = torch.as_tensor(
+                predictor.transform.apply_coords(points, size), dtype=torch.float32, device=predictor.device
+            )
             inside = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
             logits, rated, _ = predictor.predict_torch(coords[:, None], inside, None, None, True, return_logits=True)
             logits, rated = logits.flatten(0, 1), rated.flatten(0, 1)  # B 3 H W -> B*3 H W

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import tifffile
 from PIL import Image, UnidentifiedImageError
+from skimage.measure import label
 from skimage.segmentation import relabel_sequential
 
 from lorasam_core.data.sample import DataError, Sample, labels_from_mask
@@ -16,6 +17,7 @@ from lorasam_core.data.sample import DataError, Sample, labels_from_mask
 LOSSLESS = (".png", ".tif", ".tiff", ".bmp")
 LOSSY = (".jpg", ".jpeg")
 LARGEST_ID = 65535  # ids above are renumbered
+MOST_REGIONS = 3  # of one id, on average; particles in front divide some instances, few of them into more than two
 STRETCH = (0.1, 99.9)  # percentiles that become 0 and 255
 
 
@@ -74,7 +76,8 @@ def read_labels(path: str | Path, instances: bool = False) -> tuple[np.ndarray, 
 
     A file with at most two distinct values (0 and 255, 0 and 1) is a binary mask, unless `instances` says otherwise:
     its instances are its connected components. Ids above 65,535 are renumbered in order.
-    Raises DataError for a JPEG, a coloured mask, values that are no whole numbers from 0, and an unreadable file.
+    Raises DataError for a JPEG, a coloured mask, values that are no whole numbers from 0 and an unreadable file; unless
+    `instances`, also for values that are in many places each, as the grey rims of an anti-aliased mask and classes are.
     """
     path = Path(path)
     array = _one_channel(_decode(path, colours=False))
@@ -88,7 +91,24 @@ def read_labels(path: str | Path, instances: bool = False) -> tuple[np.ndarray, 
         return labels_from_mask(array), True
     if array.max() > LARGEST_ID:
         array = relabel_sequential(array.astype(np.int64))[0]
-    return array.astype(np.int32), False
+    labels = array.astype(np.int32)
+    if not instances:
+        _require_ids(path, labels)
+    return labels, False
+
+
+def _require_ids(path: Path, labels: np.ndarray) -> None:
+    """Raise DataError where the values of int32 (H, W) are in more places than those of instances are."""
+    for step in (2, 1):  # every second pixel at a quarter of the time first: nearly all files pass
+        part = labels[::step, ::step]
+        ids = np.count_nonzero(np.bincount(part.ravel())[1:])
+        regions = label(part, background=0, return_num=True, connectivity=2)[1]
+        if regions <= MOST_REGIONS * ids:
+            return
+    raise DataError(
+        f"{path} has {ids} values in {regions} separate regions, as an anti-aliased mask has, or one of classes; "
+        "save it as 0 and 255, or give every particle a number of its own."
+    )
 
 
 def require_lossless(path: Path, file_format: str | None = None) -> None:
@@ -106,6 +126,10 @@ def _decode(path: Path, colours: bool) -> np.ndarray:
         return _decode_tiff(path, colours) if tiff else _decode_pillow(path, colours)
     except DataError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(
+            f"{path} is too large to be unpacked; cut it into tiles, or save it as uncompressed TIFF."
+        ) from error
     except Exception as error:  # decoders raise a dozen types for a broken file
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path} cannot be read ({reason}); export it again as PNG or TIFF.") from error

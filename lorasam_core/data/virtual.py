@@ -22,7 +22,8 @@ class VirtualSet:
         for as many. Item i shows image i mod n, so every image gets the same number of views to within one.
     crop_size: side of the square crop in pixels of the original image; c = min(crop_size, H, W).
 
-    Item i: image i mod n; its sliding window number i div n, cyclically (windows of side c at a quarter overlap); the
+    Item i: image i mod n; its sliding window number i div n, cyclically (windows of side c at a quarter overlap; of an
+    image with more windows than views, each view shows one of as many equal runs of windows, drawn at random); the
     window's centre is where `augment` rotates and crops, so the crop keeps the scale. Items of images with one size all
     have one shape; those of smaller images are smaller. Returns (image uint8 (c, c) or (c, c, 3), labels int32 (c, c)).
     Order, worker and process do not matter: item i draws all from np.random.default_rng((seed, i)).
@@ -50,12 +51,21 @@ class VirtualSet:
         """Position in `samples` of the image that item i shows."""
         return i % len(self.samples)
 
+    def window(self, i: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+        """Sliding window (y, x, h, w) that item i shows of its image, which has this shape."""
+        view = i // len(self.samples)
+        windows = sliding_windows(shape, min(self.crop_size, *shape))
+        views = len(range(self.parent(i), self.size, len(self.samples)))
+        if len(windows) <= views:
+            return windows[view % len(windows)]
+        # drawn, for an even step could fall on the same few columns in every row of windows
+        first, after = (k * len(windows) // views for k in (view, view + 1))
+        return windows[np.random.default_rng((self.seed, i, 1)).integers(first, after)]
+
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= i < self.size:
             raise IndexError(f"Item {i} of a virtual set of {self.size}.")
         sample = self.samples[self.parent(i)]
-        side = min(self.crop_size, *sample.shape)
-        windows = sliding_windows(sample.shape, side)
-        y, x, h, w = windows[(i // len(self.samples)) % len(windows)]
+        y, x, h, w = self.window(i, sample.shape)
         rng = np.random.default_rng((self.seed, i))
-        return augment(sample.image, sample.labels, rng, side, center=(x + (w - 1) / 2, y + (h - 1) / 2))
+        return augment(sample.image, sample.labels, rng, h, center=(x + (w - 1) / 2, y + (h - 1) / 2))

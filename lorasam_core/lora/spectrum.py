@@ -21,9 +21,11 @@ def _pairs(layers: dict) -> Iterator[Pair]:
 
 
 def _svd(a: Tensor, b: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """U (out, k), values (k,) descending and V (k, in) of factor * B A in float64, without forming it."""
-    left, core_b = torch.linalg.qr(factor * b.double())
-    right, core_a = torch.linalg.qr(a.double().T)
+    """U (out, k), values (k,) descending and V (k, in) of factor * B A in float64, without forming it; on the CPU, for
+    not every device has float64.
+    """
+    left, core_b = torch.linalg.qr(factor * b.cpu().double())
+    right, core_a = torch.linalg.qr(a.cpu().double().T)
     u, values, v = torch.linalg.svd(core_b @ core_a.T, full_matrices=False)
     return left @ u, values, v @ right.T
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from lorasam_core.data.readers import Record, read_image, read_labels, read_record
 from lorasam_core.data.sample import DataError
+from lorasam_core.data.synthetic import generate
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), np.uint8)
@@ -88,7 +89,7 @@ def test_palettes_are_applied_to_images_and_kept_in_labels(tmp_path):
     picture.save(tmp_path / "a.png")
     colours = np.array([[0, 0, 0], [90, 90, 90], [180, 180, 180], [255, 0, 0]], np.uint8)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), colours[GREY % 4])
-    np.testing.assert_array_equal(read_labels(tmp_path / "a.png")[0], GREY % 4)
+    np.testing.assert_array_equal(read_labels(tmp_path / "a.png", instances=True)[0], GREY % 4)
     ramp = np.tile(np.arange(255, -1, -1, dtype=np.uint16) * 257, (3, 1))
     write(tmp_path / "b.tif", GREY, photometric="palette", colormap=ramp)
     np.testing.assert_array_equal(read_image(tmp_path / "b.tif"), 255 - GREY)
@@ -158,6 +159,15 @@ def test_other_things_are_refused(tmp_path):
         read_image(write(tmp_path / "five.tif", RNG.integers(0, 256, (5, 20, 30), np.uint8), planarconfig="separate"))
 
 
+def test_a_packed_image_too_large_for_pillow_can_be_saved_as_plain_tiff(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", GREY.size // 3)
+    cv2.imwrite(str(tmp_path / "lzw.tif"), GREY, [cv2.IMWRITE_TIFF_COMPRESSION, 5])
+    for path in (write(tmp_path / "a.png", GREY), tmp_path / "lzw.tif"):
+        with pytest.raises(DataError, match=r"is too large to be unpacked; cut it into tiles, or .* uncompressed TIFF"):
+            read_image(path)
+    np.testing.assert_array_equal(read_image(write(tmp_path / "plain.tif", GREY)), GREY)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_instance_ids_are_kept(tmp_path, suffix):
     labels, binary = read_labels(write(tmp_path / f"a{suffix}", IDS))
@@ -167,7 +177,7 @@ def test_instance_ids_are_kept(tmp_path, suffix):
 
 def test_ids_in_equal_channels(tmp_path):
     three = np.repeat((GREY // 8)[..., None], 3, axis=2)
-    np.testing.assert_array_equal(read_labels(write(tmp_path / "a.png", three))[0], GREY // 8)
+    np.testing.assert_array_equal(read_labels(write(tmp_path / "a.png", three), instances=True)[0], GREY // 8)
     with pytest.raises(DataError, match="is coloured; save the instance ids in one channel"):
         read_labels(write(tmp_path / "b.png", COLOUR))
 
@@ -186,6 +196,35 @@ def test_a_single_instance_stays_one_where_ids_are_known(tmp_path):
     mask[1:4, 1:4] = mask[6:10, 12:19] = 7  # one particle behind another's edge
     labels, binary = read_labels(write(tmp_path / "a.png", mask), instances=True)
     assert not binary and list(np.unique(labels)) == [0, 7]
+
+
+def discs(count=5, radius=6, step=18):
+    """count**2 separate discs: ids int32 (H, W), 0 background."""
+    centres = [(step * (i + 0.5), step * (j + 0.5)) for i in range(count) for j in range(count)]
+    y, x = np.mgrid[: step * count, : step * count]
+    inside = [np.hypot(y - cy, x - cx) < radius for cy, cx in centres]
+    return sum(k * mask for k, mask in enumerate(inside, start=1)).astype(np.int32)
+
+
+def test_anti_aliased_masks_and_masks_of_classes_are_refused(tmp_path):
+    ids = discs()
+    fine = cv2.resize((ids > 0).astype(np.uint8) * 255, None, fx=0.55, fy=0.55, interpolation=cv2.INTER_AREA)
+    assert len(np.unique(fine)) > 3
+    classes = np.where(ids % 3 == 1, 1, (ids > 0) * 2).astype(np.uint8)
+    for name, mask in (("rims.png", fine), ("classes.tif", classes)):
+        with pytest.raises(DataError, match=rf"{name} has \d+ values in \d+ .*; save it as 0 and 255, or give every"):
+            read_labels(write(tmp_path / name, mask))
+        assert not read_labels(tmp_path / name, instances=True)[1]
+
+
+def test_instances_that_others_divide_are_no_classes(tmp_path):
+    """Every disc in two pieces, behind bars of one id; and particles as they are generated."""
+    divided = discs()
+    divided[8::18] = 26
+    for name, ids in (("divided.png", divided), ("made.png", generate(0, 3).labels)):
+        read, binary = read_labels(write(tmp_path / name, ids.astype(np.uint16)))
+        np.testing.assert_array_equal(read, ids)
+        assert not binary and len(np.unique(ids)) > 3
 
 
 def test_large_ids_are_renumbered(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from lorasam_core.data.sample import Sample
 from lorasam_core.data.virtual import VirtualSet
+from lorasam_core.data.windows import sliding_windows
 
 SHAPES = ((70, 90), (64, 64), (130, 64))
 
@@ -91,6 +92,31 @@ def test_windows_reach_every_corner():
     data = VirtualSet([Sample(np.zeros((64, 400), np.uint8), labels, "a", "a")], size=24, crop_size=64)
     seen = set().union(*(set(np.unique(data[i][1])) for i in range(len(data))))
     assert seen == {0, 1, 2}
+
+
+def windows_seen(shape, samples=1, size=None, crop_size=512):
+    """The windows that each image's views show, in turn, and all windows of an image of this shape."""
+    data = VirtualSet(make_samples(((8, 8),)) * samples, size, crop_size=crop_size)
+    every = sliding_windows(shape, crop_size)
+    shown = [[data.window(i, shape) for i in range(k, len(data), samples)] for k in range(samples)]
+    assert all(set(windows) <= set(every) for windows in shown)
+    return shown, every
+
+
+@pytest.mark.parametrize("shape", [(3072, 4096), (4096, 3072)])
+def test_few_views_of_a_large_image_are_spread_over_it(shape):
+    shown, every = windows_seen(shape, samples=2)
+    assert len(every) == 88 and [len(set(windows)) for windows in shown] == [24, 24]
+    assert all({window[0] for window in windows} == {window[0] for window in every} for windows in shown)
+    # an even step of 88 / 24 windows would show three of the eleven columns
+    assert {window[1] for windows in shown for window in windows} == {window[1] for window in every}
+
+
+@pytest.mark.parametrize(("shape", "size"), [((768, 1024), None), ((3072, 4096), 2 * 88), ((768, 1024), 13)])
+def test_an_image_with_no_more_windows_than_views_shows_them_in_turn(shape, size):
+    shown, every = windows_seen(shape, samples=2, size=size)
+    for windows in shown:
+        assert windows == [every[view % len(every)] for view in range(len(windows))]
 
 
 def test_fast_enough():
