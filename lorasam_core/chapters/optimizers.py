@@ -61,22 +61,24 @@ def optimizer_sentence(series: Series, noise: float = float("nan")) -> str:
         kinds[kind].append(f"{rate:g} ({shown(gain, low, high, sign=True)})")
     if not any(kinds.values()):
         return "No learning rate was run under both: there is nothing to compare."
-    text = [
-        f"By paired differences, in points, the Dice is {kind} under AdamW than under Adam at a learning rate of "
-        f"{listed(kinds[kind])}."
-        for kind in ("higher", "lower") if kinds[kind]
-    ]  # fmt: skip
+    clear = [f"{kind} at {listed(kinds[kind])}" for kind in ("higher", "lower") if kinds[kind]]
+    text = []
+    if clear:
+        text.append(
+            "By learning rate, and by paired differences in points, the Dice under AdamW, measured against that under "
+            f"Adam, is {', and '.join(clear)}."
+        )
     if rest := [*kinds["tied"], *kinds["noisy"], *kinds["open"]]:
         text.append(f"The two cannot be told apart at {listed(rest)}.")
     return " ".join(text)
 
 
 def at_shared_rate(series: Series) -> list[Record]:
-    """Of each optimiser the run with the first seed, named after it, at the shared learning rate with most seeds."""
+    """Of each optimiser the run with the first seed, named after it, at the shared learning rate with most runs."""
     shared = _shared(series)
     if not shared:
         return []
-    adamw, adam = max(shared.values(), key=lambda runs: min(map(len, runs)))
+    adamw, adam = max(shared.values(), key=lambda runs: sum(map(len, runs)))
     first = {title: min(runs, key=lambda r: r.config.seed) for title, runs in (("AdamW", adamw), ("Adam", adam))}
     return [record.named(title) for title, record in first.items()]
 
