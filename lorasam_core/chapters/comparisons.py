@@ -270,7 +270,8 @@ def steps_note(records: Sequence[Record]) -> str:
     text = f"{count} took {_span(steps)} steps and saw {_span(images)} images, in {time} of wall time."
     last = [f"*{r.config.name}*" for r in runs if r.metrics.get("best_step") == r.metrics["steps"]]
     if not last:
-        return f"{text} None was at its best in its last validation."
+        which = "It was not" if len(runs) == 1 else "Not one of them was"
+        return f"{text} {which} at its best in its last validation."
     which = "all of them" if len(last) == len(runs) > 1 else listed(last)
     return (
         f"{text} The last validation was the best for {which}. The learning rate has fallen to zero there, so that "

@@ -223,7 +223,7 @@ def test_steps_note_states_the_budget_and_what_had_not_converged(tmp_path):
     )
     assert "The last validation was the best for *b*." in text and "not converged" not in text
     assert text.endswith("this alone does not say whether a longer run would gain.")
-    assert comparisons.steps_note([a]).endswith("None was at its best in its last validation.")
+    assert comparisons.steps_note([a]).endswith("It was not at its best in its last validation.")
     assert comparisons.steps_note([f]) == comparisons.steps_note([]) == ""
 
 
