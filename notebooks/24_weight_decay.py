@@ -18,9 +18,10 @@
 # means $\hat m$ of $g$ and $\hat v$ of $g^2$ (the small constant in the denominator is left out):
 #
 # $$
-# \text{Adam:}\quad g \leftarrow g + \lambda w,\quad w \leftarrow w - \eta\,\frac{\hat m}{\sqrt{\hat v}}
-# \qquad\qquad
-# \text{AdamW:}\quad w \leftarrow w - \eta\,\frac{\hat m}{\sqrt{\hat v}} - \eta\lambda w
+# \begin{aligned}
+# \text{Adam:}\quad & g \leftarrow g + \lambda w,\quad w \leftarrow w - \eta\,\frac{\hat m}{\sqrt{\hat v}} \\
+# \text{AdamW:}\quad & w \leftarrow w - \eta\,\frac{\hat m}{\sqrt{\hat v}} - \eta\lambda w
+# \end{aligned}
 # $$
 #
 # Adam divides the gradient by its own size. Where the decay is part of the gradient, it is divided as well: a weight of
@@ -98,7 +99,8 @@ page.say(report.left_out_sentence(page.edition, "optimizer"))
 frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
 level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
 if records:
-    figure = comparison_plots.lines_chart(table, "learning_rate", "series", level, xlabel="learning rate")
+    named = table.rename(columns={"series": "optimiser"})
+    figure = comparison_plots.lines_chart(named, "learning_rate", "optimiser", level, xlabel="learning rate")
     caption = "Test Dice by learning rate under each optimiser, with 95 % intervals; the band is the frozen model."
     alt = "Two lines of Dice over the learning rate, for Adam and for AdamW, with error bars."
     page.figure(figure, "optimizer-dice", caption, alt, data=table)

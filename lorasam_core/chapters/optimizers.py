@@ -68,8 +68,10 @@ def optimizer_sentence(series: Series, noise: float = float("nan")) -> str:
             "By learning rate, and by paired differences in points, the Dice under AdamW, measured against that under "
             f"Adam, is {', and '.join(clear)}."
         )
-    if rest := [*kinds["tied"], *kinds["noisy"], *kinds["open"]]:
+    if rest := [*kinds["tied"], *kinds["open"]]:
         text.append(f"The two cannot be told apart at {listed(rest)}.")
+    if kinds["noisy"]:
+        text.append(f"No more than other images and other seeds may do together: at {listed(kinds['noisy'])}.")
     return " ".join(text)
 
 
