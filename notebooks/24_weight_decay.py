@@ -71,7 +71,7 @@ import pandas as pd
 
 path = pd.DataFrame(paths)
 caption = "A weight whose gradient is noise, under Adam and under AdamW with the same weight decay."
-alt = "Two lines over 200 steps: under Adam the weight falls straight to zero, under AdamW it stays about level."
+alt = "Two lines over 200 steps: under Adam the weight falls to zero and stays there, under AdamW it stays about level."
 figure = plots.line_chart(path[path["step"] % 10 == 0], "step", "weight", "optimiser", log="")
 page.figure(figure, "decay-path", caption, alt, data=path)
 
@@ -128,7 +128,7 @@ page.say(optimizers.norm_sentence(spectrum))
 
 # %% [markdown]
 # Which of the two the study used it does not say. A decay of 0.01 is the default of PyTorch's AdamW, while Adam's is
-# zero, and so AdamW is how this project reads it: everything else in this book is trained with it. The setting
+# zero, and so AdamW is how this project reads it: every other run in this book is trained with it. The setting
 # `optimizer: adam` brings the other back.
 #
 # If you adapt a model with LoRA, look at the norms of $A$ and $B$ after a run. A loss that falls a little and then

@@ -5,6 +5,7 @@ Imports no torch. Dice is the predictor's on the test images, in %, with bootstr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -45,8 +46,7 @@ def seeds_noise(series: Series) -> float:
     found = [
         seed_noise(runs)["least"] for records in series.values() for runs in by_value(records, "learning_rate").values()
     ]
-    known = [least for least in found if least == least]
-    return max(known, default=float("nan"))
+    return max(filter(math.isfinite, found), default=float("nan"))
 
 
 def optimizer_sentence(series: Series, noise: float = float("nan")) -> str:
