@@ -29,8 +29,10 @@ SUBJECTS = (
     ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
     ("generator", "dice", "The union of the mask generator's masks has a Dice"),
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
+    ("generator", "f1", "Painted into one image and matched one to one, its masks have an F1 at IoU 0.5"),
     ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
+HEADLINE = ((("predictor", "dice"),), (("generator", "ap50"), ("generator", "f1")))  # a line of the front page each
 RIVALRY = (  # evaluator, metric, words
     ("predictor", "dice", "Dice of the foreground"),
     ("generator", "f1", "F1 of single particles"),
@@ -58,22 +60,42 @@ def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[
     """Sentences on frozen against adapted, from the records: predictor, mask generator (foreground, instances), points;
     last, where it is so, that the groups are too few for intervals.
     """
-    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
-    out, groups = [], 0
-    for evaluator, metric, subject in SUBJECTS:
-        before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
-        if not np.isfinite(after["mean"]):
-            continue
-        groups = max(groups, int(after["groups"]))
-        if not np.isfinite(before["mean"]):
-            out.append(f"{subject} of {shown(after['mean'], after['low'], after['high'])} % after adapting.")
-            continue
-        out.append(
-            f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and "
-            f"{shown(after['mean'], after['low'], after['high'])} % adapted: "
-            f"{_gain(frozen, adapted, evaluator, metric)}"
-        )
-    return [*out, *filter(None, [few_groups(groups)] if out else [])]
+    adapted = adapted or adapted_runs(edition)
+    said = [_finding(edition, adapted, *subject) for subject in SUBJECTS]
+    return [*filter(None, said), *_too_few_groups(edition, adapted)]
+
+
+def headline(edition: Edition) -> list[str]:
+    """The front page's findings, few enough to be read: the foreground, single particles, other methods; last, where it
+    is so, that the groups are too few for intervals.
+    """
+    adapted = adapted_runs(edition)
+    subjects = {(evaluator, metric): subject for evaluator, metric, subject in SUBJECTS}
+    lines = [[_finding(edition, adapted, *key, subjects[key]) for key in keys] for keys in HEADLINE]
+    said = [*(" ".join(filter(None, line)) for line in lines), rivals_sentence(edition)]
+    return [*filter(None, said), *_too_few_groups(edition, adapted)]
+
+
+def _finding(edition: Edition, adapted: Sequence[Record], evaluator: str, metric: str, subject: str) -> str:
+    """One of SUBJECTS frozen and adapted, and the difference; an empty text where it was not measured."""
+    frozen = frozen_runs(edition)
+    before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
+    if not np.isfinite(after["mean"]):
+        return ""
+    value = shown(after["mean"], after["low"], after["high"])
+    if not np.isfinite(before["mean"]):
+        return f"{subject} of {value} % after adapting."
+    return (
+        f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and {value} % adapted: "
+        f"{_gain(frozen, adapted, evaluator, metric)}"
+    )
+
+
+def _too_few_groups(edition: Edition, adapted: Sequence[Record]) -> list[str]:
+    """A warning where the test part has too few groups for its intervals, else nothing."""
+    measured = [interval(adapted, evaluator, metric) for evaluator, metric, _ in SUBJECTS]
+    groups = [int(found["groups"]) for found in measured if np.isfinite(found["mean"])]
+    return list(filter(None, [few_groups(max(groups))] if groups else []))
 
 
 def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> str:

@@ -23,6 +23,7 @@ from lorasam_core.findings import (
     counts_sentence,
     curves_sentence,
     findings,
+    headline,
     in_part_sentence,
     left_out_sentence,
     losses_note,
@@ -52,8 +53,8 @@ from lorasam_core.tables import (
 __all__ = [
     "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
     "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
-    "edition_folder", "findings", "frozen_runs", "interval", "left_out_sentence", "losses_note", "main_config",
-    "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of",
+    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
+    "main_config", "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of",
     "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown", "test_cases", "update_readme",
     "width_of", "write_fragments",
 ]  # fmt: skip
@@ -152,7 +153,7 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
     for kind in ("figures", "tables"):
         if (output_folder(edition) / kind).is_dir():
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
-    points = [f"- {sentence}" for sentence in (*findings(edition), rivals_sentence(edition)) if sentence]
+    points = [f"- {sentence}" for sentence in headline(edition)]
     landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition)]
     landing += [banner(edition), "", in_part_sentence(edition)]
     runs = run_table(edition)

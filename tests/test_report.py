@@ -83,9 +83,11 @@ def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
 def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     text = " ".join(report.findings(edition))
     assert "a gain of 41.0 [41.0,\u00a041.0] points. Over 2 seeds the adapted value has a standard deviation" in text
-    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 4
+    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 5
     union = edition.records[0].metrics["test"]["generator"]["dice"]["mean"]
     assert f"The union of the mask generator's masks has a Dice of {100 * union:.1f} [" in text
+    foreground, particles = report.headline(edition)
+    assert foreground == report.findings(edition)[0] and "AP50" in particles and "F1 at IoU 0.5" in particles
     worse = tmp_path / "worse"
     write_run(worse, "f", 0.9, method="frozen")
     write_run(worse, "a", 0.7)
@@ -264,7 +266,7 @@ def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
     assert "Frozen and adapted `vit_t` on the test images" in text and "a compact stand-in for SAM" in text
     assert "mean of 2 seeds" in text and "12 test images in the split" in text
-    assert all(sentence in text for sentence in report.findings(edition)) and "`quick`" in text and "a CPU" in text
+    assert all(f"- {line}" in text for line in report.headline(edition)) and "`quick`" in text and "a CPU" in text
     assert (out / "tables" / "landing.csv").is_file() and ":name: tab-landing" in text
     assert all(r.run_id in facts.read_text() for r in edition.records) and "ab" * 32 in facts.read_text()
 
