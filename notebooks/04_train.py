@@ -110,3 +110,24 @@ page.say(comparisons.noise_sentence(runs))
 # %% tags=["hide-input"]
 for kind in ("merges", "splits"):
     page.say(report.counts_sentence(page.edition, runs, kind))
+
+# %% [markdown]
+# ## Longer
+#
+# Does the number of steps decide? The main configuration, and the same with more of them: a schedule of its own, other
+# views of the same images, the same seed as the first of the main runs.
+
+# %% tags=["hide-input"]
+longer = report.records_of(page.edition, "longer")
+asked = ("predictor_dice", "point_iou", "ap50", "f1")
+table = comparisons.comparison_table([*main, *longer], main[0].config.name, asked)
+if longer:
+    caption = "The main configuration with its own steps and with more, on the test images, in % with 95 % intervals."
+    page.table(comparisons.comparison_display(table, asked), "longer", caption, data=table)
+page.say(report.left_out_sentence(page.edition, "longer"))
+
+# %% tags=["hide-input"]
+for measure in asked if longer else ():
+    noise = comparisons.seed_noise(main, measure)["least"]
+    page.say(comparisons.comparison_sentence(table, measure, noise))
+page.say(comparisons.steps_note([*main, *longer]) if longer else "")

@@ -48,9 +48,10 @@ def write_run(folder, run_id, level, evaluators=("predictor",), scatter=0.0, mea
         "images_per_s": 5.0, "peak_memory_mb": 900.0, "steps": 100, "images_seen": 800, "best_step": 90,
         **(measured or {}),
     }  # fmt: skip
-    history = pd.DataFrame(
-        {"step": [50, 100], "train_loss": [0.5, 0.4], "val_loss": [0.6, 0.45], "val_miou": [0.5, 0.6]}
-    )
+    history = pd.DataFrame({
+        "step": [50, 100], "train_loss": [0.5, 0.4], "train_accuracy": [0.8, 0.9], "train_miou": [0.5, 0.6],
+        "val_loss": [0.6, 0.45], "val_accuracy": [0.8, 0.9], "val_miou": [0.5, 0.6],
+    })  # fmt: skip
     history.to_csv(path / "history.csv", index=False)
     (path / "config.json").write_text(json.dumps(config.to_dict()))
     (path / "metrics.json").write_text(json.dumps(metrics))
