@@ -27,7 +27,7 @@ ONE_OF = {
 SEVERAL = {"targets": TARGETS, "evaluate": EVALUATORS}
 WHOLE_NUMBERS = {
     "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "crop_size": 1, "prompts_per_image": 1, "seed": 0,
-    "split_seed": 0, "workers": 0,
+    "split_seed": 0, "workers": 0, "filters": 0,
 }  # each with its least value  # fmt: skip
 OPTIONAL = {
     "steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size", "workers",
@@ -41,7 +41,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "warmup": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
     "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
 }
-SWITCHES = ("checkpointing", "compile", "filters")
+SWITCHES = ("checkpointing", "compile")
 NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
 ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
@@ -99,7 +99,8 @@ class RunConfig:
     transfer: tuple[str, ...] = ()  # other data sets, on which the trained model is judged as well
     generator: str = "quick"  # quick | study: the mask generator's settings
     test_limit: int | None = None  # at most this many test images
-    filters: bool = False  # ask the mask generator without its filters on validation images: calibration, thresholds
+    # validation images at most on which the mask generator is asked without its filters: calibration, thresholds
+    filters: int = 0
     # machine
     precision: str = "auto"
     device: str = "auto"
@@ -180,6 +181,8 @@ class RunConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a setting of a run; the settings are {', '.join(sorted(known))}.")
+        if isinstance(kept := values.get("filters"), bool):  # the first records have a switch, for 12 images
+            values = values | {"filters": 12 * kept}
         return cls(**values)
 
     def replace(self, **changes: Any) -> RunConfig:
@@ -200,7 +203,7 @@ class RunConfig:
         if self.train_data not in NAMED_DATA:
             values["train_data"] = None
         for name in ADDED:
-            if values[name] in (None, [], False):
+            if values[name] in (None, [], 0):
                 values.pop(name)
         if values["optimizer"] == "adam":
             values.pop("optimizer")

@@ -26,7 +26,6 @@ from lorasam_core.data.sample import Sample
 from lorasam_core.judging import test_images
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, Autocast, MaskGenerator
 
-N_IMAGES = 12  # validation images at most, spread evenly over the part
 # with the pairs of QUICK_SETTINGS and of the study; close together where the compact model's ratings lie
 PRED_IOU = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 STABILITY = (0.0, 0.6, 0.7, 0.8, 0.85, 0.92)
@@ -89,8 +88,10 @@ def measure(
     """
     settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
     autocast = partial(devices.autocast, config.precision, device)
-    masks, scores = sweep(sam, spread(val), settings, autocast)
-    masks.round(4).to_csv(folder / "calibration.csv", index=False)
+    masks, scores = sweep(sam, spread(val, config.filters), settings, autocast)
+    masks.round(dict.fromkeys(("iou", "predicted_iou", "stability_score"), 3) | {"area": 0}).to_csv(
+        folder / "calibration.csv", index=False
+    )
     scores.round(4).to_csv(folder / "thresholds.csv", index=False)
     own, study = ({name: given[name] for name in FILTERS} for given in (settings, STUDY_SETTINGS))
     tuned = own | best_thresholds(scores)
@@ -106,7 +107,7 @@ def measure(
     return found, pd.concat(tables, ignore_index=True)
 
 
-def spread(samples: Sequence[Sample], count: int = N_IMAGES) -> list[Sample]:
+def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """At most `count` samples, spread evenly; raises ValueError where there is none."""
     if not len(samples):
         raise ValueError("There is no validation image to choose thresholds on; give at least one.")

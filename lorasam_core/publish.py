@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import gzip
+import lzma
 import shutil
 import sys
 from pathlib import Path
@@ -64,8 +64,8 @@ def _copy(record: Record, edition: Path, whole: bool) -> None:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
     for name in (*PACKED, *MAIN_PACKED) if whole else PACKED:
         if (record.path / name).is_file():
-            packed = gzip.compress((record.path / name).read_bytes(), mtime=0)  # the same bytes whenever it is done
-            (folder / f"{name}.gz").write_bytes(packed)
+            text = record.table(Path(name).stem).to_csv(index=False, float_format="%.7g")
+            (folder / f"{name}.xz").write_bytes(lzma.compress(text.encode(), preset=lzma.PRESET_EXTREME))
     for name in SPLITS:
         if (record.path / name).is_file():
             kept = f"{Path(name).stem}-{str(read_json(record.path / name)['hash'])[:12]}.json"

@@ -66,10 +66,10 @@ class Record:
         return self.table("per_image")
 
     def table(self, name: str) -> pd.DataFrame:
-        """The table <name>.csv of the run (packed: .csv.gz), ids, groups and names of data sets as text, whatever they
+        """The table <name>.csv of the run (packed: .csv.xz), ids, groups and names of data sets as text, whatever they
         spell (NA, None); empty where there is none.
         """
-        for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.gz"):
+        for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.xz"):
             if path.is_file():
                 # only an empty cell is a missing value; by default a group called NA would be one, even as text
                 return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])

@@ -29,6 +29,8 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: AP", "generator", "ap"),
     ("mask generator: F1 at IoU 0.5", "generator", "f1"),
     ("mask generator: PQ", "generator", "pq"),
+    ("mask generator, its own thresholds: AP50", "generator_tuned", "ap50"),
+    ("mask generator, its own thresholds: F1", "generator_tuned", "f1"),
 )
 SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
@@ -36,7 +38,7 @@ SHOWN_SETTINGS = (
 )  # fmt: skip
 # what is measured beside the result, or where and how a run is done: no difference between seeds
 ASIDE: dict[str, Any] = {
-    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": False,
+    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
     "device": "auto", "workers": None, "checkpointing": False, "compile": False,
 }  # fmt: skip
 SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}

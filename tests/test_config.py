@@ -27,7 +27,7 @@ OTHER = {  # another valid value of every field
     "warmup": 0.0, "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1,
     "evaluate": ("point",), "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu",
     "workers": 3, "checkpointing": True, "compile": True, "train_data": "emps", "train_limit": 4, "truncate": (2, 8),
-    "transfer": ("emps",), "filters": True,
+    "transfer": ("emps",), "filters": 12,
 }  # fmt: skip
 # a checkpoint counts by its contents, the base hash
 IGNORED = {"name", "device", "workers", "checkpointing", "compile", "checkpoint"}
@@ -53,6 +53,11 @@ def test_the_run_id_of_what_is_not_trained_ignores_what_only_training_reads(name
     frozen = PLAIN.replace(method=method)
     same = run_id(frozen.replace(**{name: OTHER[name]})) == run_id(frozen)
     assert same == (name in IGNORED | set(TRAINING_FIELDS))
+
+
+def test_the_switch_of_the_first_records_stands_for_their_number_of_images():
+    assert RunConfig.from_dict({"filters": True}) == RunConfig(filters=12)
+    assert RunConfig.from_dict({"filters": False}) == RunConfig()
 
 
 @pytest.mark.parametrize("position", range(3))
@@ -154,11 +159,11 @@ WHOLE = ("rank", "epochs", "batch_size", "accumulate", "crop_size", "prompts_per
 BAD = [
     *((name, value) for name in WHOLE for value in (0, -1, 1.5, True, "8", float("nan"))),
     *((name, None) for name in ("rank", "epochs", "batch_size", "learning_rate", "seed", "model")),
-    *((name, value) for name in ("seed", "split_seed", "workers") for value in (-1, 0.5, "0", False)),
+    *((name, value) for name in ("seed", "split_seed", "workers", "filters") for value in (-1, 0.5, "0", False)),
     *((name, value) for name in ("learning_rate", "clip_norm", "alpha") for value in (0, -1.0, float("inf"), "1e-4")),
     *((name, value) for name in ("dropout", "warmup") for value in (-0.1, 1, 1.5, "0.1", None, float("nan"))),
     *(("weight_decay", value) for value in (-0.1, float("nan"), float("inf"), "0", None, True)),
-    *((name, value) for name in ("checkpointing", "compile", "filters") for value in (None, 0, 1, "true", "no")),
+    *((name, value) for name in ("checkpointing", "compile") for value in (None, 0, 1, "true", "no")),
     *((name, "nonsense") for name in ("method", "objective", "scaling", "optimizer", "precision", "generator")),
     *((name, ["q"]) for name in ("method", "objective", "model", "data", "device", "checkpoint")),
     *(("targets", value) for value in ((), "qv", ["q", "w"], None, 3, {"q": 1})),

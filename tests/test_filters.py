@@ -102,7 +102,7 @@ def test_images_are_spread_evenly() -> None:
     assert [s.id for s in filters.spread(samples, 3)] == ["image0", "image4", "image8"]
     assert [s.id for s in filters.spread(samples, 20)] == [s.id for s in samples]
     with pytest.raises(ValueError, match="no validation image"):
-        filters.spread([])
+        filters.spread([], 3)
 
 
 def test_the_best_thresholds_by_hand() -> None:
@@ -116,7 +116,7 @@ def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: p
     pairs = tuple(biting(sam, data.subset("val")[0].image))
     monkeypatch.setattr(filters, "PAIRS", pairs)
     monkeypatch.setattr(filters, "QUICK_SETTINGS", FEW)
-    config = RunConfig(method="frozen", filters=True, precision="32-true", device="cpu")
+    config = RunConfig(method="frozen", filters=12, precision="32-true", device="cpu")
     found, rows = filters.measure(sam, data.subset("val"), data.subset("test"), config, "cpu", tmp_path)
     masks, scores = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("calibration", "thresholds"))
     assert set(masks["id"]) == set(scores["id"]) == set(data.subset("val").ids)
@@ -140,7 +140,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     path = tmp_path_factory.mktemp("base") / "random.pth"
     torch.save(build_vit_t().state_dict(), path)
     yield RunConfig(
-        checkpoint=str(path), image_size=64, limit=10, method="frozen", evaluate=("predictor",), filters=True,
+        checkpoint=str(path), image_size=64, limit=10, method="frozen", evaluate=("predictor",), filters=12,
         device="cpu", precision="32-true", test_limit=1,
     )  # fmt: skip
     runs.base_sam.cache_clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-import gzip
+import lzma
 import re
 import shutil
 import subprocess
@@ -132,7 +132,7 @@ def test_citation_and_changelog_have_the_projects_version() -> None:
 def content(path: Path) -> str:
     """A file's text; of a packed one, what is in it."""
     packed = path.read_bytes()
-    return (gzip.decompress(packed) if path.suffix == ".gz" else packed).decode("utf-8")
+    return (lzma.decompress(packed) if path.suffix == ".xz" else packed).decode("utf-8")
 
 
 def test_no_file_names_a_registry_or_a_home_folder() -> None:

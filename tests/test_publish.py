@@ -38,10 +38,10 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
 def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
     published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
     files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
-    records = {"config.json", "metrics.json", "per_image.csv.gz"}
+    records = {"config.json", "metrics.json", "per_image.csv.xz"}
     assert files == {
-        "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.gz",
-        "aaa/history.csv.gz", "bbb/history.csv", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
+        "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.xz",
+        "aaa/history.csv.xz", "bbb/history.csv", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
     }  # fmt: skip
     assert published.published and [r.run_id for r in published.records] == ["aaa", "bbb"]
 
