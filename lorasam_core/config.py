@@ -13,6 +13,7 @@ from typing import Any
 RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 METHODS = ("lora", "frozen", "decoder", "full", "unet", "otsu", "watershed")
+UNRATED = ("unet", "otsu", "watershed")  # their instances have no ratings: there are no thresholds to choose
 UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")

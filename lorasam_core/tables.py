@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lorasam_core.config import RunConfig
+from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Edition, Record
 from lorasam_core.study import REPORTED, STUDY, equivalent, reported, width_of
@@ -29,8 +29,8 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: AP", "generator", "ap"),
     ("mask generator: F1 at IoU 0.5", "generator", "f1"),
     ("mask generator: PQ", "generator", "pq"),
-    ("mask generator, its own thresholds: AP50", "generator_tuned", "ap50"),
-    ("mask generator, its own thresholds: F1", "generator_tuned", "f1"),
+    ("mask generator, thresholds by validation: AP50", "generator_tuned", "ap50"),
+    ("mask generator, thresholds by validation: F1 at IoU 0.5", "generator_tuned", "f1"),
 )
 SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
@@ -73,12 +73,17 @@ def frozen_runs(edition: Edition) -> list[Record]:
 
 # ------------------------------------------------------------------------------------------------- numbers
 def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame:
-    """id, group and the metric of every test image, the mean over the runs (seeds) where there are several."""
+    """id, group and the metric of every test image, the mean over the runs (seeds) where there are several.
+
+    What has no thresholds to choose is the same with thresholds chosen on validation images.
+    """
     tables = []
     for record in records:
-        rows = record.per_image
+        rows, asked = record.per_image, evaluator
+        if evaluator == "generator_tuned" and record.config.method in UNRATED:
+            asked = "generator"
         if metric in rows:
-            tables.append(rows.loc[rows["evaluator"] == evaluator, ["id", "group", metric]])
+            tables.append(rows.loc[rows["evaluator"] == asked, ["id", "group", metric]])
     if not tables:
         return pd.DataFrame({"id": [], "group": [], metric: []}).astype({"id": str, "group": str})
     return pd.concat(tables).groupby(["id", "group"])[[metric]].mean().reset_index()

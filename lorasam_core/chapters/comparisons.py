@@ -30,6 +30,8 @@ MEASURES = {  # column: evaluator, column of per_image.csv, words
     "ap50": ("generator", "ap50", "AP50"),
     "f1": ("generator", "f1", "F1"),
     "pq": ("generator", "pq", "PQ"),
+    "own_ap50": ("generator_tuned", "ap50", "AP50, thresholds by validation"),
+    "own_f1": ("generator_tuned", "f1", "F1, thresholds by validation"),
 }
 COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in metrics.json, over seeds
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),
@@ -96,6 +98,11 @@ def comparison_table(
     table = pd.DataFrame(columns)
     table.attrs.update(made_by="lorasam_core.chapters.comparisons.comparison_table", runs=run_ids(records))
     return table
+
+
+def measured(table: pd.DataFrame, measures: Sequence[str]) -> tuple[str, ...]:
+    """Those of the measures that the reference of a comparison_table has, in order."""
+    return tuple(m for m in measures if m in table and table.loc[table["reference"], m].notna().all())
 
 
 def comparison_display(table: pd.DataFrame, measures: Sequence[str] = tuple(MEASURES)) -> pd.DataFrame:

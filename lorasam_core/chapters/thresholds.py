@@ -16,6 +16,7 @@ from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown, test_rows
 
+METRICS = {"ap50": "AP50", "f1": "F1", "dice": "Dice"}  # judged on the test images
 PAIR = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = {  # name in a run's metrics: label, evaluator
     "own": ("the runs' own", "generator"),
@@ -52,8 +53,8 @@ def filters_rows(series: Series) -> pd.DataFrame:
     """What three sets of filters give on the test images, long.
 
     Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs each
-    that differs), ap50 and dice with ap50_low, ap50_high, dice_low, dice_high in %, n_pred (masks an image). Only runs
-    that have compared filters count.
+    that differs), ap50, f1 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
+    compared filters count.
     """
     rows = []
     for key, (label, evaluator) in FILTERS.items():
@@ -61,7 +62,7 @@ def filters_rows(series: Series) -> pd.DataFrame:
             if not (runs := compared(records)):
                 continue
             row: dict[str, Any] = {"filters": label, "series": name, "thresholds": "; ".join(_thresholds(runs, key))}
-            for metric in ("ap50", "dice"):
+            for metric in METRICS:
                 found = interval(runs, evaluator, metric)
                 parts = {metric: "mean", f"{metric}_low": "low", f"{metric}_high": "high"}
                 row |= {column: 100 * found[part] for column, part in parts.items()}
@@ -73,7 +74,7 @@ def filters_rows(series: Series) -> pd.DataFrame:
 
 
 def filters_table(series: Series) -> pd.DataFrame:
-    """`filters_rows` as the reader sees them: a row a set of filters, columns of AP50 and Dice of each series."""
+    """`filters_rows` as the reader sees them: a row a set of filters, columns of METRICS of each series."""
     long, out = filters_rows(series), []
     if long.empty:
         return long
@@ -85,7 +86,7 @@ def filters_table(series: Series) -> pd.DataFrame:
             "filters": label,
             "predicted IoU / stability / area": ", ".join(named if len({*values}) > 1 else values[:1]),
         }
-        for metric, title in (("ap50", "AP50"), ("dice", "Dice")):
+        for metric, title in METRICS.items():
             for row in rows:
                 cells[f"{title}, %: {row['series']}"] = shown(
                     *(row[metric + end] / 100 for end in ("", "_low", "_high"))
@@ -140,12 +141,13 @@ def thresholds_sentence(series: Series) -> str:
             text.append("What was best on the validation images is worse on the test images.")
     frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
     if frozen and adapted:
-        gains = [
-            f"{_points(paired(frozen, adapted, evaluator, 'ap50'))} (filters: {label})"
-            for key, (label, evaluator) in FILTERS.items()
-            if key == "own" or not same([*frozen, *adapted], key)
-        ]
-        text.append(f"Adapting changes the AP50 by {'; by '.join(gains)}.")
+        for metric in ("ap50", "f1"):
+            gains = [
+                f"{_points(paired(frozen, adapted, evaluator, metric))} (filters: {label})"
+                for key, (label, evaluator) in FILTERS.items()
+                if key == "own" or not same([*frozen, *adapted], key)
+            ]
+            text.append(f"Adapting changes the {METRICS[metric]} by {'; by '.join(gains)}.")
     return " ".join(text) or "No other filters were asked for the test images of this edition."
 
 

@@ -33,11 +33,14 @@ MEASURES = {
     "mask generator: AP": ("generator", "ap"),
     "mask generator: F1 at IoU 0.5": ("generator", "f1"),
     "mask generator: PQ": ("generator", "pq"),
+    "mask generator, thresholds by validation: AP50": ("generator_tuned", "ap50"),
+    "mask generator, thresholds by validation: F1 at IoU 0.5": ("generator_tuned", "f1"),
 }
 WORDS = {  # of the columns of comparisons
     "predictor Dice": ("predictor", "dice"), "point IoU": ("point", "iou_rated"), "box IoU": ("box", "iou_rated"),
     "mask generator Dice": ("generator", "dice"), "AP50": ("generator", "ap50"), "F1": ("generator", "f1"),
-    "PQ": ("generator", "pq"),
+    "PQ": ("generator", "pq"), "F1, thresholds by validation": ("generator_tuned", "f1"),
+    "AP50, thresholds by validation": ("generator_tuned", "ap50"),
 }  # fmt: skip
 PROMPTS = {  # rows of the table of prompts
     "whole image": ("predictor", "iou"), "mask generator, union": ("generator", "iou"),

@@ -40,7 +40,7 @@ def write(
     folder.mkdir(parents=True)
     noise = np.random.default_rng(3).normal(0, 0.05, (12, len(LEVELS)))
     rows = [
-        {"evaluator": name, "id": f"im{i}", "group": f"g{i // 2}", "dice": 0.8, "n_pred": 7.0 + k,
+        {"evaluator": name, "id": f"im{i}", "group": f"g{i // 2}", "dice": 0.8, "n_pred": 7.0 + k, "f1": level / 2,
          "ap50": level + shift + noise[i, k]}
         for k, (name, shift) in enumerate(LEVELS.items()) for i in range(12)
     ]  # fmt: skip
@@ -192,7 +192,7 @@ def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
     assert values["tuned on validation images"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
     assert table.loc["the study's", "AP50, %: adapted"].startswith(f"{100 * mean:.1f} [")
     assert list(table.columns[1:]) == [
-        "AP50, %: frozen", "AP50, %: adapted", "Dice, %: frozen", "Dice, %: adapted",
+        "AP50, %: frozen", "AP50, %: adapted", "F1, %: frozen", "F1, %: adapted", "Dice, %: frozen", "Dice, %: adapted",
     ]  # fmt: skip
 
 
@@ -207,8 +207,9 @@ def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
         f"own filters keep 7.0 a test image; the study's 8.0, which changes the AP50 by {100 * moved[0]:+.1f} [" in text
     )
     assert "Adapting changes the AP50 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
+    assert "changes the F1 by +10.0 [+10.0,\u00a0+10.0] points (filters: the runs' own); by" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
-    assert thresholds.thresholds_sentence(same).count("by nothing") == 3
+    assert thresholds.thresholds_sentence(same).count("by nothing") == 6
     assert "Adapting" not in thresholds.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
 
 
