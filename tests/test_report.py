@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lorasam_core import plots, report, study
+from lorasam_core import plots, report, study, tables
 from lorasam_core.records import read_edition
 from tests.made_records import make_edition, make_record, per_image
 from tests.made_up import write_run
@@ -136,6 +136,15 @@ def test_findings_hold_a_gain_against_seeds_and_groups(tmp_path):
         (record.path / "metrics.json").write_text(json.dumps(metrics))
     again = read_edition(tmp_path)
     assert report.findings(again, again.records[:1])[-1].startswith("The test part has only 4 groups")
+
+
+def test_what_has_no_thresholds_to_choose_is_judged_as_it_is(tmp_path):
+    for run_id, method in (("o", "otsu"), ("a", "lora")):
+        write_run(tmp_path, run_id, 0.6, ("predictor", "generator"), method=method)
+    runs = {r.run_id: r for r in read_edition(tmp_path).records}
+    chosen = tables.test_rows([runs["o"]], "generator_tuned", "f1")
+    assert chosen["f1"].tolist() == tables.test_rows([runs["o"]], "generator", "f1")["f1"].tolist() and len(chosen) == 12
+    assert tables.test_rows([runs["a"]], "generator_tuned", "f1").empty  # it has thresholds, and nobody chose any
 
 
 def test_merges_have_a_paired_interval(tmp_path):
