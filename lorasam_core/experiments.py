@@ -24,6 +24,7 @@ from lorasam_core.records import (
     Record,
     is_finished,
     is_published,
+    published_edition,
     read_edition,
     read_json,
     read_record,
@@ -166,16 +167,20 @@ def move_aside(folder: Path, planned: Plan, whole: bool) -> Path | None:
 def run(
     profile: str = "quick", data: str = "", only: str | None = None, dry_run: bool = False, fresh: bool = False,
     workers: int = 1, wandb: str = "disabled", make_book: bool = True, runs: str | Path = "runs",
-    book_dir: str | Path = "",
+    book_dir: str | Path = "", from_published: bool = False,
 ) -> list[str]:  # fmt: skip
     """All checks, then the runs that are missing, then the pages, then the book; returns what failed, in words.
 
+    from_published: runs of the published edition of this name are taken as they are, and only what it lacks is done.
     Raises ValueError, before anything is run or moved, for a profile, parameter, data set, checkpoint or disk space
     that does not do.
     """
     from lorasam_core import book, pages
+    from lorasam_core.publish import restore
     from lorasam_core.runs import check_disk
 
+    if fresh and from_published:
+        raise ValueError("--fresh does every run again and --from-published none that is published; give one of them.")
     with pool(workers):  # refuses a bad number
         table = load_profile(profile)
     folder = Path(runs) / edition_name(table, data)
@@ -185,6 +190,9 @@ def run(
     if dry_run:
         print(listing(planned, folder).to_string(index=False))
         return []
+    if from_published:
+        taken = restore(published_edition(folder.name), folder, _unique(everything))
+        print(f"{taken} runs are taken from the published edition, as they are")
     done = [i for i in _unique(planned) if is_finished(folder / i)]
     check_disk(folder, sum(r.bytes_needed for i, r in _unique(planned).items() if fresh or i not in done))
     if fresh and (aside := move_aside(folder, planned, whole=only is None)):
@@ -257,6 +265,9 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--fresh", action="store_true", help="move old runs aside and do them again")
     command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
     command.add_argument("--wandb", default="disabled", choices=("disabled", "offline", "online"))
+    command.add_argument(
+        "--from-published", action="store_true", help="take the published edition's runs, and do what it lacks"
+    )
     command.add_argument("--run", metavar="ID", help="do one run again from its record, and compare")
     command.add_argument("--no-book", action="store_true", help="runs and pages only")
     command.add_argument("--runs", default="runs", help="folder of all editions")
@@ -277,7 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         failures = run(
             args.profile, args.data, args.only, args.dry_run, args.fresh, args.workers, args.wandb,
-            not args.no_book, args.runs, args.book,
+            not args.no_book, args.runs, args.book, args.from_published,
         )  # fmt: skip
     except (ValueError, RunError) as error:
         sys.exit(f"error: {error}")

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import argparse
 import lzma
+import os
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from lorasam_core import report
-from lorasam_core.records import EDITION, Edition, Record, find_edition, read_edition, read_json, root, write_json
+from lorasam_core.records import (
+    EDITION,
+    Edition,
+    Record,
+    find_edition,
+    is_finished,
+    read_edition,
+    read_json,
+    root,
+    write_json,
+)  # fmt: skip
 
 FILES = ("config.json", "metrics.json", "environment.json")
-PACKED = ("per_image.csv", "transfer.csv")
+PACKED = ("per_image", "transfer")
 # of the main experiment's runs; of the history of others, the rows of validations
-MAIN_PACKED = ("history.csv", "annotations.csv", "particles.csv", "calibration.csv", "thresholds.csv")
+MAIN_PACKED = ("history", "annotations", "particles", "calibration", "thresholds")
 SPLITS = ("split.json", "train_split.json")
+KEPT_SPLITS = "*split-*.json"  # as they are named where runs share them
 LIMIT = 2_000_000  # bytes of an edition in the repository
 MAIN = "main"  # the experiment whose tables are published whole, and the adapter of its first run that has one
 
@@ -43,6 +56,8 @@ def publish(edition: Edition, results: Path, partial: bool = False) -> Edition:
         if record.run_id in main_ids and record.adapter is not None:
             shutil.copyfile(record.adapter, part / record.run_id / record.adapter.name)
             break
+    for split in edition.path.glob(KEPT_SPLITS):  # of runs that were restored
+        shutil.copyfile(split, part / split.name)
     write_json(part / EDITION, _info(edition))
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file())
     if size > LIMIT:
@@ -51,6 +66,23 @@ def publish(edition: Edition, results: Path, partial: bool = False) -> Edition:
     shutil.rmtree(results / edition.name, ignore_errors=True)
     part.rename(results / edition.name)
     return read_edition(results / edition.name)
+
+
+def restore(edition: Edition, folder: Path, run_ids: Iterable[str]) -> int:
+    """Copy those of a published edition's runs into a local edition's folder that it lacks: there they are finished.
+
+    Returns how many. What publishing leaves out (adapters but the first main one, logs, most of the curves) stays out.
+    """
+    wanted = [record for record in edition.records if record.run_id in set(run_ids)]
+    wanted = [record for record in wanted if not is_finished(folder / record.run_id)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for record in wanted:
+        part = folder / f"{record.run_id}.part-{os.getpid()}"
+        shutil.copytree(record.path, part)
+        part.rename(folder / record.run_id)
+    for split in edition.path.glob(KEPT_SPLITS) if wanted else ():
+        shutil.copyfile(split, folder / split.name)
+    return len(wanted)
 
 
 def _copy(record: Record, edition: Path, whole: bool) -> None:
@@ -63,9 +95,9 @@ def _copy(record: Record, edition: Path, whole: bool) -> None:
     if not whole and "val_score" in record.history:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
     for name in (*PACKED, *MAIN_PACKED) if whole else PACKED:
-        if (record.path / name).is_file():
-            text = record.table(Path(name).stem).to_csv(index=False, float_format="%.7g")
-            (folder / f"{name}.xz").write_bytes(lzma.compress(text.encode(), preset=lzma.PRESET_EXTREME))
+        if record.table_file(name):
+            text = record.table(name).to_csv(index=False, float_format="%.7g")
+            (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.encode(), preset=lzma.PRESET_EXTREME))
     for name in SPLITS:
         if (record.path / name).is_file():
             kept = f"{Path(name).stem}-{str(read_json(record.path / name)['hash'])[:12]}.json"

@@ -65,15 +65,20 @@ class Record:
         """One row an evaluator and test image (per_image.csv); the column `evaluator` comes first."""
         return self.table("per_image")
 
+    def table_file(self, name: str) -> Path | None:
+        """The file of the table <name>, .csv or packed as .csv.xz; None where there is none."""
+        files = (self.path / f"{name}.csv", self.path / f"{name}.csv.xz")
+        return next((path for path in files if path.is_file()), None)
+
     def table(self, name: str) -> pd.DataFrame:
-        """The table <name>.csv of the run (packed: .csv.xz), ids, groups and names of data sets as text, whatever they
-        spell (NA, None); empty where there is none.
+        """The table <name> of the run, ids, groups and names of data sets as text, whatever they spell (NA, None);
+        empty where there is none.
         """
-        for path in (self.path / f"{name}.csv", self.path / f"{name}.csv.xz"):
-            if path.is_file():
-                # only an empty cell is a missing value; by default a group called NA would be one, even as text
-                return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
-        return pd.DataFrame()
+        path = self.table_file(name)
+        if path is None:
+            return pd.DataFrame()
+        # only an empty cell is a missing value; by default a group called NA would be one, even as text
+        return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
 
     @property
     def adapter(self) -> Path | None:
@@ -176,6 +181,16 @@ def published_editions() -> list[Edition]:
     folders = [p.parent for p in (root() / "book" / "results").glob(f"*/{EDITION}") if "." not in p.parent.name]
     editions = [read_edition(p) for p in folders]
     return sorted(editions, key=lambda e: str(e.info.get("created", "")), reverse=True)
+
+
+def published_edition(name: str) -> Edition:
+    """The committed edition of this name; raises ValueError that names those there are."""
+    there = published_editions()
+    for edition in there:
+        if edition.path.name == name:
+            return edition
+    known = ", ".join(edition.path.name for edition in there) or "none"
+    raise ValueError(f"there is no published edition {name!r}; there are {known}.")
 
 
 def find_edition(name: str = "", runs: str | Path = "runs", unfinished: bool = False) -> Edition:

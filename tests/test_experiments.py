@@ -9,6 +9,7 @@ import pytest
 
 from lorasam_core import book, experiments, pages, runs
 from lorasam_core.executor import RunError
+from lorasam_core.publish import publish
 from lorasam_core.records import is_finished, read_edition, read_record
 
 NAN = float("nan")
@@ -50,6 +51,7 @@ def world(tmp_path, monkeypatch):
         target.mkdir(parents=True)
         summary = {"predictor": {"dice": {"mean": len(world.done) / 10}}}
         (target / "config.json").write_text(json.dumps(run.config.to_dict()))
+        (target / "per_image.csv").write_text("evaluator,id,group,dice\npredictor,007,NA,0.123456789\n")
         (target / "metrics.json").write_text(json.dumps({"run_id": run.run_id, "test": summary}))
         return read_record(target)
 
@@ -114,6 +116,25 @@ def test_dry_run_lists_and_does_nothing(world, capsys):
     lines = capsys.readouterr().out.strip().splitlines()[-6:]
     assert [line.split()[-1] for line in lines] == ["done", "no", "yes", "yes", "yes", "yes"]
     assert "frozen" in lines[1] and hashes(world.root) == before
+
+
+def test_a_published_edition_is_gone_on_from(world, capsys):
+    world.bad = {"rank 128"}
+    status_of("--no-book")
+    published = publish(read_edition("runs/p"), world.root / "book" / "results", partial=True)
+    ids = {record.run_id for record in published.records}
+    world.bad, world.done = set(), []
+    (world.root / "runs" / "p").rename(world.root / "elsewhere")
+    run("--from-published", "--no-book")
+    assert world.done == ["rank 128"] and "3 runs are taken from the published edition" in capsys.readouterr().out
+    edition = read_edition("runs/p")
+    assert ids < {record.run_id for record in edition.records} and not edition.missing()
+    before = {run_id: hashes(published.path / run_id) for run_id in ids}
+    again = publish(edition, world.root / "book" / "results")  # in the same place
+    assert len(again.records) == 4
+    assert {run_id: hashes(again.path / run_id) for run_id in ids} == before  # nothing is lost on the way
+    assert "there is no published edition 'p-emps'; there are p." in status_of("--data", "emps", "--from-published")
+    assert "give one of them" in status_of("--fresh", "--from-published")
 
 
 def test_fresh_moves_old_runs_aside(world):
