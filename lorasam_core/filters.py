@@ -81,7 +81,7 @@ def measure(
     """Write calibration.csv and thresholds.csv (`sweep`) of the validation images; judge thresholds on the test images.
 
     Returns what metrics.json keeps: the filters of the run's generator (`own`), of the study (`study`) and those with
-    the greatest mean AP50 on the validation images (`tuned`: two thresholds, the minimum area is the run's own);
+    the greatest mean F1 on the validation images (`tuned`: two thresholds, the minimum area is the run's own);
     points_per_side; and of the test images the summaries under the study's filters (`study_thresholds`) and under the
     tuned ones (`tuned_test`), both on the run's own grid of points: the study's grid has more of them. Then the rows of
     these test images, whose `evaluator` is generator_study or generator_tuned. ValueError without a validation image.
@@ -137,7 +137,10 @@ def sweep(
 
 
 def best_thresholds(scores: pd.DataFrame) -> dict[str, float]:
-    """pred_iou_thresh and stability_score_thresh of the greatest mean AP50; of equal ones the lowest."""
-    means = scores.groupby(CHOSEN)["ap50"].mean().reset_index()
-    best = means.iloc[int(means["ap50"].to_numpy().argmax())]
+    """pred_iou_thresh and stability_score_thresh of the greatest mean F1 (IoU 0.5); of equal ones the lowest.
+
+    Not of the AP50, which hardly minds masks of a low rating, however many there are.
+    """
+    means = scores.groupby(CHOSEN)["f1"].mean().reset_index()
+    best = means.iloc[int(means["f1"].to_numpy().argmax())]
     return {name: float(best[name]) for name in CHOSEN}

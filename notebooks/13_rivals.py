@@ -65,7 +65,7 @@ page.say(
 # A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
 # threshold are the connected parts of the foreground, so that particles which touch are one. A mask generator has two
 # thresholds for its masks, and what suits one model need not suit another: *thresholds by validation* are those of the
-# greatest AP50 on validation images, chosen for each model; in the other columns they are the same for all, as in the
+# greatest F1 on validation images, chosen for each model; in the other columns they are the same for all, as in the
 # study.
 
 # %% tags=["hide-input"]

@@ -109,7 +109,7 @@ if swept:
 # %% tags=["hide-input"]
 if swept:
     behind = thresholds.sweep_rows(swept)
-    caption = "AP50 on validation images by the two thresholds; the highest value of each model is framed."
+    caption = "F1 on validation images by the two thresholds; the highest value of each model is framed."
     alt = "One grid of numbers a model: rows are thresholds of the predicted IoU, columns thresholds of the stability."
     page.figure(filter_plots.threshold_heatmap(swept), "filters-thresholds", caption, alt, data=behind)
 
@@ -128,8 +128,8 @@ if swept:
 rows = thresholds.filters_rows(series)
 if len(rows):
     page.say(
-        "Three sets of filters: the runs' own, the study's, and for each model the pair that did best on the "
-        "validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged "
+        "Three sets of filters: the runs' own, the study's, and for each model the pair of the greatest F1 on "
+        "the validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged "
         "crops too: its row shows what its *filters* do to this model, not what its whole setting would give."
     )
 

@@ -107,7 +107,7 @@ def test_images_are_spread_evenly() -> None:
 
 def test_the_best_thresholds_by_hand() -> None:
     rows = [(0.0, 0.0, 0.1), (0.0, 0.0, 0.9), (0.5, 0.7, 0.75), (0.5, 0.7, 0.5), (0.5, 0.9, 0.5), (0.5, 0.9, 0.75)]
-    scores = pd.DataFrame(rows, columns=[*filters.CHOSEN, "ap50"])  # the last two are equal
+    scores = pd.DataFrame(rows, columns=[*filters.CHOSEN, "f1"])  # the last two are equal
     assert filters.best_thresholds(scores) == {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
 
 
@@ -120,7 +120,7 @@ def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: p
     found, rows = filters.measure(sam, data.subset("val"), data.subset("test"), config, "cpu", tmp_path)
     masks, scores = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("calibration", "thresholds"))
     assert set(masks["id"]) == set(scores["id"]) == set(data.subset("val").ids)
-    means = scores.groupby(filters.CHOSEN)["ap50"].mean()
+    means = scores.groupby(filters.CHOSEN)["f1"].mean()
     assert means[tuple(found["tuned"][name] for name in filters.CHOSEN)] == pytest.approx(means.max(), abs=1e-4)
     assert found["tuned"]["min_mask_region_area"] == found["own"]["min_mask_region_area"] == 25
     assert found["study"] == {n: STUDY_SETTINGS[n] for n in filters.FILTERS} and found["points_per_side"] == 4

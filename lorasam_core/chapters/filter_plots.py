@@ -38,12 +38,12 @@ def calibration_chart(table: pd.DataFrame) -> Figure:
 
 @styled
 def threshold_heatmap(tables: Mapping[str, pd.DataFrame]) -> Figure:
-    """AP50 in % over two thresholds, a panel a series on one scale of colours, the highest value of each framed.
+    """F1 in % over two thresholds, a panel a series on one scale of colours, the highest value of each framed.
 
     tables: series -> a `thresholds.threshold_table`.
     """
     grids = {
-        name: table.pivot(index="pred_iou_thresh", columns="stability_score_thresh", values="ap50").sort_index()
+        name: table.pivot(index="pred_iou_thresh", columns="stability_score_thresh", values="f1").sort_index()
         for name, table in tables.items()
     }
     values = np.concatenate([grid.to_numpy().ravel() for grid in grids.values()])
@@ -51,7 +51,7 @@ def threshold_heatmap(tables: Mapping[str, pd.DataFrame]) -> Figure:
     for k, (axes, (name, grid)) in enumerate(zip(figure.subplots(1, len(grids), squeeze=False).flat, grids.items())):
         sns.heatmap(
             grid, ax=axes, cmap=SCALE, vmin=np.nanmin(values), vmax=np.nanmax(values), annot=True, fmt=".1f",
-            cbar=k == len(grids) - 1, cbar_kws={"label": "AP50 on validation images, %"}, annot_kws={"fontsize": 8},
+            cbar=k == len(grids) - 1, cbar_kws={"label": "F1 on validation images, %"}, annot_kws={"fontsize": 8},
         )  # fmt: skip
         row, column = np.unravel_index(int(np.nanargmax(grid.to_numpy())), grid.shape)
         axes.add_patch(Rectangle((float(column), float(row)), 1, 1, fill=False, edgecolor=INSET_RED, linewidth=2.5))

@@ -16,7 +16,7 @@ from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import Record
 from lorasam_core.tables import interval, paired, run_ids, shown, test_rows
 
-METRICS = {"ap50": "AP50", "f1": "F1", "dice": "Dice"}  # judged on the test images
+METRICS = {"f1": "F1", "ap50": "AP50", "dice": "Dice"}  # judged on the test images
 PAIR = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = {  # name in a run's metrics: label, evaluator
     "own": ("the runs' own", "generator"),
@@ -53,7 +53,7 @@ def filters_rows(series: Series) -> pd.DataFrame:
     """What three sets of filters give on the test images, long.
 
     Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs each
-    that differs), ap50, f1 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
+    that differs), f1, ap50 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
     compared filters count.
     """
     rows = []
@@ -104,20 +104,20 @@ def compared(records: Sequence[Record]) -> list[Record]:
 
 # ------------------------------------------------------------------------------------------------- sentences
 def sweep_sentence(series: Series) -> str:
-    """Where each series' AP50 is greatest on the validation images, and whether that is the edge of the grid."""
+    """Where each series' F1 is greatest on the validation images, whether that is the edge of the grid, and the AP50."""
     text = []
     for name, records in series.items():
         if (table := threshold_table(records)).empty:
             continue
-        best = table.iloc[int(table["ap50"].to_numpy().argmax())]
+        best = table.iloc[int(table["f1"].to_numpy().argmax())]
         rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
         chosen = [f"{what} {best[c]:g}" if best[c] > 0 else f"no filter on the {what}" for c, what in rated.items()]
         edge = [what for column, what in rated.items() if best[column] == table[column].max()]
         beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
         text.append(
-            f"On the validation images the {name} model's AP50 is greatest ({best['ap50']:.1f} %) with "
-            f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['ap50'].min():.1f} to "
-            f"{table['ap50'].max():.1f} %."
+            f"On the validation images the {name} model's F1 is greatest ({best['f1']:.1f} %) with "
+            f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['f1'].min():.1f} to "
+            f"{table['f1'].max():.1f} %. The AP50 is {best['ap50']:.1f} % there, {table['ap50'].max():.1f} % at most."
         )
     return " ".join(text) or "No other thresholds were tried for this edition."
 
@@ -132,7 +132,7 @@ def thresholds_sentence(series: Series) -> str:
         others = [
             f"{called} are the same"
             if same(runs, key)
-            else f"{called} {counts[key]:.1f}, which changes the AP50 by {_points(change(runs, FILTERS[key][1]))}"
+            else f"{called} {counts[key]:.1f}, which changes the F1 by {_points(change(runs, FILTERS[key][1]))}"
             for key, called in (("study", "the study's"), ("tuned", "the tuned ones"))
         ]
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
@@ -141,7 +141,7 @@ def thresholds_sentence(series: Series) -> str:
             text.append("What was best on the validation images is worse on the test images.")
     frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
     if frozen and adapted:
-        for metric in ("ap50", "f1"):
+        for metric in ("f1", "ap50"):
             gains = [
                 f"{_points(paired(frozen, adapted, evaluator, metric))} (filters: {label})"
                 for key, (label, evaluator) in FILTERS.items()
@@ -151,7 +151,7 @@ def thresholds_sentence(series: Series) -> str:
     return " ".join(text) or "No other filters were asked for the test images of this edition."
 
 
-def change(records: Sequence[Record], evaluator: str, metric: str = "ap50") -> tuple[float, float, float]:
+def change(records: Sequence[Record], evaluator: str, metric: str = "f1") -> tuple[float, float, float]:
     """Mean difference of a test metric under another evaluator's filters and the runs' own, on the same images, with
     its interval over groups (0 to 1).
     """

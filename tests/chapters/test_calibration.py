@@ -40,15 +40,15 @@ def write(
     folder.mkdir(parents=True)
     noise = np.random.default_rng(3).normal(0, 0.05, (12, len(LEVELS)))
     rows = [
-        {"evaluator": name, "id": f"im{i}", "group": f"g{i // 2}", "dice": 0.8, "n_pred": 7.0 + k, "f1": level / 2,
-         "ap50": level + shift + noise[i, k]}
+        {"evaluator": name, "id": f"im{i}", "group": f"g{i // 2}", "dice": 0.8, "n_pred": 7.0 + k, "ap50": level / 2,
+         "f1": level + shift + noise[i, k]}
         for k, (name, shift) in enumerate(LEVELS.items()) for i in range(12)
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "per_image.csv", index=False)
     grid = [(p, s, i) for p in (0.0, tuned, 0.9) for s in (0.0, 0.85, 0.95) for i in range(2)]
     sweep = [
-        {"id": f"v{i}", "group": f"v{i}", "pred_iou_thresh": p, "stability_score_thresh": s, "f1": 0.1, "dice": 0.2,
-         "n_pred": 3, "ap50": level + 0.1 * (p == tuned) + 0.05 * (s == 0.85) + 0.02 * i}
+        {"id": f"v{i}", "group": f"v{i}", "pred_iou_thresh": p, "stability_score_thresh": s, "ap50": 0.1, "dice": 0.2,
+         "n_pred": 3, "f1": level + 0.1 * (p == tuned) + 0.05 * (s == 0.85) + 0.02 * i}
         for p, s, i in grid
     ]  # fmt: skip
     pd.DataFrame(sweep).to_csv(folder / "thresholds.csv", index=False)
@@ -167,10 +167,10 @@ def test_only_the_seeds_that_were_asked_are_shown(tmp_path: Path) -> None:
 def test_thresholds_are_means_over_images_and_runs(tmp_path: Path) -> None:
     runs = [write(tmp_path / "a", 0.5), write(tmp_path / "b", 0.6)]
     table = thresholds.threshold_table(runs).set_index(thresholds.PAIR)
-    assert len(table) == 9 and table.loc[(0.5, 0.85), "ap50"] == pytest.approx(55 + 10 + 5 + 1)
-    assert table.loc[(0.0, 0.0), ["ap50", "dice", "n_pred"]].tolist() == pytest.approx([56, 20, 3])
+    assert len(table) == 9 and table.loc[(0.5, 0.85), "f1"] == pytest.approx(55 + 10 + 5 + 1)
+    assert table.loc[(0.0, 0.0), ["f1", "dice", "n_pred"]].tolist() == pytest.approx([56, 20, 3])
     text = thresholds.sweep_sentence({"adapted": runs})
-    assert "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text
+    assert "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text and "The AP50 is 10.0 % there, 10.0 % at most." in text
     edge = thresholds.sweep_sentence({"adapted": [write(tmp_path / "c", tuned=0.95)]})
     assert "the highest predicted IoU that was tried" in edge
     long = thresholds.sweep_rows({"frozen": thresholds.threshold_table(runs), "adapted": table.reset_index()})
@@ -182,32 +182,32 @@ def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
     rows = thresholds.filters_rows(series).set_index(["filters", "series"])
     record = series["adapted"][0]
     part = record.per_image.query("evaluator == 'generator_study'")
-    mean, low, high = bootstrap_interval(part["ap50"].to_numpy(), part["group"].to_numpy())
-    found = rows.loc[("the study's", "adapted"), ["ap50", "ap50_low", "ap50_high"]]
+    mean, low, high = bootstrap_interval(part["f1"].to_numpy(), part["group"].to_numpy())
+    found = rows.loc[("the study's", "adapted"), ["f1", "f1_low", "f1_high"]]
     assert found.tolist() == pytest.approx([100 * mean, 100 * low, 100 * high])
     assert rows.loc[("the study's", "frozen"), "n_pred"] == 8
     table = thresholds.filters_table(series).set_index("filters")
     values = table["predicted IoU / stability / area"]
     assert values["the runs' own"] == "0.3 / 0.7 / 25" and values["the study's"] == "0.9 / 0.92 / 100"
     assert values["tuned on validation images"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
-    assert table.loc["the study's", "AP50, %: adapted"].startswith(f"{100 * mean:.1f} [")
+    assert table.loc["the study's", "F1, %: adapted"].startswith(f"{100 * mean:.1f} [")
     assert list(table.columns[1:]) == [
-        "AP50, %: frozen", "AP50, %: adapted", "F1, %: frozen", "F1, %: adapted", "Dice, %: frozen", "Dice, %: adapted",
+        "F1, %: frozen", "F1, %: adapted", "AP50, %: frozen", "AP50, %: adapted", "Dice, %: frozen", "Dice, %: adapted",
     ]  # fmt: skip
 
 
 def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
     series = {"frozen": [write(tmp_path / "f", 0.4)], "adapted": [write(tmp_path / "a", 0.6)]}
     moved = thresholds.change(series["adapted"], "generator_study")
-    wide = series["adapted"][0].per_image.pivot(index=["id", "group"], columns="evaluator", values="ap50").reset_index()
+    wide = series["adapted"][0].per_image.pivot(index=["id", "group"], columns="evaluator", values="f1").reset_index()
     gap = (wide["generator_study"] - wide["generator"]).to_numpy()
     assert moved == pytest.approx(bootstrap_interval(gap, wide["group"].to_numpy()))
     text = thresholds.thresholds_sentence(series)
     assert (
-        f"own filters keep 7.0 a test image; the study's 8.0, which changes the AP50 by {100 * moved[0]:+.1f} [" in text
+        f"own filters keep 7.0 a test image; the study's 8.0, which changes the F1 by {100 * moved[0]:+.1f} [" in text
     )
-    assert "Adapting changes the AP50 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
-    assert "changes the F1 by +10.0 [+10.0,\u00a0+10.0] points (filters: the runs' own); by" in text
+    assert "Adapting changes the F1 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
+    assert "changes the AP50 by +10.0 [+10.0,\u00a0+10.0] points (filters: the runs' own); by" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
     assert thresholds.thresholds_sentence(same).count("by nothing") == 6
     assert "Adapting" not in thresholds.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
@@ -238,7 +238,7 @@ def test_one_group_gives_no_interval_and_no_claim_of_a_change(tmp_path: Path) ->
     record = read_record(record.path)
     gap = 100 * thresholds.change([record], "generator_study")[0]
     text = thresholds.thresholds_sentence({"frozen": [], "adapted": [record]})
-    assert f"changes the AP50 by {gap:+.1f} points, on too few groups for an interval;" in text
+    assert f"changes the F1 by {gap:+.1f} points, on too few groups for an interval;" in text
 
 
 def test_what_was_trained_follows_the_objective(tmp_path: Path) -> None:
