@@ -119,8 +119,8 @@ for kind in ("merges", "splits"):
 
 # %% tags=["hide-input"]
 longer = report.records_of(page.edition, "longer")
-asked = ("predictor_dice", "point_iou", "ap50", "f1")
-table = comparisons.comparison_table([*main, *longer], main[0].config.name, asked)
+table = comparisons.comparison_table([*main, *longer], main[0].config.name)
+asked = comparisons.measured(table, ("predictor_dice", "point_iou", "ap50", "f1", "own_f1"))
 if longer:
     caption = "The main configuration with its own steps and with more, on the test images, in % with 95 % intervals."
     page.table(comparisons.comparison_display(table, asked), "longer", caption, data=table)
