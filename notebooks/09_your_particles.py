@@ -140,11 +140,12 @@ change, low, high = report.paired([frozen], [adapted], "predictor", "dice")
 page.say(f"Adapting makes {difference(change, low, high)} in the predictor's Dice on the test images.")
 
 # %% [markdown]
-# ## The masks
+# ## Two thresholds
 #
-# The mask generator goes over every image. Its masks are painted into one label image each, the best on top, and
-# written as 16-bit PNG: 0 is background, and every other number a particle. The quick settings suit the ratings of the
-# compact model; larger ones are asked with SAM's own.
+# The mask generator rates its masks twice, and keeps those above two thresholds ([filters](16_filters.ipynb)). What
+# suits this model and these images is tried out on validation images, at most twelve of them: the pair whose masks
+# match the labelled particles best, by F1, is taken. The rest of the settings is that of the compact model, or for
+# larger ones SAM's own.
 
 # %%
 from lorasam_core.data.readers import read_image
@@ -157,10 +158,31 @@ load_adapter(sam, adapted.adapter)
 pictures = {name: read_image(path) for name, path in files.items()} or {s.id: s.image for s in parts["test"]}
 
 # %%
+from lorasam_core import filters
 from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
+
+usual = QUICK_SETTINGS if model == "vit_t" else {}
+scores = filters.sweep(sam, filters.spread(parts["val"], 12), usual)[1]
+chosen = filters.best_thresholds(scores)
+means = 100 * scores.groupby(filters.CHOSEN)["f1"].mean()
+
+# %%
+page.say(
+    f"Chosen on {scores['id'].nunique()} images: a predicted IoU above {chosen['pred_iou_thresh']:g} and a stability of "
+    f"at least {chosen['stability_score_thresh']:g}, for an F1 of {means.max():.1f} %; over all pairs that were tried "
+    f"it runs from {means.min():.1f} to {means.max():.1f} %. On few images the choice is a rough one."
+)
+
+# %% [markdown]
+# ## The masks
+#
+# The mask generator goes over every image. Its masks are painted into one label image each, the best on top, and
+# written as 16-bit PNG: 0 is background, and every other number a particle.
+
+# %%
 from lorasam_core.metrics import paint
 
-generator = MaskGenerator(sam, **(QUICK_SETTINGS if model == "vit_t" else {}))
+generator = MaskGenerator(sam, **usual | chosen)
 (out / "masks").mkdir(exist_ok=True)
 
 # %%
@@ -215,10 +237,12 @@ page.figure(plots.size_plot(diameters, unit), "yours-size-curve", caption, alt, 
 # ## What you have now
 
 # %%
+import json
 import shutil
 
 shutil.copyfile(adapted.adapter, out / "adapter.safetensors")
-kept = [out / "adapter.safetensors", out / "sizes.csv", out / "masks"]
+(out / "thresholds.json").write_text(json.dumps(chosen))
+kept = [out / "adapter.safetensors", out / "thresholds.json", out / "sizes.csv", out / "masks"]
 size = kept[0].stat().st_size / 1e6
 written = [str(path.relative_to(root()) if path.is_relative_to(root()) else path) for path in kept]
 page.say(f"Written: `{'`, `'.join(written)}`. The adapter is {size:.1f} MB.")
@@ -229,7 +253,8 @@ page.say(f"Written: `{'`, `'.join(written)}`. The adapter is {size:.1f} MB.")
 # ```python
 # sam = load_sam("vit_t")
 # load_adapter(sam, "adapter.safetensors")
-# MaskGenerator(sam, **QUICK_SETTINGS).generate(image)  # larger models: MaskGenerator(sam)
+# thresholds = json.loads(Path("thresholds.json").read_text())
+# MaskGenerator(sam, **QUICK_SETTINGS | thresholds).generate(image)  # larger models: without QUICK_SETTINGS
 # ```
 #
 # What to change first: `steps`, to a few hundred, with a lower `learning_rate`; then look at the masks. Where touching
