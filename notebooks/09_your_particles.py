@@ -137,7 +137,7 @@ page.figure(plots.interval_chart(rows, "%"), "yours-metrics", caption, alt, runs
 
 # %%
 change, low, high = report.paired([frozen], [adapted], "predictor", "dice")
-page.say(f"Adapting makes {difference(change, low, high)} in the predictor's Dice on the test images.")
+page.say(f"In the predictor's Dice on the test images adapting makes {difference(change, low, high)}.")
 
 # %% [markdown]
 # ## Two thresholds
@@ -168,9 +168,9 @@ means = 100 * scores.groupby(filters.CHOSEN)["f1"].mean()
 
 # %%
 page.say(
-    f"Chosen on {scores['id'].nunique()} images: a predicted IoU above {chosen['pred_iou_thresh']:g} and a stability of "
-    f"at least {chosen['stability_score_thresh']:g}, for an F1 of {means.max():.1f} %; over all pairs that were tried "
-    f"it runs from {means.min():.1f} to {means.max():.1f} %. On few images the choice is a rough one."
+    f"Thresholds chosen on {scores['id'].nunique()} images: {chosen['pred_iou_thresh']:g} for the predicted IoU, "
+    f"{chosen['stability_score_thresh']:g} for the stability. With the pairs that were tried the F1 runs from "
+    f"{means.min():.1f} to {means.max():.1f} %. On few images the choice is a rough one."
 )
 
 # %% [markdown]
