@@ -13,7 +13,7 @@ from typing import Any
 RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 METHODS = ("lora", "frozen", "decoder", "full", "unet", "otsu", "watershed")
-UNRATED = ("unet", "otsu", "watershed")  # their instances have no ratings: there are no thresholds to choose
+UNRATED = ("unet", "otsu", "watershed")  # no mask generator: their instances have no ratings to filter by
 UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
@@ -182,8 +182,6 @@ class RunConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"{unknown[0]!r} is not a setting of a run; the settings are {', '.join(sorted(known))}.")
-        if isinstance(kept := values.get("filters"), bool):  # the first records have a switch, for 12 images
-            values = values | {"filters": 12 * kept}
         return cls(**values)
 
     def replace(self, **changes: Any) -> RunConfig:

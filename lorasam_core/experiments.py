@@ -120,8 +120,8 @@ def _rows(planned: Plan) -> dict[str, list[dict[str, str]]]:
     return {name: [{"name": r.config.name, "run_id": r.run_id} for r in runs] for name, runs in planned.items()}
 
 
-def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan) -> None:
-    """Write edition.json: what the edition shows, and which runs belong to it."""
+def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan, taken: str = "") -> None:
+    """Write edition.json: what the edition shows, which runs belong to it, and what was taken from elsewhere."""
     from lorasam_core.runs import describe
 
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -132,6 +132,7 @@ def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan) -> 
         "data": data or profile.data,
         "created": old.get("created", now),
         "updated": now,
+        **({"taken": taken or old["taken"]} if taken or "taken" in old else {}),
         "result_version": RESULT_VERSION,
     }
     for run in list(_unique(planned).values())[:1]:
@@ -190,14 +191,18 @@ def run(
     if dry_run:
         print(listing(planned, folder).to_string(index=False))
         return []
+    taken = ""
     if from_published:
-        taken = restore(published_edition(folder.name), folder, _unique(everything))
-        print(f"{taken} runs are taken from the published edition, as they are")
+        published = published_edition(folder.name)
+        if count := restore(published, folder, _unique(everything)):
+            device = published.info.get("device_name", "a device without a name")
+            taken = f"{count} runs of the edition published on {published.info.get('updated', '')[:10]}, made on {device}"
+        print(f"{count} runs are taken from the published edition, as they are")
     done = [i for i in _unique(planned) if is_finished(folder / i)]
     check_disk(folder, sum(r.bytes_needed for i, r in _unique(planned).items() if fresh or i not in done))
     if fresh and (aside := move_aside(folder, planned, whole=only is None)):
         print(f"old runs are in {aside}")
-    _write_edition(folder, table, data, everything)
+    _write_edition(folder, table, data, everything, taken)
     print(f"{folder}: {len(_unique(planned))} runs, {0 if fresh else len(done)} finished before")
     failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb).items()]
     edition = read_edition(folder)
@@ -243,15 +248,21 @@ def compare(old: Record, new: Record) -> pd.DataFrame:
     """Test metrics of two runs side by side: metric, old, new, difference, within (TOLERANCE; of what is a share, and
     was measured in one of the runs at least: AP needs scores, which not every method has).
     """
-    rows = []
-    for evaluator, summary in old.metrics["test"].items():
+    rows, found = [], _judged(new)
+    for evaluator, summary in _judged(old).items():
         for metric, values in summary.items():
-            again = new.metrics["test"].get(evaluator, {}).get(metric, {}).get("mean", float("nan"))
+            again = found.get(evaluator, {}).get(metric, {}).get("mean", float("nan"))
             change = again - values["mean"]
             nowhere = math.isnan(values["mean"]) and math.isnan(again)
             within = "–" if metric in COUNTS or nowhere else "yes" if abs(change) <= TOLERANCE else "no"
             rows.append((f"{evaluator} {metric}", values["mean"], again, change, within))
     return pd.DataFrame(rows, columns=["metric", "old", "new", "difference", "within"])
+
+
+def _judged(record: Record) -> dict[str, Any]:
+    """Evaluator -> summary of the test images, that of thresholds by validation too."""
+    tuned = record.metrics.get("filters", {}).get("tuned_test")
+    return record.metrics["test"] | ({"generator_tuned": tuned} if tuned else {})
 
 
 def parser() -> argparse.ArgumentParser:

@@ -94,7 +94,7 @@ def measure(
     )
     scores.round(4).to_csv(folder / "thresholds.csv", index=False)
     own, study = ({name: given[name] for name in FILTERS} for given in (settings, STUDY_SETTINGS))
-    tuned = own | best_thresholds(scores)
+    tuned = own | best_thresholds(scores, own)
     found: dict[str, Any] = {"own": own, "study": study, "tuned": tuned, "points_per_side": settings["points_per_side"]}
     images, tables = test_images(test, config), []
     for key, evaluator, chosen in (
@@ -136,11 +136,14 @@ def sweep(
     return pd.DataFrame(masks, columns=MASK_COLUMNS), pd.DataFrame(rows)
 
 
-def best_thresholds(scores: pd.DataFrame) -> dict[str, float]:
-    """pred_iou_thresh and stability_score_thresh of the greatest mean F1 (IoU 0.5); of equal ones the lowest.
+def best_thresholds(scores: pd.DataFrame, usual: dict[str, Any]) -> dict[str, float]:
+    """pred_iou_thresh and stability_score_thresh of the greatest mean F1 (IoU 0.5); of equal ones the lowest; those of
+    `usual`, as far as it has them, where no pair matches a particle.
 
     Not of the AP50, which hardly minds masks of a low rating, however many there are.
     """
     means = scores.groupby(CHOSEN)["f1"].mean().reset_index()
+    if not means["f1"].max() > 0:
+        return {name: float(usual[name]) for name in CHOSEN if name in usual}
     best = means.iloc[int(means["f1"].to_numpy().argmax())]
     return {name: float(best[name]) for name in CHOSEN}

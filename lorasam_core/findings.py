@@ -30,7 +30,7 @@ SUBJECTS = (
     ("generator", "dice", "The union of the mask generator's masks has a Dice"),
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
     ("generator", "f1", "Painted into one image and matched one to one, its masks have an F1 at IoU 0.5"),
-    ("generator_tuned", "f1", "With the thresholds that suited each model best on validation images, its masks have an F1"),
+    ("generator_tuned", "f1", "With thresholds chosen on validation images, for each model and seed, its masks have an F1"),
     ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
 HEADLINE = (  # of the front page, a line each
@@ -40,7 +40,7 @@ HEADLINE = (  # of the front page, a line each
 RIVALRY = (  # evaluator, metric, words
     ("predictor", "dice", "Dice of the foreground"),
     ("generator", "f1", "F1 of single particles"),
-    ("generator_tuned", "f1", "The same, with thresholds chosen on validation images where a method has any,"),
+    ("generator_tuned", "f1", "The same, with a mask generator's thresholds chosen on validation images,"),
     ("generator", "ap50", "AP50 of single particles"),
 )
 LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}

@@ -101,11 +101,12 @@ def read_record(path: str | Path) -> Record:
     path = Path(path)
     if not is_finished(path):
         raise ValueError(f"{path} is not a finished run (it has no {METRICS}); run the experiments to make it.")
-    environment = path / "environment.json"
+    environment, config = path / "environment.json", read_json(path / "config.json")
+    config["filters"] = int(config.get("filters", 0))  # a switch in the first records, all of which have it off
     return Record(
         path=path,
         run_id=path.name,
-        config=RunConfig.from_dict(read_json(path / "config.json")),
+        config=RunConfig.from_dict(config),
         metrics=read_json(path / METRICS),
         environment=read_json(environment) if environment.is_file() else {},
     )

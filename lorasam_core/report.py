@@ -129,6 +129,7 @@ def edition_facts(edition: Edition) -> pd.DataFrame:
         "data fingerprint": info.get("data_fingerprint"),
         "split": info.get("split_hash"),
         "notes on the data": " ".join(info.get("data_notes") or []),
+        "taken over": info.get("taken"),
         "device": info.get("device_name", info.get("device")),
         "precision": info.get("precision"),
         "threads": info.get("threads"),

@@ -29,7 +29,6 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: AP", "generator", "ap"),
     ("mask generator: F1 at IoU 0.5", "generator", "f1"),
     ("mask generator: PQ", "generator", "pq"),
-    ("mask generator, thresholds by validation: AP50", "generator_tuned", "ap50"),
     ("mask generator, thresholds by validation: F1 at IoU 0.5", "generator_tuned", "f1"),
 )
 SHOWN_SETTINGS = (
@@ -73,9 +72,10 @@ def frozen_runs(edition: Edition) -> list[Record]:
 
 # ------------------------------------------------------------------------------------------------- numbers
 def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame:
-    """id, group and the metric of every test image, the mean over the runs (seeds) where there are several.
+    """id, group and the metric of every test image, the mean over the runs (seeds) where there are several; no row
+    unless all of them were measured.
 
-    What has no thresholds to choose is the same with thresholds chosen on validation images.
+    What has no mask generator has no thresholds for it: by thresholds chosen on validation images it is what it is.
     """
     tables = []
     for record in records:
@@ -84,7 +84,7 @@ def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.Data
             asked = "generator"
         if metric in rows:
             tables.append(rows.loc[rows["evaluator"] == asked, ["id", "group", metric]])
-    if not tables:
+    if not tables or len(tables) < len(records) or not all(map(len, tables)):
         return pd.DataFrame({"id": [], "group": [], metric: []}).astype({"id": str, "group": str})
     return pd.concat(tables).groupby(["id", "group"])[[metric]].mean().reset_index()
 

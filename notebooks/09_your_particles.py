@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Your particles
 #
-# A folder of micrographs in; an adapter, masks and a table of sizes out. As it stands this page makes itself a small
+# A folder of micrographs in; an adapter, thresholds for it, masks and a table of sizes out. As it stands this page makes itself a small
 # folder of generated particles and works on that. To use your own, name the folder below and run the page again.
 #
 # The folder holds `images/` and, by the same file names, `labels/` (instance numbers) or `masks/` (particle or not), as
@@ -162,15 +162,15 @@ from lorasam_core import filters
 from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
 
 usual = QUICK_SETTINGS if model == "vit_t" else {}
-scores = filters.sweep(sam, filters.spread(parts["val"], 12), usual)[1]
-chosen = filters.best_thresholds(scores)
-means = 100 * scores.groupby(filters.CHOSEN)["f1"].mean()
+tried = filters.sweep(sam, filters.spread(parts["val"], 12), usual)[1]
+chosen = filters.best_thresholds(tried, usual)
+means = 100 * tried.groupby(filters.CHOSEN)["f1"].mean()
 
 # %%
+words = ", ".join(f"`{name}` {value:g}" for name, value in chosen.items()) or "those of SAM stay"
 page.say(
-    f"Thresholds chosen on {scores['id'].nunique()} images: {chosen['pred_iou_thresh']:g} for the predicted IoU, "
-    f"{chosen['stability_score_thresh']:g} for the stability. With the pairs that were tried the F1 runs from "
-    f"{means.min():.1f} to {means.max():.1f} %. On few images the choice is a rough one."
+    f"Thresholds chosen on {tried['id'].nunique()} images: {words}. With the pairs that were tried the F1 runs from "
+    f"{means.min():.1f} to {means.max():.1f} %, on the images that chose: on others expect less."
 )
 
 # %% [markdown]

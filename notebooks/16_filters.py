@@ -128,9 +128,9 @@ if swept:
 rows = thresholds.filters_rows(series)
 if len(rows):
     page.say(
-        "Three sets of filters: the runs' own, the study's, and for each model the pair of the greatest F1 on "
-        "the validation images. The grid of points is that of these runs. The study asks at far more points, on enlarged "
-        "crops too: its row shows what its *filters* do to this model, not what its whole setting would give."
+        "Three sets of filters: the runs' own, the study's, and for each model and seed the pair of the greatest F1 on "
+        "the validation images. The grid of points is that of these runs. The study asks at far more points, on "
+        "enlarged crops too: its row shows what its *filters* do to this model, not what its whole setting would give."
     )
 
 # %% tags=["hide-input"]
@@ -141,6 +141,5 @@ page.say(thresholds.thresholds_sentence(series))
 
 # %% [markdown]
 # Thresholds are part of a model. Those that were chosen for one, on one kind of image, are a starting point for
-# another. With labelled images of your own, try a handful of pairs before you judge an adapter by what its mask
-# generator returns ([your own particles](09_your_particles.ipynb)), and judge the choice on other images: a pair that
-# was chosen on few of them can do worse elsewhere.
+# another. With labelled images of your own, [your own particles](09_your_particles.ipynb) chooses a pair on validation
+# images; judge the choice on others, for a pair that was chosen on few of them can do worse elsewhere.

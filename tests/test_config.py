@@ -55,11 +55,6 @@ def test_the_run_id_of_what_is_not_trained_ignores_what_only_training_reads(name
     assert same == (name in IGNORED | set(TRAINING_FIELDS))
 
 
-def test_the_switch_of_the_first_records_stands_for_their_number_of_images():
-    assert RunConfig.from_dict({"filters": True}) == RunConfig(filters=12)
-    assert RunConfig.from_dict({"filters": False}) == RunConfig()
-
-
 @pytest.mark.parametrize("position", range(3))
 def test_the_run_id_depends_on_base_data_and_split(position):
     parts = list(BASE)

@@ -52,6 +52,9 @@ def world(tmp_path, monkeypatch):
         summary = {"predictor": {"dice": {"mean": len(world.done) / 10}}}
         (target / "config.json").write_text(json.dumps(run.config.to_dict()))
         (target / "per_image.csv").write_text("evaluator,id,group,dice\npredictor,007,NA,0.123456789\n")
+        for name in ("split", "train_split"):
+            (target / f"{name}.json").write_text(json.dumps({"hash": f"{name:0<16}"}))
+        (target / "history.csv").write_text("step,val_score\n1,\n2,0.123456789\n")
         (target / "metrics.json").write_text(json.dumps({"run_id": run.run_id, "test": summary}))
         return read_record(target)
 
@@ -130,9 +133,12 @@ def test_a_published_edition_is_gone_on_from(world, capsys):
     edition = read_edition("runs/p")
     assert ids < {record.run_id for record in edition.records} and not edition.missing()
     before = {run_id: hashes(published.path / run_id) for run_id in ids}
+    splits = hashes(published.path).keys() - {p for found in before.values() for p in found}
+    assert {p.name for p in splits} == {"edition.json", "split-split0000000.json", "train_split-train_split0.json"}
     again = publish(edition, world.root / "book" / "results")  # in the same place
     assert len(again.records) == 4
     assert {run_id: hashes(again.path / run_id) for run_id in ids} == before  # nothing is lost on the way
+    assert all(p.is_file() for p in splits) and "3 runs of the edition published on" in edition.info["taken"]
     assert "there is no published edition 'p-emps'; there are p." in status_of("--data", "emps", "--from-published")
     assert "give one of them" in status_of("--fresh", "--from-published")
 

@@ -108,7 +108,12 @@ def test_images_are_spread_evenly() -> None:
 def test_the_best_thresholds_by_hand() -> None:
     rows = [(0.0, 0.0, 0.1), (0.0, 0.0, 0.9), (0.5, 0.7, 0.75), (0.5, 0.7, 0.5), (0.5, 0.9, 0.5), (0.5, 0.9, 0.75)]
     scores = pd.DataFrame(rows, columns=[*filters.CHOSEN, "f1"])  # the last two are equal
-    assert filters.best_thresholds(scores) == {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
+    usual = {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.8, "points_per_side": 16}
+    assert filters.best_thresholds(scores, usual) == {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.7}
+    for nothing in (0.0, float("nan")):
+        kept = filters.best_thresholds(scores.assign(f1=nothing), usual)
+        assert kept == {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.8}
+    assert filters.best_thresholds(scores.assign(f1=0.0), {}) == {}
 
 
 def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
@@ -116,12 +121,16 @@ def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: p
     pairs = tuple(biting(sam, data.subset("val")[0].image))
     monkeypatch.setattr(filters, "PAIRS", pairs)
     monkeypatch.setattr(filters, "QUICK_SETTINGS", FEW)
-    config = RunConfig(method="frozen", filters=12, precision="32-true", device="cpu")
+    judge = evaluation.score_annotations  # a model without training matches nothing: here fewer masks are better
+    monkeypatch.setattr(evaluation, "score_annotations", lambda a, b: judge(a, b) | {"f1": 1 / (1 + len(a))})
+    config = RunConfig(method="frozen", filters=2, precision="32-true", device="cpu")
     found, rows = filters.measure(sam, data.subset("val"), data.subset("test"), config, "cpu", tmp_path)
     masks, scores = (pd.read_csv(tmp_path / f"{name}.csv") for name in ("calibration", "thresholds"))
-    assert set(masks["id"]) == set(scores["id"]) == set(data.subset("val").ids)
+    first, _, last = data.subset("val").ids
+    assert set(masks["id"]) == set(scores["id"]) == {first, last}
     means = scores.groupby(filters.CHOSEN)["f1"].mean()
     assert means[tuple(found["tuned"][name] for name in filters.CHOSEN)] == pytest.approx(means.max(), abs=1e-4)
+    assert means.max() > means.min()
     assert found["tuned"]["min_mask_region_area"] == found["own"]["min_mask_region_area"] == 25
     assert found["study"] == {n: STUDY_SETTINGS[n] for n in filters.FILTERS} and found["points_per_side"] == 4
     for key, evaluator, chosen in (

@@ -32,6 +32,13 @@ def test_record_reads_what_the_run_wrote(tmp_path):
     assert record.named("reference").config == record.config.replace(name="reference")
 
 
+def test_the_first_records_have_a_switch_for_filters(tmp_path):
+    folder = make_run(tmp_path / "abc")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"filters": False}))
+    assert read_record(folder).config == RunConfig.from_dict(config)
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.xz"])
 def test_names_that_look_like_missing_values_are_names(tmp_path, suffix):
     names = ["NA", "None", "null", "nan", "007", "1e3", "true"]

@@ -69,7 +69,7 @@ def calibration_table(series: Series, name: str = "calibration") -> pd.DataFrame
 def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
     """One row a series: how far its ratings are off, and how well they sort.
 
-    Columns: series, masks, images, groups; predicted, iou (means, 0 to 1); excess, low, high (mean of predicted - true
+    Columns: series, runs (seeds), masks (of all runs), images, groups; predicted, iou (means, 0 to 1); excess, low, high (mean of predicted - true
     IoU with its interval over groups); error (expected calibration error: |predicted - iou| of the bins of
     `calibration_table`, weighted by their share; Guo et al. 2017, On Calibration of Modern Neural Networks);
     rank_iou, rank_stability (Spearman's correlation of predicted IoU and of stability with the true IoU).
@@ -81,13 +81,14 @@ def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
         gap = (found["predicted_iou"] - found["iou"]).to_numpy()
         excess, low, high = bootstrap_interval(gap, found["group"].to_numpy())
         rows.append({
-            "series": label, "masks": len(found), "images": found["id"].nunique(), "groups": found["group"].nunique(),
+            "series": label, "runs": sum(len(masks([record], name)) > 0 for record in series[label]),
+            "masks": len(found), "images": found["id"].nunique(), "groups": found["group"].nunique(),
             "predicted": found["predicted_iou"].mean(), "iou": found["iou"].mean(),
             "excess": excess, "low": low, "high": high,
             "error": ((part["predicted"] - part["iou"]).abs() * part["share"]).sum(),
             **{key: found[column].corr(found["iou"], method="spearman") for key, column in CORRELATIONS.items()},
         })  # fmt: skip
-    columns = ["series", "masks", "images", "groups", "predicted", "iou", "excess", "low", "high", "error"]
+    columns = ["series", "runs", "masks", "images", "groups", "predicted", "iou", "excess", "low", "high", "error"]
     table = pd.DataFrame(rows, columns=[*columns, *CORRELATIONS])
     table.attrs.update(made_by="lorasam_core.chapters.calibration.ratings_table", runs=run_ids(*series.values()))
     return table
@@ -98,7 +99,7 @@ def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
     rows = [
         {
             "model": row["series"],
-            "masks": f"{row['masks']:,}",
+            "masks (runs)": f"{row['masks']:,} ({row['runs']})",
             "images (groups)": f"{row['images']} ({row['groups']})",
             "mean predicted IoU, %": shown(row["predicted"]),
             "mean true IoU, %": shown(row["iou"]),

@@ -30,8 +30,7 @@ MEASURES = {  # column: evaluator, column of per_image.csv, words
     "ap50": ("generator", "ap50", "AP50"),
     "f1": ("generator", "f1", "F1"),
     "pq": ("generator", "pq", "PQ"),
-    "own_ap50": ("generator_tuned", "ap50", "AP50, thresholds by validation"),
-    "own_f1": ("generator_tuned", "f1", "F1, thresholds by validation"),
+    "tuned_f1": ("generator_tuned", "f1", "F1 with thresholds by validation"),
 }
 COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in metrics.json, over seeds
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),

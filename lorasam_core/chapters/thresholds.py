@@ -21,7 +21,7 @@ PAIR = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = {  # name in a run's metrics: label, evaluator
     "own": ("the runs' own", "generator"),
     "study": ("the study's", "generator_study"),
-    "tuned": ("tuned on validation images", "generator_tuned"),
+    "tuned": ("by validation", "generator_tuned"),
 }
 
 
@@ -52,8 +52,8 @@ def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def filters_rows(series: Series) -> pd.DataFrame:
     """What three sets of filters give on the test images, long.
 
-    Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs each
-    that differs), f1, ap50 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
+    Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs that
+    differ, each with its seed), f1, ap50 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
     compared filters count.
     """
     rows = []
@@ -104,7 +104,10 @@ def compared(records: Sequence[Record]) -> list[Record]:
 
 # ------------------------------------------------------------------------------------------------- sentences
 def sweep_sentence(series: Series) -> str:
-    """Where each series' F1 is greatest on the validation images, whether that is the edge of the grid, and the AP50."""
+    """Where each series' F1 is greatest on the validation images, whether that is the edge of the grid, the AP50 there.
+
+    Of several seeds the mean is meant; each of them is judged with a pair of its own.
+    """
     text = []
     for name, records in series.items():
         if (table := threshold_table(records)).empty:
@@ -113,9 +116,10 @@ def sweep_sentence(series: Series) -> str:
         rated = dict(zip(PAIR, ("predicted IoU", "stability"), strict=True))
         chosen = [f"{what} {best[c]:g}" if best[c] > 0 else f"no filter on the {what}" for c, what in rated.items()]
         edge = [what for column, what in rated.items() if best[column] == table[column].max()]
+        whose = " (mean over its seeds)" if len(records) > 1 else ""
         beyond = f" (the highest {' and '.join(edge)} that was tried)" if edge else ""
         text.append(
-            f"On the validation images the {name} model's F1 is greatest ({best['f1']:.1f} %) with "
+            f"On the validation images the {name} model's F1{whose} is greatest ({best['f1']:.1f} %) with "
             f"{' and '.join(chosen)}{beyond}; over the whole grid it runs from {table['f1'].min():.1f} to "
             f"{table['f1'].max():.1f} %. The AP50 is {best['ap50']:.1f} % there, {table['ap50'].max():.1f} % at most."
         )
@@ -132,8 +136,9 @@ def thresholds_sentence(series: Series) -> str:
         others = [
             f"{called} are the same"
             if same(runs, key)
-            else f"{called} {counts[key]:.1f}, which changes the F1 by {_points(change(runs, FILTERS[key][1]))}"
-            for key, called in (("study", "the study's"), ("tuned", "the tuned ones"))
+            else f"{called} {counts[key]:.1f}, which changes the F1 by {_points(change(runs, FILTERS[key][1]))} and the "
+            f"AP50 by {_points(change(runs, FILTERS[key][1], 'ap50'))}"
+            for key, called in (("study", "the study's"), ("tuned", "those by validation"))
         ]
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
         text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
@@ -167,7 +172,10 @@ def same(records: Sequence[Record], key: str) -> bool:
 
 def _thresholds(records: Sequence[Record], key: str) -> list[str]:
     values = [record.metrics["filters"][key] for record in records]
-    return list(dict.fromkeys(f"{v[PAIR[0]]:g} / {v[PAIR[1]]:g} / {v['min_mask_region_area']:g}" for v in values))
+    text = [f"{v[PAIR[0]]:g} / {v[PAIR[1]]:g} / {v['min_mask_region_area']:g}" for v in values]
+    if len(set(text)) == 1:
+        return text[:1]
+    return [f"{value} (seed {record.config.seed})" for value, record in zip(text, records, strict=True)]
 
 
 def _points(found: tuple[float, float, float]) -> str:

@@ -33,14 +33,12 @@ MEASURES = {
     "mask generator: AP": ("generator", "ap"),
     "mask generator: F1 at IoU 0.5": ("generator", "f1"),
     "mask generator: PQ": ("generator", "pq"),
-    "mask generator, thresholds by validation: AP50": ("generator_tuned", "ap50"),
     "mask generator, thresholds by validation: F1 at IoU 0.5": ("generator_tuned", "f1"),
 }
 WORDS = {  # of the columns of comparisons
     "predictor Dice": ("predictor", "dice"), "point IoU": ("point", "iou_rated"), "box IoU": ("box", "iou_rated"),
     "mask generator Dice": ("generator", "dice"), "AP50": ("generator", "ap50"), "F1": ("generator", "f1"),
-    "PQ": ("generator", "pq"), "F1, thresholds by validation": ("generator_tuned", "f1"),
-    "AP50, thresholds by validation": ("generator_tuned", "ap50"),
+    "PQ": ("generator", "pq"), "F1 with thresholds by validation": ("generator_tuned", "f1"),
 }  # fmt: skip
 PROMPTS = {  # rows of the table of prompts
     "whole image": ("predictor", "iou"), "mask generator, union": ("generator", "iou"),
@@ -149,9 +147,12 @@ def _settings(run: Record) -> dict[str, Any]:
 
 def _images(runs: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame:
     """The metric of each test image, in %, with its group; a mean over the runs where there are several."""
-    files = [next(run.path.glob("per_image.csv*")) for run in runs]
-    rows = pd.concat([pd.read_csv(file, dtype={"id": str, "group": str}) for file in files])
-    rows = rows[rows["evaluator"] == evaluator]
+    tables = []
+    for run in runs:
+        rows = pd.read_csv(next(run.path.glob("per_image.csv*")), dtype={"id": str, "group": str})
+        own = evaluator == "generator_tuned" and run.config.method in ("unet", "otsu", "watershed")
+        tables.append(rows[rows["evaluator"] == ("generator" if own else evaluator)])
+    rows = pd.concat(tables)
     return 100 * rows.groupby(["id", "group"])[[metric]].mean()
 
 
@@ -162,6 +163,9 @@ def _with_interval(values: pd.Series) -> Numbers:
 
 def _summary(runs: Sequence[Record], evaluator: str, metric: str) -> Numbers:
     """Mean with interval, in %, as one record has it, or of the images' means over several; without runs, nothing."""
+    if evaluator == "generator_tuned":  # of which the record has a summary elsewhere
+        values = _images(runs, evaluator, metric)[metric] if runs else pd.Series(dtype=float)
+        return _with_interval(values) if len(values) else ()
     if not runs or not all(metric in run.metrics["test"].get(evaluator, {}) for run in runs):
         return ()
     if len(runs) > 1:
@@ -267,6 +271,6 @@ RULES: dict[str, Callable[[Cell, Edition], list[Numbers]]] = {
     "landing": _frozen_and_adapted, "main": _frozen_and_adapted, "rank": _ablation, "learning-rate": _ablation,
     "batch-size": _ablation, "batch-size-cost": _ablation, "cases": _cases, "edition-runs": _run,
     "batch-size-equal-images": _comparison, "batch-size-equal-steps": _comparison, "objective": _comparison,
-    "where": _comparison, "learning-rate-paired": _comparison, "labels": _labels, "prompts": _frozen_and_adapted,
+    "longer": _comparison, "where": _comparison, "learning-rate-paired": _comparison, "labels": _labels, "prompts": _frozen_and_adapted,
     "where-cost": _comparison, "rivals-foreground": _comparison, "rivals-instances": _comparison,
 }  # fmt: skip

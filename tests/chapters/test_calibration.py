@@ -138,7 +138,7 @@ def test_ratings_in_words(tmp_path: Path) -> None:
     alone = calibration.calibration_sentence(one)
     assert "predicted IoU is off by " in alone and "0.0 points on average, on too few groups for an interval;" in alone
     shown = calibration.ratings_display(one).iloc[0]
-    assert shown["mean true IoU, %"] == "50.0" and shown["masks"] == "10" and shown["images (groups)"] == "10 (1)"
+    assert shown["mean true IoU, %"] == "50.0" and shown["masks (runs)"] == "10 (1)" and shown["images (groups)"] == "10 (1)"
 
 
 def test_errors_that_cancel_do_not_make_a_rating_right(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_three_sets_of_filters_on_the_test_images(tmp_path: Path) -> None:
     table = thresholds.filters_table(series).set_index("filters")
     values = table["predicted IoU / stability / area"]
     assert values["the runs' own"] == "0.3 / 0.7 / 25" and values["the study's"] == "0.9 / 0.92 / 100"
-    assert values["tuned on validation images"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
+    assert values["by validation"] == "frozen 0.5 / 0.85 / 25, adapted 0.7 / 0.85 / 25"
     assert table.loc["the study's", "F1, %: adapted"].startswith(f"{100 * mean:.1f} [")
     assert list(table.columns[1:]) == [
         "F1, %: frozen", "F1, %: adapted", "AP50, %: frozen", "AP50, %: adapted", "Dice, %: frozen", "Dice, %: adapted",
@@ -209,7 +209,7 @@ def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
     assert "Adapting changes the F1 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
     assert "changes the AP50 by +10.0 [+10.0,\u00a0+10.0] points (filters: the runs' own); by" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
-    assert thresholds.thresholds_sentence(same).count("by nothing") == 6
+    assert thresholds.thresholds_sentence(same).count("by nothing") == 10
     assert "Adapting" not in thresholds.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
 
 
@@ -218,10 +218,10 @@ def test_filters_that_are_the_runs_own_change_nothing(tmp_path: Path) -> None:
     for runs in series.values():
         runs[0].metrics["filters"]["tuned"] = dict(OWN)
     text = thresholds.thresholds_sentence(series)
-    assert text.count("; the tuned ones are the same.") == 2 and text.count("the study's 8.0, which changes") == 2
-    assert "(filters: the study's)." in text and "tuned on validation images" not in text
+    assert text.count("; those by validation are the same.") == 2 and text.count("the study's 8.0, which changes") == 2
+    assert "(filters: the study's)." in text and "by validation)" not in text
     series["frozen"][0].metrics["filters"]["tuned"] = OWN | {"pred_iou_thresh": 0.5}
-    assert "(filters: tuned on validation images)." in thresholds.thresholds_sentence(series)
+    assert "(filters: by validation)." in thresholds.thresholds_sentence(series)
 
 
 def test_a_choice_that_does_worse_on_the_test_images_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_one_group_gives_no_interval_and_no_claim_of_a_change(tmp_path: Path) ->
     record = read_record(record.path)
     gap = 100 * thresholds.change([record], "generator_study")[0]
     text = thresholds.thresholds_sentence({"frozen": [], "adapted": [record]})
-    assert f"changes the F1 by {gap:+.1f} points, on too few groups for an interval;" in text
+    assert f"changes the F1 by {gap:+.1f} points, on too few groups for an interval and" in text
 
 
 def test_what_was_trained_follows_the_objective(tmp_path: Path) -> None:
