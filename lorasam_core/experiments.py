@@ -196,7 +196,9 @@ def run(
         published = published_edition(folder.name)
         if count := restore(published, folder, _unique(everything)):
             device = published.info.get("device_name", "a device without a name")
-            taken = f"{count} runs of the edition published on {published.info.get('updated', '')[:10]}, made on {device}"
+            taken = (
+                f"{count} runs of the edition published on {published.info.get('updated', '')[:10]}, made on {device}"
+            )
         print(f"{count} runs are taken from the published edition, as they are")
     done = [i for i in _unique(planned) if is_finished(folder / i)]
     check_disk(folder, sum(r.bytes_needed for i, r in _unique(planned).items() if fresh or i not in done))

@@ -30,7 +30,11 @@ SUBJECTS = (
     ("generator", "dice", "The union of the mask generator's masks has a Dice"),
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
     ("generator", "f1", "Painted into one image and matched one to one, its masks have an F1 at IoU 0.5"),
-    ("generator_tuned", "f1", "With thresholds chosen on validation images, for each model and seed, its masks have an F1"),
+    (
+        "generator_tuned",
+        "f1",
+        "With thresholds chosen on validation images, for each model and seed, its masks have an F1",
+    ),
     ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
 HEADLINE = (  # of the front page, a line each

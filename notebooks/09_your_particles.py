@@ -13,8 +13,9 @@
 # %% [markdown]
 # # Your particles
 #
-# A folder of micrographs in; an adapter, thresholds for it, masks and a table of sizes out. As it stands this page makes itself a small
-# folder of generated particles and works on that. To use your own, name the folder below and run the page again.
+# A folder of micrographs in; an adapter, thresholds for it, masks and a table of sizes out. As it stands this page
+# makes itself a small folder of generated particles and works on that. To use your own, name the folder below and run
+# the page again.
 #
 # The folder holds `images/` and, by the same file names, `labels/` (instance numbers) or `masks/` (particle or not), as
 # PNG or TIFF. Optional: `groups.csv` (id, group), which keeps images of one specimen together, and `pixel_size.csv`

@@ -143,7 +143,9 @@ def test_what_has_no_thresholds_to_choose_is_judged_as_it_is(tmp_path):
         write_run(tmp_path, run_id, 0.6, ("predictor", "generator"), method=method)
     runs = {r.run_id: r for r in read_edition(tmp_path).records}
     chosen = tables.test_rows([runs["o"]], "generator_tuned", "f1")
-    assert chosen["f1"].tolist() == tables.test_rows([runs["o"]], "generator", "f1")["f1"].tolist() and len(chosen) == 12
+    assert (
+        chosen["f1"].tolist() == tables.test_rows([runs["o"]], "generator", "f1")["f1"].tolist() and len(chosen) == 12
+    )
     assert tables.test_rows([runs["a"]], "generator_tuned", "f1").empty  # it has thresholds, and nobody chose any
 
 

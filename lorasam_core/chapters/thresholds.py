@@ -53,8 +53,8 @@ def filters_rows(series: Series) -> pd.DataFrame:
     """What three sets of filters give on the test images, long.
 
     Columns: filters, series, thresholds (text: predicted IoU / stability / minimum area in pixels; of several runs that
-    differ, each with its seed), f1, ap50 and dice, each with _low and _high, in %, n_pred (masks an image). Only runs that have
-    compared filters count.
+    differ, each with its seed), f1, ap50 and dice, each with _low and _high, in %, n_pred (masks an image). Only
+    runs that have compared filters count.
     """
     rows = []
     for key, (label, evaluator) in FILTERS.items():
@@ -133,13 +133,11 @@ def thresholds_sentence(series: Series) -> str:
         if not (runs := compared(records)):
             continue
         counts = {key: interval(runs, evaluator, "n_pred")["mean"] for key, (_, evaluator) in FILTERS.items()}
-        others = [
-            f"{called} are the same"
-            if same(runs, key)
-            else f"{called} {counts[key]:.1f}, which changes the F1 by {_points(change(runs, FILTERS[key][1]))} and the "
-            f"AP50 by {_points(change(runs, FILTERS[key][1], 'ap50'))}"
-            for key, called in (("study", "the study's"), ("tuned", "those by validation"))
-        ]
+        others = []
+        for key, called in (("study", "the study's"), ("tuned", "those by validation")):
+            by = [_points(change(runs, FILTERS[key][1], metric)) for metric in ("f1", "ap50")]
+            moved = f"{called} {counts[key]:.1f}, which changes the F1 by {by[0]} and the AP50 by {by[1]}"
+            others.append(f"{called} are the same" if same(runs, key) else moved)
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
         text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
         if change(runs, FILTERS["tuned"][1])[2] < 0:

@@ -138,7 +138,11 @@ def test_ratings_in_words(tmp_path: Path) -> None:
     alone = calibration.calibration_sentence(one)
     assert "predicted IoU is off by " in alone and "0.0 points on average, on too few groups for an interval;" in alone
     shown = calibration.ratings_display(one).iloc[0]
-    assert shown["mean true IoU, %"] == "50.0" and shown["masks (runs)"] == "10 (1)" and shown["images (groups)"] == "10 (1)"
+    assert (
+        shown["mean true IoU, %"] == "50.0"
+        and shown["masks (runs)"] == "10 (1)"
+        and shown["images (groups)"] == "10 (1)"
+    )
 
 
 def test_errors_that_cancel_do_not_make_a_rating_right(tmp_path: Path) -> None:
@@ -170,7 +174,10 @@ def test_thresholds_are_means_over_images_and_runs(tmp_path: Path) -> None:
     assert len(table) == 9 and table.loc[(0.5, 0.85), "f1"] == pytest.approx(55 + 10 + 5 + 1)
     assert table.loc[(0.0, 0.0), ["f1", "dice", "n_pred"]].tolist() == pytest.approx([56, 20, 3])
     text = thresholds.sweep_sentence({"adapted": runs})
-    assert "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text and "The AP50 is 10.0 % there, 10.0 % at most." in text
+    assert (
+        "greatest (71.0 %) with predicted IoU 0.5 and stability 0.85;" in text
+        and "The AP50 is 10.0 % there, 10.0 % at most." in text
+    )
     edge = thresholds.sweep_sentence({"adapted": [write(tmp_path / "c", tuned=0.95)]})
     assert "the highest predicted IoU that was tried" in edge
     long = thresholds.sweep_rows({"frozen": thresholds.threshold_table(runs), "adapted": table.reset_index()})
