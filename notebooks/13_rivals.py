@@ -71,8 +71,8 @@ if "tuned_f1" in instances:
     page.say(
         "A mask generator has two thresholds for its masks, and what suits one model need not suit another. "
         "*Thresholds by validation* are those of the greatest F1 on validation images, for each model and seed; in the "
-        "other columns all models have one pair, which was chosen for the frozen model. The watershed's distance was chosen "
-        "on validation images too; Otsu's threshold and the U-Net's cut, at a half, were not chosen."
+        "other columns all models have one pair, which was chosen for the frozen model. The watershed's distance was "
+        "chosen on validation images too; Otsu's threshold and the U-Net's cut, at a half, were not chosen."
     )
 caption = "Instances: test metrics in % with 95 % intervals, and the paired difference to LoRA in the first of them."
 page.table(comparisons.comparison_display(table, instances), "rivals-instances", caption, data=table)

@@ -69,10 +69,10 @@ def calibration_table(series: Series, name: str = "calibration") -> pd.DataFrame
 def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
     """One row a series: how far its ratings are off, and how well they sort.
 
-    Columns: series, runs (seeds), masks (of all runs), images, groups; predicted, iou (means, 0 to 1); excess, low, high
-    (mean of predicted - true IoU with its interval over groups); error (expected calibration error: |predicted - iou| of the bins of
-    `calibration_table`, weighted by their share; Guo et al. 2017, On Calibration of Modern Neural Networks);
-    rank_iou, rank_stability (Spearman's correlation of predicted IoU and of stability with the true IoU).
+    Columns: series, runs (seeds), masks (of all runs), images, groups; predicted, iou (means, 0 to 1); excess, low,
+    high (mean of predicted - true IoU with its interval over groups); error (expected calibration error: |predicted -
+    iou| of the bins of `calibration_table`, weighted by their share; Guo et al. 2017, On Calibration of Modern Neural
+    Networks); rank_iou, rank_stability (Spearman's correlation of predicted IoU and of stability with the true IoU).
     """
     bins = calibration_table(series, name)
     rows = []
