@@ -113,6 +113,7 @@ def test_the_readmes_table_is_that_of_the_published_records(tmp_path: Path) -> N
     copy = tmp_path / "README.md"
     shutil.copyfile(ROOT / "README.md", copy)
     update_readme(published[0], copy)
+    assert "| predictor: Dice |" in README and "| mask generator: AP50 |" in README  # its tables can be read
     assert copy.read_text(encoding="utf-8") == README
 
 
