@@ -80,13 +80,17 @@ def headline(edition: Edition) -> list[str]:
     """
     adapted = adapted_runs(edition)
     subjects = {(evaluator, metric): subject for evaluator, metric, subject in SUBJECTS}
-    lines = [[_finding(edition, adapted, *key, subjects[key]) for key in keys] for keys in HEADLINE]
+    lines = [[_finding(edition, adapted, *key, subjects[key], spread=False) for key in keys] for keys in HEADLINE]
     said = [*(" ".join(filter(None, line)) for line in lines), rivals_sentence(edition)]
     return [*filter(None, said), *_too_few_groups(edition, adapted)]
 
 
-def _finding(edition: Edition, adapted: Sequence[Record], evaluator: str, metric: str, subject: str) -> str:
-    """One of SUBJECTS frozen and adapted, and the difference; an empty text where it was not measured."""
+def _finding(
+    edition: Edition, adapted: Sequence[Record], evaluator: str, metric: str, subject: str, spread: bool = True
+) -> str:
+    """One of SUBJECTS frozen and adapted, the difference and, with `spread`, that of the seeds; an empty text where it
+    was not measured.
+    """
     frozen = frozen_runs(edition)
     before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
     if not np.isfinite(after["mean"]):
@@ -96,7 +100,7 @@ def _finding(edition: Edition, adapted: Sequence[Record], evaluator: str, metric
         return f"{subject} of {value} % after adapting."
     return (
         f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and {value} % adapted: "
-        f"{_gain(frozen, adapted, evaluator, metric)}"
+        f"{_gain(frozen, adapted, evaluator, metric, spread)}"
     )
 
 
@@ -107,15 +111,15 @@ def _too_few_groups(edition: Edition, adapted: Sequence[Record]) -> list[str]:
     return list(filter(None, [few_groups(max(groups))] if groups else []))
 
 
-def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> str:
-    """The paired difference in words, held against other images and other seeds, and the spread of the seeds."""
+def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str, spread: bool = True) -> str:
+    """The paired difference in words, held against other images and other seeds; with `spread`, that of the seeds."""
     change, low, high = paired(frozen, adapted, evaluator, metric)
     noise = seed_noise(adapted, evaluator, metric)
     limit = seed_limit(noise["least"], 0, int(noise["n"]))
     text = difference(change, low, high)
     if verdict(100 * change, 100 * low, 100 * high, limit) == "noisy":
         text += " on these images, no more than other images and other seeds may do together"
-    if noise["n"] < 2:
+    if noise["n"] < 2 or not spread:
         return f"{text}."
     return f"{text}. Over {noise['n']} seeds the adapted value has a standard deviation of {noise['std']:.1f} points."
 

@@ -119,12 +119,11 @@ for kind in ("merges", "splits"):
 
 # %% tags=["hide-input"]
 longer = report.records_of(page.edition, "longer")
-compared = comparisons.comparison_table([*main, *longer], main[0].config.name)
+everything = [*main, *longer, *report.frozen_runs(page.edition)]
+compared = comparisons.comparison_table(everything, main[0].config.name)
 measures = comparisons.measured(compared, ("predictor_dice", "point_iou", "ap50", "f1", "tuned_f1"))
 if longer:
-    caption = (
-        "The main configuration, all its seeds, and one run with more steps: test metrics in % with 95 % intervals."
-    )
+    caption = "The main configuration, all seeds; one run with more steps; the frozen model: % with 95 % intervals."
     page.table(comparisons.comparison_display(compared, measures), "longer", caption, data=compared)
 page.say(report.left_out_sentence(page.edition, "longer"))
 

@@ -87,7 +87,12 @@ def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     union = edition.records[0].metrics["test"]["generator"]["dice"]["mean"]
     assert f"The union of the mask generator's masks has a Dice of {100 * union:.1f} [" in text
     foreground, particles = report.headline(edition)
-    assert foreground == report.findings(edition)[0] and "AP50" in particles and "F1 at IoU 0.5" in particles
+    assert (
+        report.findings(edition)[0].startswith(foreground)
+        and "deviation" not in foreground
+        and "AP50" in particles
+        and "F1 at IoU 0.5" in particles
+    )
     worse = tmp_path / "worse"
     write_run(worse, "f", 0.9, method="frozen")
     write_run(worse, "a", 0.7)

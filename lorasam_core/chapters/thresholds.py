@@ -184,5 +184,5 @@ def _points(found: tuple[float, float, float]) -> str:
         return f"{shown(mean, sign=True)} points, on too few groups for an interval"
     if mean == low == high == 0:
         return "nothing"
-    doubt = ", which the test set cannot tell from none" if low <= 0 <= high else ""
+    doubt = " (these images cannot tell it from none)" if low <= 0 <= high else ""
     return f"{shown(mean, low, high, sign=True)} points{doubt}"
