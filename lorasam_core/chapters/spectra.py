@@ -112,7 +112,7 @@ def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
             text.append(f"At rank {top} it lies {words} points from *{RULES[UNDIVIDED]}*.")
     if ROOT in rules:
         chance = "other images and another seed" if math.isfinite(noise) else "other images"
-        nothing = f"None of this is more than {chance} can do: neither the rank nor the step shows."
+        nothing = f"Nothing of this is more than {chance} can do: neither the rank nor the step shows."
         text.append(_rank_or_step(over_rank, any(at_top.values()), top) or nothing)
     if not math.isfinite(noise):
         text.append("What another seed would change is not known.")

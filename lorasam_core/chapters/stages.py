@@ -224,7 +224,7 @@ def thresholds_sentence(right: NDArray[np.bool_], passes: NDArray[np.bool_]) -> 
     if right.all():
         return f"All of the {len(right)} masks are of a particle."
     if not right.any():
-        return f"None of the {len(right)} masks is of a particle."
+        return f"Not one of the {len(right)} masks is of a particle."
     return (
         f"{right.sum()} of {len(right)} masks are of a particle. Of these {100 * passes[right].mean():.0f} % pass both "
         f"thresholds, of all others {100 * passes[~right].mean():.0f} %."

@@ -126,7 +126,7 @@ def test_sentences_claim_a_bias_only_beyond_the_interval(series, tmp_path):
     assert "the absolute error of the D50 falls by 30.0 [30.0,\u00a030.0] percentage points (on the 6 images in" in text
     up_and_down = [particles(TRUE, (1 + e) * TRUE, i, f"g{i}") for i, e in zip("abcd", (0.3, -0.3, 0.2, -0.2))]
     even = record(tmp_path, "e", *up_and_down)
-    assert "None of its mean errors can be told from zero" in size_sentences.size_sentence(
+    assert "Not one of its mean errors can be told from zero" in size_sentences.size_sentence(
         sizes.size_errors({"adapted": [even]})
     )
     pooled = size_sentences.pooled_sentence(sizes.pooled_rows(series))
