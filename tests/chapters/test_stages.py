@@ -162,7 +162,7 @@ def test_thresholds_sentence_says_whom_they_let_pass() -> None:
     right, passes = np.array([True, True, False, False, False]), np.array([True, False, False, False, True])
     text = stages.thresholds_sentence(right, passes)
     assert text.startswith("2 of 5 masks") and "50 % pass" in text and text.endswith("others 33 %.")
-    assert stages.thresholds_sentence(~right & right, passes).startswith("None")
+    assert stages.thresholds_sentence(~right & right, passes).startswith("Not one")
     assert stages.thresholds_sentence(right | ~right, passes).startswith("All")
 
 
