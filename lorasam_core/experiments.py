@@ -132,7 +132,7 @@ def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan, tak
         "data": data or profile.data,
         "created": old.get("created", now),
         "updated": now,
-        **({"taken": taken or old["taken"]} if taken or "taken" in old else {}),
+        "taken": taken or old.get("taken", ""),
         "result_version": RESULT_VERSION,
     }
     for run in list(_unique(planned).values())[:1]:
@@ -197,7 +197,7 @@ def run(
         if count := restore(published, folder, _unique(everything)):
             device = published.info.get("device_name", "a device without a name")
             taken = (
-                f"{count} runs of the edition published on {published.info.get('updated', '')[:10]}, made on {device}"
+                f"{count} runs of the published edition of {published.info.get('updated', '')[:10]}, made on {device}"
             )
         print(f"{count} runs are taken from the published edition, as they are")
     done = [i for i in _unique(planned) if is_finished(folder / i)]

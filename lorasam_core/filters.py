@@ -89,9 +89,7 @@ def measure(
     settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
     autocast = partial(devices.autocast, config.precision, device)
     masks, scores = sweep(sam, spread(val, config.filters), settings, autocast)
-    masks.round(dict.fromkeys(("iou", "predicted_iou", "stability_score"), 3) | {"area": 0}).to_csv(
-        folder / "calibration.csv", index=False
-    )
+    masks.round(3).to_csv(folder / "calibration.csv", index=False)
     scores.round(4).to_csv(folder / "thresholds.csv", index=False)
     own, study = ({name: given[name] for name in FILTERS} for given in (settings, STUDY_SETTINGS))
     tuned = own | best_thresholds(scores, own)

@@ -106,9 +106,8 @@ def _finding(
 
 def _too_few_groups(edition: Edition, adapted: Sequence[Record]) -> list[str]:
     """A warning where the test part has too few groups for its intervals, else nothing."""
-    measured = [interval(adapted, evaluator, metric) for evaluator, metric, _ in SUBJECTS]
-    groups = [int(found["groups"]) for found in measured if np.isfinite(found["mean"])]
-    return list(filter(None, [few_groups(max(groups))] if groups else []))
+    groups = max(test_rows(adapted, evaluator, metric)["group"].nunique() for evaluator, metric, _ in SUBJECTS)
+    return list(filter(None, [few_groups(groups)] if groups else []))
 
 
 def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str, spread: bool = True) -> str:

@@ -73,8 +73,8 @@ def restore(edition: Edition, folder: Path, run_ids: Iterable[str]) -> int:
 
     Returns how many. What publishing leaves out (adapters but the first main one, logs, most of the curves) stays out.
     """
-    wanted = [record for record in edition.records if record.run_id in set(run_ids)]
-    wanted = [record for record in wanted if not is_finished(folder / record.run_id)]
+    asked = set(run_ids)
+    wanted = [r for r in edition.records if r.run_id in asked and not is_finished(folder / r.run_id)]
     folder.mkdir(parents=True, exist_ok=True)
     for record in wanted:
         part = folder / f"{record.run_id}.part-{os.getpid()}"

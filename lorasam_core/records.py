@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -186,12 +187,16 @@ def published_editions() -> list[Edition]:
 
 def published_edition(name: str) -> Edition:
     """The committed edition of this name; raises ValueError that names those there are."""
-    there = published_editions()
-    for edition in there:
-        if edition.path.name == name:
+    return _named(published_editions(), name, "published")
+
+
+def _named(editions: Sequence[Edition], name: str, kind: str) -> Edition:
+    """The first edition of this name or folder, "" for any; raises ValueError that names those there are."""
+    for edition in editions:
+        if name in ("", edition.name, edition.path.name):
             return edition
-    known = ", ".join(edition.path.name for edition in there) or "none"
-    raise ValueError(f"there is no published edition {name!r}; there are {known}.")
+    known = ", ".join(dict.fromkeys(e.name for e in editions)) or "none"
+    raise ValueError(f"there is no {kind} edition {name!r}; there are {known}.")
 
 
 def find_edition(name: str = "", runs: str | Path = "runs", unfinished: bool = False) -> Edition:
@@ -206,11 +211,7 @@ def find_edition(name: str = "", runs: str | Path = "runs", unfinished: bool = F
     editions = [*local_editions(runs), *published_editions()]
     if not editions:
         raise ValueError(f"{runs} holds no finished edition; run `python -m lorasam_core.experiments run` first.")
-    for edition in editions:
-        if name in ("", edition.name, edition.path.name):
-            return edition
-    known = ", ".join(dict.fromkeys(e.name for e in editions))
-    raise ValueError(f"there is no finished edition {name!r}; there are {known}.")
+    return _named(editions, name, "finished")
 
 
 def bench_records() -> list[Path]:

@@ -114,7 +114,7 @@ for kind in ("merges", "splits"):
 # %% [markdown]
 # ## Longer
 #
-# Does the number of steps decide? The main configuration, and the same with more of them: a schedule of its own, other
+# Does the number of steps decide? The main configuration, and the same with more of them: a schedule of its own, more
 # views of the same images, the same seed as the first of the main runs.
 
 # %% tags=["hide-input"]

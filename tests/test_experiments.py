@@ -138,7 +138,7 @@ def test_a_published_edition_is_gone_on_from(world, capsys):
     again = publish(edition, world.root / "book" / "results")  # in the same place
     assert len(again.records) == 4
     assert {run_id: hashes(again.path / run_id) for run_id in ids} == before  # nothing is lost on the way
-    assert all(p.is_file() for p in splits) and "3 runs of the edition published on" in edition.info["taken"]
+    assert all(p.is_file() for p in splits) and "3 runs of the published edition of" in edition.info["taken"]
     assert "there is no published edition 'p-emps'; there are p." in status_of("--data", "emps", "--from-published")
     assert "give one of them" in status_of("--fresh", "--from-published")
 

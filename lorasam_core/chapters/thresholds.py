@@ -135,9 +135,11 @@ def thresholds_sentence(series: Series) -> str:
         counts = {key: interval(runs, evaluator, "n_pred")["mean"] for key, (_, evaluator) in FILTERS.items()}
         others = []
         for key, called in (("study", "the study's"), ("tuned", "those by validation")):
+            if same(runs, key):
+                others.append(f"{called} are the same")
+                continue
             by = [_points(change(runs, FILTERS[key][1], metric)) for metric in ("f1", "ap50")]
-            moved = f"{called} {counts[key]:.1f}, which changes the F1 by {by[0]} and the AP50 by {by[1]}"
-            others.append(f"{called} are the same" if same(runs, key) else moved)
+            others.append(f"{called} {counts[key]:.1f}, which changes the F1 by {by[0]} and the AP50 by {by[1]}")
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
         text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
         if change(runs, FILTERS["tuned"][1])[2] < 0:
