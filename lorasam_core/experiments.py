@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -143,13 +143,10 @@ def _write_edition(folder: Path, profile: Profile, data: str, planned: Plan, tak
     write_json(folder / EDITION, info)
 
 
-def listing(planned: Plan, folder: Path) -> pd.DataFrame:
-    """One row an experiment and run: experiment, run, id, done."""
-    rows = [
-        (name, r.config.name, r.run_id, "yes" if is_finished(folder / r.run_id) else "no")
-        for name, runs in planned.items()
-        for r in runs
-    ]
+def listing(planned: Plan, folder: Path, published: Iterable[str] = ()) -> pd.DataFrame:
+    """One row an experiment and run: experiment, run, id, done; published: ids of the runs that would be taken."""
+    state = dict.fromkeys(published, "taken") | {i: "yes" for i in _unique(planned) if is_finished(folder / i)}
+    rows = [(name, r.config.name, r.run_id, state.get(r.run_id, "no")) for name, runs in planned.items() for r in runs]
     return pd.DataFrame(rows, columns=["experiment", "run", "id", "done"])
 
 
@@ -188,12 +185,13 @@ def run(
     page_list = pages.page_list(table, folder, data, only)
     everything = plan(table, data)
     planned = {only: everything[only]} if only else everything
+    published = published_edition(folder.name) if from_published else None
     if dry_run:
-        print(listing(planned, folder).to_string(index=False))
+        ids = [record.run_id for record in published.records] if published else []
+        print(listing(planned, folder, ids).to_string(index=False))
         return []
     taken = ""
-    if from_published:
-        published = published_edition(folder.name)
+    if published:
         if count := restore(published, folder, _unique(everything)):
             device = published.info.get("device_name", "a device without a name")
             taken = (

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lorasam_core.metrics import paint
+from lorasam_core.particles import readable_unit
 
 FROZEN, ADAPTED, STUDY, LABELS = "#0072B2", "#D55E00", "#000000", "#666666"  # Okabe and Ito's palette, and a grey
 TRAIN, VALIDATION = "#009E73", "#CC79A7"
@@ -289,11 +290,11 @@ def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", *
 def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
     """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked.
 
-    The axis is in µm where half of all particles are of 1000 nm or more.
+    The axis is in the `readable_unit` of all particles together.
     """
     every = np.concatenate([[], *sizes.values()])
-    if unit == "nm" and len(every) and np.median(every) >= 1000:
-        sizes, unit = {name: np.asarray(diameters) / 1000 for name, diameters in sizes.items()}, "µm"
+    by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
+    sizes = {name: np.asarray(diameters) / by for name, diameters in sizes.items()}
     figure = Figure(figsize=(6.2, 3.2))
     axes = figure.subplots()
     for k, (name, diameters) in enumerate(sizes.items()):

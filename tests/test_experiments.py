@@ -128,6 +128,10 @@ def test_a_published_edition_is_gone_on_from(world, capsys):
     ids = {record.run_id for record in published.records}
     world.bad, world.done = set(), []
     (world.root / "runs" / "p").rename(world.root / "elsewhere")
+    capsys.readouterr()
+    run("--from-published", "--dry-run")
+    listed = {line.split()[-1] for line in capsys.readouterr().out.splitlines() if "rank 128" not in line}
+    assert listed == {"done", "taken"} and not (world.root / "runs" / "p").exists()
     run("--from-published", "--no-book")
     assert world.done == ["rank 128"] and "3 runs are taken from the published edition" in capsys.readouterr().out
     edition = read_edition("runs/p")

@@ -149,6 +149,14 @@ def series_table(series: Mapping[str, Sequence[Record]], field: str, measure: st
 
 
 # ------------------------------------------------------------------------------------------------- sentences
+def pivoted(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
+    """A table's `text`, a row a value of `row`, a column a value of `column` in the table's order; "–" where none."""
+    wide = table.pivot(index=row, columns=column, values="text")[list(dict.fromkeys(table[column]))].fillna("–")
+    out = wide.reset_index().rename_axis(columns=None)
+    out.attrs.update(table.attrs)
+    return out
+
+
 def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", noise: float = float("nan")) -> str:
     """What can and what cannot be told apart from the reference of a comparison_table.
 

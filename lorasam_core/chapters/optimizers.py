@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lorasam_core.chapters.comparisons import seed_noise
+from lorasam_core.chapters.comparisons import pivoted, seed_noise
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
 from lorasam_core.tables import by_value, paired, shown
@@ -33,12 +33,10 @@ def optimizer_display(table: pd.DataFrame) -> pd.DataFrame:
         shown(mean / 100, low / 100, high / 100) + (f", {runs} seeds" if runs > 1 else "")
         for mean, low, high, runs in numbers
     ]
-    wide = table.assign(text=text).pivot(index="learning_rate", columns="series", values="text").fillna("–")
-    wide = wide[list(dict.fromkeys(table["series"]))].sort_index(ascending=False)
-    out = wide.rename(columns=lambda title: f"{title}: Dice, %").rename_axis(index="learning rate").reset_index()
-    out["learning rate"] = [f"{rate:g}" for rate in out["learning rate"]]
-    out.attrs.update(table.attrs)
-    return out.rename_axis(columns=None)
+    rows = table.assign(text=text, series=[f"{title}: Dice, %" for title in table["series"]])
+    out = pivoted(rows, "learning_rate", "series").sort_values("learning_rate", ascending=False, ignore_index=True)
+    rates = [f"{rate:g}" for rate in out["learning_rate"]]
+    return out.assign(learning_rate=rates).rename(columns={"learning_rate": "learning rate"})
 
 
 def seeds_noise(series: Series) -> float:

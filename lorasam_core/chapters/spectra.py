@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from lorasam_core.chapters.comparisons import series_table
+from lorasam_core.chapters.comparisons import pivoted, series_table
 from lorasam_core.config import RunConfig
 from lorasam_core.phrases import listed, verdict
 from lorasam_core.records import Record
@@ -73,14 +73,8 @@ def scaling_display(table: pd.DataFrame) -> pd.DataFrame:
     """A scaling_table as the reader sees it: a row a rank, for each rule the factor and the Dice."""
     numbers = zip(*(table[column] for column in ("factor", "mean", "low", "high")), strict=True)
     text = [f"{by:.3g}: {shown(mean / 100, low / 100, high / 100)}" for by, mean, low, high in numbers]
-    wide = (
-        table.assign(text=text)
-        .pivot(index="rank", columns="rule", values="text")[list(dict.fromkeys(table["rule"]))]
-        .fillna("–")
-    )
-    out = wide.rename(columns=lambda rule: f"{rule}: factor and Dice, %").reset_index()
-    out.attrs.update(table.attrs)
-    return out.rename_axis(columns=None)
+    rules = [f"{rule}: factor and Dice, %" for rule in table["rule"]]
+    return pivoted(table.assign(text=text, rule=rules), "rank", "rule")
 
 
 def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
