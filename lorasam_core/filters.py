@@ -80,6 +80,7 @@ def measure(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Write calibration.csv and thresholds.csv (`sweep`) of the validation images; judge thresholds on the test images.
 
+    Of the test images under the tuned thresholds tuned_particles.csv keeps the `evaluation.particle_rows`.
     Returns what metrics.json keeps: the filters of the run's generator (`own`), of the study (`study`) and those with
     the greatest mean F1 on the validation images (`tuned`: two thresholds, the minimum area is the run's own);
     points_per_side; and of the test images the summaries under the study's filters (`study_thresholds`) and under the
@@ -99,9 +100,13 @@ def measure(
         ("study_thresholds", "generator_study", study),
         ("tuned_test", "generator_tuned", tuned),
     ):
-        rows = evaluation.evaluate_generator(sam, images, settings | chosen, autocast=autocast)
+        details: dict[str, list[dict[str, Any]]] = {}
+        rows = evaluation.evaluate_generator(sam, images, settings | chosen, autocast=autocast, details=details)
         found[key] = evaluation.summarize(rows)
         tables.append(rows.assign(evaluator=evaluator))
+        if evaluator == "generator_tuned":
+            particles = pd.DataFrame(details["particles"], columns=evaluation.PARTICLE_COLUMNS)
+            particles.round(4).to_csv(folder / "tuned_particles.csv", index=False)
     return found, pd.concat(tables, ignore_index=True)
 
 

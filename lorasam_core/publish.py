@@ -27,7 +27,7 @@ from lorasam_core.records import (
 FILES = ("config.json", "metrics.json", "environment.json")
 PACKED = ("per_image", "transfer")
 # of the main experiment's runs; of the history of others, the rows of validations
-MAIN_PACKED = ("history", "annotations", "particles", "calibration", "thresholds")
+MAIN_PACKED = ("history", "annotations", "particles", "tuned_particles", "calibration", "thresholds")
 SPLITS = ("split.json", "train_split.json")
 KEPT_SPLITS = "*split-*.json"  # as they are named where runs share them
 LIMIT = 2_000_000  # bytes of an edition in the repository

@@ -15,7 +15,7 @@ from lorasam_core.config import RunConfig
 
 METRICS = "metrics.json"  # written last: a run folder that holds it is finished
 EDITION = "edition.json"
-NAMES = ("id", "group", "data")  # columns of a run's tables
+NAMES = ("id", "group", "data", "source")  # columns of a run's tables; a source that is all "true" is no bool
 
 
 def root() -> Path:

@@ -131,6 +131,12 @@ def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: p
     means = scores.groupby(filters.CHOSEN)["f1"].mean()
     assert means[tuple(found["tuned"][name] for name in filters.CHOSEN)] == pytest.approx(means.max(), abs=1e-4)
     assert means.max() > means.min()
+    details: dict[str, list[dict]] = {}
+    evaluation.evaluate_generator(sam, data.subset("test"), FEW | found["tuned"], details=details)
+    kept = pd.read_csv(tmp_path / "tuned_particles.csv", dtype={"source": str})
+    expected = pd.DataFrame(details["particles"])
+    assert kept["diameter"].tolist() == pytest.approx(expected["diameter"].tolist(), abs=1e-4) and len(kept)
+    assert kept["source"].tolist() == expected["source"].tolist()
     assert found["tuned"]["min_mask_region_area"] == found["own"]["min_mask_region_area"] == 25
     assert found["study"] == {n: STUDY_SETTINGS[n] for n in filters.FILTERS} and found["points_per_side"] == 4
     for key, evaluator, chosen in (

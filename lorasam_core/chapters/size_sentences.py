@@ -9,7 +9,7 @@ import pandas as pd
 
 from lorasam_core.chapters.sizes import DISTANCES, NAMES, Series
 from lorasam_core.phrases import difference, listed
-from lorasam_core.tables import shown
+from lorasam_core.tables import interval, shown
 
 FEW = 10  # particles of an image: of fewer, D10 and D90 say little
 SPECK = 25  # pixels of area: a particle under it may be what a mask above left of another
@@ -50,6 +50,44 @@ def size_sentence(errors: pd.DataFrame) -> str:
                 f"{rows[q]['change_n']:.0f} images {where})."
             )
     return " ".join(text)
+
+
+def filters_sentence(series: Series) -> str:
+    """Which masks the sizes are those of: the runs' own thresholds, and how many masks an image these let pass."""
+    runs = [record for records in series.values() for record in records if len(record.table("particles"))]
+    if not runs:
+        return ""
+    own = next(filter(None, (record.metrics.get("filters", {}).get("own") for record in runs)), None)
+    pair = f"the thresholds of the setting `{runs[0].config.generator}`"
+    if own:
+        rated, stable = own["pred_iou_thresh"], own["stability_score_thresh"]
+        pair = f"a predicted IoU above {rated:g} and a stability of at least {stable:g}"
+    counts = {name: interval(records, "generator", "n_pred")["mean"] for name, records in series.items()}
+    masks = listed(f"{count:.1f} of the {name} model" for name, count in counts.items() if np.isfinite(count))
+    true = interval(runs[:1], "generator", "n_true")["mean"]
+    return (
+        f"These are the sizes of the masks that passed the filters of the runs' own mask generator: {pair}, one pair "
+        f"for all, not chosen for any of these images. An image has {masks} in the mean, and {true:.1f} labelled "
+        "particles. Other filters give other sizes."
+    )
+
+
+def beside_sentence(errors: pd.DataFrame, other: str) -> str:
+    """How the absolute error in D50 and number of a third series in `size_errors` stands to that of the adapted model;
+    an empty text where it is not there.
+    """
+    rows = errors.set_index(["quantity", "series"])
+    parts = [
+        f"{shown(*_three(rows.loc[(q, other)], 'size'))} % in the {_name(q)}"
+        for q in ("D50", "count")
+        if (q, other) in rows.index and (q, "adapted") in rows.index
+    ]
+    if not parts:
+        return ""
+    return (
+        f"The mean absolute error of *{other}* is {listed(parts)}; no interval of the difference to the adapted model "
+        "was drawn."
+    )
 
 
 def few_sentence(series: Series) -> str:

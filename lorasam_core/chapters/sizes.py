@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import wasserstein_distance
 
+from lorasam_core.config import UNRATED
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.particles import size_distribution
 from lorasam_core.records import Record
@@ -25,18 +26,26 @@ DISTANCES = {"wasserstein": "Wasserstein distance / true mean diameter", "ks": "
 Series = Mapping[str, Sequence[Record]]  # frozen and adapted, each one run a seed
 
 
-def measured(records: Sequence[Record]) -> list[Record]:
-    """The runs that kept particle sizes."""
-    return [record for record in records if len(record.table("particles"))]
+def particle_table(record: Record, tuned: bool = False) -> pd.DataFrame:
+    """The particles of a run's test images; tuned: of the masks under thresholds chosen on validation images, which
+    for what has no mask generator are all that it finds. Empty where the run did not keep them.
+    """
+    return record.table("tuned_particles" if tuned and record.config.method not in UNRATED else "particles")
 
 
-def image_sizes(records: Sequence[Record]) -> pd.DataFrame:
+def measured(records: Sequence[Record], tuned: bool = False) -> list[Record]:
+    """The runs that kept particle sizes (`particle_table`)."""
+    return [record for record in records if len(particle_table(record, tuned))]
+
+
+def image_sizes(records: Sequence[Record], tuned: bool = False) -> pd.DataFrame:
     """One row a run and test image: run, id, group, unit (nm or px), each of QUANTITIES as NAME_predicted and
     NAME_true, and the DISTANCES between the two distributions. NaN where an image has no particle to measure.
+    tuned: as in `particle_table`.
     """
     rows = []
     for record in records:
-        found = record.table("particles")
+        found = particle_table(record, tuned)
         for (i, group), particles in found.groupby(["id", "group"], sort=False) if len(found) else ():
             rows.append({"run": record.run_id, "id": i, "group": group} | compare(particles))
     pairs = [f"{name}_{source}" for name in QUANTITIES for source in ("predicted", "true")]
@@ -70,13 +79,14 @@ def distances(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
     return {"wasserstein": float(wasserstein_distance(predicted, true) / true.mean()), "ks": float(gap)}
 
 
-def image_errors(records: Sequence[Record]) -> pd.DataFrame:
+def image_errors(records: Sequence[Record], tuned: bool = False) -> pd.DataFrame:
     """Long table, one row a test image and quantity, the mean over the runs: id, group, quantity, error, size.
 
     error: (predicted - true) / true, NaN for a distance; size: its absolute value, or the distance. Only what could be
     measured: an image without a true particle has no relative error, one without a predicted particle no diameter.
+    tuned: as in `particle_table`.
     """
-    found = image_sizes(records)
+    found = image_sizes(records, tuned)
     parts = []
     for name in (*QUANTITIES, *DISTANCES):
         if name in DISTANCES:
@@ -90,13 +100,13 @@ def image_errors(records: Sequence[Record]) -> pd.DataFrame:
     return rows.groupby(["id", "group", "quantity"], sort=False)[["error", "size"]].mean().reset_index()
 
 
-def size_errors(series: Series) -> pd.DataFrame:
+def size_errors(series: Series, tuned: bool = False) -> pd.DataFrame:
     """Long table, a row a quantity and series: quantity, series, error, error_low, error_high (mean and interval over
     groups), size, size_low, size_high (the same of the absolute error), half (its median), n, groups; and in the rows
     of `adapted` change, change_low, change_high: absolute error adapted - frozen on the change_n images in which both
-    could be measured. Errors are 0 to 1.
+    could be measured. Errors are 0 to 1. tuned: as in `particle_table`.
     """
-    tables = {name: image_errors(records) for name, records in series.items()}
+    tables = {name: image_errors(records, tuned) for name, records in series.items()}
     rows = []
     for quantity in (*QUANTITIES, *DISTANCES):
         for name, table in tables.items():

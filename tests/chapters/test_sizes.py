@@ -70,6 +70,12 @@ def test_errors_are_relative_and_seeds_are_averaged(tmp_path):
     assert np.isnan(table.loc[("a", "ks"), "error"]) and table.loc[("a", "wasserstein"), "size"] == pytest.approx(0.3)
 
 
+def test_a_run_that_finds_nothing_keeps_its_labels(tmp_path):
+    run = record(tmp_path, "a", particles(TRUE, []), particles(TRUE, [], "b", "h"))  # its sources all read "true"
+    table = sizes.image_errors([run]).set_index(["quantity", "id"])["error"]
+    assert table.to_dict() == {("count", "a"): -1.0, ("count", "b"): -1.0}
+
+
 def test_an_image_in_which_nothing_is_found_counts_for_the_number_alone(tmp_path):
     run = record(tmp_path, "a", particles(TRUE, []), particles([], TRUE, "b"), particles(TRUE, TRUE[:4], "c", "h"))
     table = sizes.image_errors([run]).set_index(["quantity", "id"])["error"]
@@ -103,6 +109,32 @@ def test_size_errors_of_known_series(series):
     assert row["mean error, %"] == "+10.0 [+10.0,\u00a0+10.0]" and row["half of the images within, %"] == "10.0"
     assert row["change of the absolute error, points"] == "-30.0 [-30.0,\u00a0-30.0]" and row["images"] == "6"
     assert row["images of the change"] == "6" and set(shown["images of the change"]) == {"–", "6"}
+
+
+def test_chosen_filters_have_particles_of_their_own(tmp_path):
+    """Under the run's own filters a speck for every particle, none under chosen ones; a watershed has no filters."""
+    rows = [per_image("generator", ["g"], dice=[0.5], n_pred=[10.0], n_true=[5.0])]
+    own, chosen = particles(TRUE, [*TRUE, *[1.0] * 5]), particles(TRUE, TRUE)
+    pair = {"own": {"pred_iou_thresh": 0.3, "stability_score_thresh": 0.7}}
+    tables = {"particles": own, "tuned_particles": chosen}
+    adapted = make_record(tmp_path, "m", rows, tables, {"filters": pair})
+    without = make_record(tmp_path, "w", rows, {"particles": own}, seed=1)
+    divided = make_record(tmp_path, "o", rows, {"particles": particles(TRUE, 2 * TRUE)}, method="watershed")
+    assert sizes.measured([adapted, without]) == [adapted, without]
+    assert sizes.measured([adapted, without, divided], tuned=True) == [adapted, divided]
+    series = {"adapted": [adapted], "watershed": [divided]}
+    for tuned, error in ((False, 1.0), (True, 0.0)):
+        table = sizes.size_errors(series, tuned).set_index(["quantity", "series"])
+        assert table.loc[("count", "adapted"), "error"] == pytest.approx(error)
+        assert table.loc[("D50", "watershed"), "error"] == pytest.approx(1.0)
+    said = size_sentences.filters_sentence({"frozen": [], "adapted": [adapted]})
+    assert "predicted IoU above 0.3 and a stability of at least 0.7" in said
+    assert "10.0 of the adapted model in the mean, and 5.0 labelled" in said
+    assert "setting `quick`" in size_sentences.filters_sentence({"adapted": [without]})
+    assert size_sentences.filters_sentence({"adapted": []}) == ""
+    beside = size_sentences.beside_sentence(sizes.size_errors(series, True), "watershed")
+    assert "*watershed* is 100.0 % in the D50 and 0.0 % in the number of particles" in beside
+    assert size_sentences.beside_sentence(sizes.size_errors(series, True), "nobody") == ""
 
 
 def test_pooling_does_not_see_the_magnification(series):
