@@ -87,13 +87,14 @@ ratings = calibration.ratings_table(series, where)
 if where:
     caption = f"How far the ratings are off, and how well they sort: {calibration.SOURCES[where]}."
     page.table(calibration.ratings_display(ratings), "filters-ratings", caption, data=ratings)
-page.say(calibration.calibration_sentence(ratings))
+page.say(calibration.calibration_sentence(ratings), calibration.order_sentence(series, where))
 
 # %% [markdown]
 # The two models are asked at the same points of the same images and return different masks. The expected calibration
-# error is the distance from the diagonal, averaged over the masks. The rank correlation does not care for the diagonal:
-# it is 1 where a better mask always has the higher rating, and 0 where the rating says nothing. A threshold can correct
-# ratings that are off; it cannot correct an order.
+# error is the distance from the diagonal, averaged over the masks. The rank correlation (Spearman's) does not care for
+# the diagonal: it is 1 where a better mask always has the higher rating, and 0 where the rating says nothing. It is
+# taken among the masks of one image, of five at least, and averaged over images, for the generator sorts an image at a
+# time. A threshold can correct ratings that are off; it cannot correct an order.
 #
 # ## Thresholds on validation images
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lorasam_core.metrics import bootstrap_interval
+from lorasam_core.phrases import UNCLEAR
 from lorasam_core.records import Record
 from lorasam_core.tables import run_ids, shown
 
@@ -19,6 +20,8 @@ SOURCES = {  # table of a run: whose masks it holds
     "annotations": "masks of test images that passed the run's own filters",
 }
 BINS = 10
+MASKS = 5  # of an image: over fewer a rank correlation is left out
+ENDS = ("", "_low", "_high")
 CORRELATIONS = {"rank_iou": "predicted_iou", "rank_stability": "stability_score"}
 
 Series = Mapping[str, Sequence[Record]]  # frozen and adapted: their runs
@@ -72,7 +75,8 @@ def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
     Columns: series, runs (seeds), masks (of all runs), images, groups; predicted, iou (means, 0 to 1); excess, low,
     high (mean of predicted - true IoU with its interval over groups); error (expected calibration error: |predicted -
     iou| of the bins of `calibration_table`, weighted by their share; Guo et al. 2017, On Calibration of Modern Neural
-    Networks); rank_iou, rank_stability (Spearman's correlation of predicted IoU and of stability with the true IoU).
+    Networks); rank_iou, rank_stability, each with _low and _high (`image_correlations`, their mean over images and its
+    interval over groups).
     """
     bins = calibration_table(series, name)
     rows = []
@@ -86,12 +90,37 @@ def ratings_table(series: Series, name: str = "calibration") -> pd.DataFrame:
             "predicted": found["predicted_iou"].mean(), "iou": found["iou"].mean(),
             "excess": excess, "low": low, "high": high,
             "error": ((part["predicted"] - part["iou"]).abs() * part["share"]).sum(),
-            **{key: found[column].corr(found["iou"], method="spearman") for key, column in CORRELATIONS.items()},
         })  # fmt: skip
+        sorting = image_correlations(series[label], name)
+        for key in CORRELATIONS:
+            valid = sorting[sorting[key].notna()]
+            ends = bootstrap_interval(valid[key].to_numpy(float), valid["group"].to_numpy())
+            rows[-1] |= dict(zip((key, f"{key}_low", f"{key}_high"), ends, strict=True))
     columns = ["series", "runs", "masks", "images", "groups", "predicted", "iou", "excess", "low", "high", "error"]
-    table = pd.DataFrame(rows, columns=[*columns, *CORRELATIONS])
+    table = pd.DataFrame(rows, columns=[*columns, *(f"{key}{end}" for key in CORRELATIONS for end in ENDS)])
     table.attrs.update(made_by="lorasam_core.chapters.calibration.ratings_table", runs=run_ids(*series.values()))
     return table
+
+
+def image_correlations(records: Sequence[Record], name: str = "calibration") -> pd.DataFrame:
+    """One row an image, the mean over the runs: id, group, and of CORRELATIONS Spearman's correlation over its masks.
+
+    Within an image, for that is where the generator sorts its masks: one that rates all masks of an easy image higher
+    has a correlation over all images together that says nothing of its choice. NaN for fewer than MASKS masks, and
+    where all are worth the same or are rated the same.
+    """
+    rows = []
+    for record in records:
+        found = record.table(name)
+        for (i, group), part in found.groupby(["id", "group"], sort=False) if len(found) else ():
+            ranks = part[["iou", *CORRELATIONS.values()]].rank()
+            told = len(part) >= MASKS and ranks["iou"].nunique() > 1
+            both = {
+                key: ranks[c].corr(ranks["iou"]) for key, c in CORRELATIONS.items() if told and ranks[c].nunique() > 1
+            }
+            rows.append({"id": i, "group": group, **dict.fromkeys(CORRELATIONS, np.nan), **both})
+    table = pd.DataFrame(rows, columns=["id", "group", *CORRELATIONS])
+    return table.groupby(["id", "group"], sort=False)[[*CORRELATIONS]].mean().reset_index()
 
 
 def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
@@ -105,8 +134,8 @@ def ratings_display(table: pd.DataFrame) -> pd.DataFrame:
             "mean true IoU, %": shown(row["iou"]),
             "difference, points": shown(row["excess"], row["low"], row["high"], sign=True),
             "expected calibration error, points": shown(row["error"]),
-            "rank correlation with the true IoU: predicted IoU": _correlation(row["rank_iou"]),
-            "stability": _correlation(row["rank_stability"]),
+            "rank correlation with the true IoU, within an image: predicted IoU": _correlation(row, "rank_iou"),
+            "stability": _correlation(row, "rank_stability"),
         }
         for row in table.to_dict("records")
     ]
@@ -169,15 +198,33 @@ def calibration_sentence(table: pd.DataFrame) -> str:
         )
     if text:
         sorts, stable = (
-            " and ".join(f"{_correlation(row[key])} {row['series']}" for row in table.to_dict("records"))
+            " and ".join(f"{_correlation(row, key)} {row['series']}" for row in table.to_dict("records"))
             for key in CORRELATIONS
         )
         text.append(
-            "A filter needs the order more than the value: the rank correlation of the predicted with the true IoU is "
+            "A filter needs the order more than the value, and so do average precision and the painting of masks over "
+            "one another: among the masks of one image the rank correlation of the predicted with the true IoU is "
             f"{sorts}, that of the stability {stable}."
         )
     return " ".join(text)
 
 
-def _correlation(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "–"
+def order_sentence(series: Series, name: str = "calibration") -> str:
+    """What adapting changes in the rank correlations, paired by image; an empty text where it cannot be said."""
+    tables = [image_correlations(series.get(key, ()), name) for key in ("frozen", "adapted")]
+    both = tables[0].merge(tables[1], on=["id", "group"])
+    said = []
+    for key, what in (("rank_iou", "predicted IoU"), ("rank_stability", "stability")):
+        gap = (both[f"{key}_y"] - both[f"{key}_x"]).astype(float)
+        change, low, high = bootstrap_interval(gap[gap.notna()].to_numpy(), both.loc[gap.notna(), "group"].to_numpy())
+        if np.isfinite(low):
+            doubt = f", {UNCLEAR}" if low <= 0 <= high else ""
+            said.append(f"that of the {what} by {change:+.2f} [{low:+.2f},\u00a0{high:+.2f}]{doubt}")
+    return f"On the same images adapting changes {'; '.join(said)}." if said else ""
+
+
+def _correlation(row: Mapping[str, float], key: str) -> str:
+    mean, low, high = (row[key + end] for end in ENDS)
+    if not np.isfinite(mean):
+        return "–"
+    return f"{mean:.2f}" + (f" [{low:.2f},\u00a0{high:.2f}]" if np.isfinite(low) else "")

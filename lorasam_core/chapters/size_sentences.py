@@ -67,7 +67,7 @@ def filters_sentence(series: Series) -> str:
     true = interval(runs[:1], "generator", "n_true")["mean"]
     return (
         f"These are the sizes of the masks that passed the filters of the runs' own mask generator: {pair}, one pair "
-        f"for all, not chosen for any of these images. An image has {masks} in the mean, and {true:.1f} labelled "
+        f"for all models, not chosen on these images. An image has {masks} in the mean, and {true:.1f} labelled "
         "particles. Other filters give other sizes."
     )
 

@@ -138,22 +138,40 @@ def thresholds_sentence(series: Series) -> str:
             if same(runs, key):
                 others.append(f"{called} are the same")
                 continue
+            if not counts[key]:
+                others.append(f"{called} not one")
+                continue
             by = [_points(change(runs, FILTERS[key][1], metric)) for metric in ("f1", "ap50")]
             others.append(f"{called} {counts[key]:.1f}, which changes the F1 by {by[0]} and the AP50 by {by[1]}")
         kept = f"the runs' own filters keep {counts['own']:.1f} a test image"
         text.append(f"Of the {name} model's masks {'; '.join([kept, *others])}.")
         if change(runs, FILTERS["tuned"][1])[2] < 0:
             text.append("What was best on the validation images is worse on the test images.")
-    frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
-    if frozen and adapted:
-        for metric in ("f1", "ap50"):
-            gains = [
-                f"{_points(paired(frozen, adapted, evaluator, metric))} (filters: {label})"
-                for key, (label, evaluator) in FILTERS.items()
-                if key == "own" or not same([*frozen, *adapted], key)
-            ]
-            text.append(f"Adapting changes the {METRICS[metric]} by {'; by '.join(gains)}.")
+    text += _gains(series)
     return " ".join(text) or "No other filters were asked for the test images of this edition."
+
+
+def _gains(series: Series) -> list[str]:
+    """What adapting changes in METRICS under each set of filters, and whose merit a change of the AP50 is."""
+    frozen, adapted = (compared(series.get(name, ())) for name in ("frozen", "adapted"))
+    if not frozen or not adapted:
+        return []
+    text = []
+    for metric, title in METRICS.items():
+        gains = []
+        for key, (label, evaluator) in FILTERS.items():
+            gain = paired(frozen, adapted, evaluator, metric)
+            passed = any(gain) or interval(frozen, evaluator, "n_pred")["mean"] > 0
+            if passed and (key == "own" or not same([*frozen, *adapted], key)):
+                gains.append(f"{_points(gain)} (filters: {label})")
+        text.append(f"Adapting changes the {title} by {'; by '.join(gains)}.")
+    tuned = FILTERS["tuned"][1]
+    if change(frozen, tuned, "ap50")[2] < 0 < paired(frozen, adapted, tuned, "ap50")[1]:
+        text.append(
+            "Of these the AP50 is best read under the looser filters, for it ranks masks itself: the pair of the "
+            "greatest F1 takes AP50 from the frozen model, and the gain under it is that loss as much as a merit."
+        )
+    return text
 
 
 def change(records: Sequence[Record], evaluator: str, metric: str = "f1") -> tuple[float, float, float]:

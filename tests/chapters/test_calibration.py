@@ -74,12 +74,56 @@ def test_masks_are_sorted_into_bins_by_hand(tmp_path: Path) -> None:
     assert table.attrs["runs"] == ["a"] and table.attrs["made_by"].endswith(".calibration_table")
 
 
-def test_correlations_are_scipys(tmp_path: Path) -> None:
+def test_correlations_are_scipys_within_an_image(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    frame = ratings(rng.random(40).round(1).tolist(), rng.random(40).tolist())
-    row = calibration.ratings_table({"frozen": [write(tmp_path / "a", table=frame)]}).iloc[0]
-    assert row["rank_iou"] == pytest.approx(spearmanr(frame["predicted_iou"], frame["iou"]).statistic)
-    assert row["rank_stability"] == pytest.approx(1)
+    images = [ratings(rng.random(40).round(1).tolist(), rng.random(40).tolist()) for _ in range(3)]
+    frame = pd.concat([part.assign(id=f"im{k}", group=f"g{k}") for k, part in enumerate(images)])
+    few = ratings([0.1, 0.9, 0.5], [0.9, 0.1, 0.5]).assign(id="few", group="few")  # perfectly wrong, of three masks
+    record = write(tmp_path / "a", table=pd.concat([frame, few]))
+    row = calibration.ratings_table({"frozen": [record]}).iloc[0]
+    expected = [spearmanr(part["predicted_iou"], part["iou"]).statistic for part in images]
+    assert row["rank_iou"] == pytest.approx(np.mean(expected))
+    assert row["rank_stability"] == pytest.approx(1) and row["rank_stability_low"] == pytest.approx(1)
+    assert row["rank_iou_low"] < row["rank_iou"] < row["rank_iou_high"]
+
+
+def test_an_easy_image_is_no_good_order(tmp_path: Path) -> None:
+    """Ratings that only tell an easy image from a hard one sort nothing where the generator sorts."""
+    easy, hard = np.linspace(0.8, 0.9, 6), np.linspace(0.1, 0.2, 6)
+    told = [ratings((0.9 - x / 100).tolist(), x.tolist()) for x in (easy, hard)]
+    frozen = pd.concat([part.assign(id=str(k), group=str(k)) for k, part in enumerate(told)])
+    frozen["predicted_iou"] += np.repeat([0.0, -0.5], 6)
+    assert spearmanr(frozen["predicted_iou"], frozen["iou"]).statistic > 0
+    adapted = frozen.assign(predicted_iou=frozen["iou"])
+    series = {key: [write(tmp_path / key, table=frame)] for key, frame in (("frozen", frozen), ("adapted", adapted))}
+    table = calibration.ratings_table(series).set_index("series")
+    assert table["rank_iou"].to_dict() == pytest.approx({"frozen": -1.0, "adapted": 1.0})
+    assert "predicted IoU by +2.00 [+2.00,\u00a0+2.00]" in calibration.order_sentence(series)
+    assert calibration.order_sentence({"frozen": [], "adapted": series["adapted"]}) == ""
+
+
+def edited(record, evaluator: str, **columns):
+    """The record with other values for one evaluator's rows."""
+    rows = pd.read_csv(record.path / "per_image.csv")
+    rows.loc[rows["evaluator"] == evaluator, list(columns)] = list(columns.values())
+    rows.to_csv(record.path / "per_image.csv", index=False)
+    return read_record(record.path)
+
+
+def test_filters_that_pass_nothing_are_not_compared(tmp_path: Path) -> None:
+    nothing = {"n_pred": 0.0, "f1": 0.0, "ap50": 0.0, "dice": 0.0}
+    runs = [
+        edited(write(tmp_path / name, level), "generator_study", **nothing) for name, level in (("f", 0.4), ("a", 0.6))
+    ]
+    text = thresholds.thresholds_sentence({"frozen": runs[:1], "adapted": runs[1:]})
+    assert text.count("the study's not one;") == 2 and "(filters: the study's)" not in text
+    assert "best read under the looser filters" not in text
+
+
+def test_a_gain_that_is_the_other_models_loss_is_called_so(tmp_path: Path) -> None:
+    frozen = edited(write(tmp_path / "f", 0.4), "generator_tuned", ap50=0.1)  # 0.2 under its own filters
+    text = thresholds.thresholds_sentence({"frozen": [frozen], "adapted": [write(tmp_path / "a", 0.6)]})
+    assert "the pair of the greatest F1 takes AP50 from the frozen model" in text
 
 
 @settings(max_examples=30, deadline=None)
@@ -216,7 +260,7 @@ def test_filters_in_words_claim_what_the_intervals_show(tmp_path: Path) -> None:
     assert "Adapting changes the F1 by +20.0 [+20.0,\u00a0+20.0] points (filters: the runs' own); by +20.0" in text
     assert "changes the AP50 by +10.0 [+10.0,\u00a0+10.0] points (filters: the runs' own); by" in text
     same = {"frozen": series["frozen"], "adapted": [write(tmp_path / "s", 0.4)]}
-    assert thresholds.thresholds_sentence(same).count("by nothing") == 10
+    assert thresholds.thresholds_sentence(same).count("by nothing") == 13
     assert "Adapting" not in thresholds.thresholds_sentence({"frozen": [], "adapted": series["adapted"]})
 
 
