@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from lorasam_core import report
+from lorasam_core.chapters import answers
 from lorasam_core.pages import edition_pages, execute_pages
 from lorasam_core.records import Edition, root
 
@@ -36,6 +37,7 @@ def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str
     for page in pages:
         shutil.copyfile(page, generated / page.name)
     report.write_fragments(edition, generated)
+    answers.write(edition, generated / "answers.md")
     _jupyter_book(source)
     index = (source / "_build" / "html" / "index.html").resolve()
     print(f"edition {edition.name}: {len(pages)} pages from notebooks, {len(edition.records)} runs")

@@ -171,6 +171,12 @@ class RunConfig:
                 raise ValueError(f"{name} is {value!r}; give {wanted}.")
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one setting
 
+    @property
+    def factor(self) -> float:
+        """What B A is multiplied by: alpha / r, alpha / sqrt(r) or, with scaling "none", 1; alpha None is the rank."""
+        alpha = self.rank if self.alpha is None else self.alpha
+        return {"alpha/r": alpha / self.rank, "alpha/sqrt(r)": alpha / math.sqrt(self.rank), "none": 1.0}[self.scaling]
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready dictionary of every field."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

@@ -41,20 +41,27 @@ HEADLINE = (  # of the front page, a line each
     (("predictor", "dice"),),
     (("generator", "ap50"), ("generator", "f1"), ("generator_tuned", "f1")),
 )
+SHARED = ("generator", "f1", "F1 of single particles")
+CHOSEN = (
+    "generator_tuned",
+    "f1",
+    "F1 of single particles, with a mask generator's thresholds chosen on validation images,",
+)
 RIVALRY = (  # evaluator, metric, words
     ("predictor", "dice", "Dice of the foreground"),
-    ("generator", "f1", "F1 of single particles"),
-    ("generator_tuned", "f1", "The same, with a mask generator's thresholds chosen on validation images,"),
+    CHOSEN,
+    SHARED,  # where no thresholds were chosen: under one pair for all it says most of whom the pair was chosen for
     ("generator", "ap50", "AP50 of single particles"),
 )
+UNDIVIDED = ("unet", "otsu")  # methods whose particles are the connected parts of a foreground
 LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou": "validation mIoU"}
 
 
 def seed_noise(seeds: Sequence[Record], evaluator: str = "predictor", metric: str = "dice") -> dict[str, float]:
     """What seeds alone do to a test metric: n, std, range and least, in points; NaN for fewer than two.
 
-    least: t(0.975, n - 1) * sqrt(2) * std, the difference that two single runs of this configuration, were they
-    normally distributed, would exceed in one of twenty cases.
+    least: t(0.975, n - 1) * sqrt(2) * std, half a 95 % prediction interval for the difference of two single runs of
+    this configuration: sqrt(2) * std is its spread, and Student's t allows for a std that few runs have given.
     """
     means = np.array([100 * interval([record], evaluator, metric)["mean"] for record in seeds])
     means = means[np.isfinite(means)]
@@ -129,6 +136,14 @@ def seeds_clause(adapted: Sequence[Record]) -> str:
     return f"Adapted: {what}; intervals speak for other test images, not for other seeds."
 
 
+def thresholds_clause(edition: Edition) -> str:
+    """For captions: on how many images thresholds by validation were chosen; an empty text where none were."""
+    chosen = max((record.config.filters for record in adapted_runs(edition)), default=0)
+    if not chosen:
+        return ""
+    return f" Thresholds by validation were chosen on up to {chosen} images, and no interval holds that choice."
+
+
 def rivals_sentence(edition: Edition) -> str:
     """How other methods, one run each, stand to the adapted model on the same images, by `phrases.verdict`; an empty
     text where there are none.
@@ -139,7 +154,8 @@ def rivals_sentence(edition: Edition) -> str:
     known = {record.run_id for record in (*adapted, *frozen_runs(edition))}
     rivals = [record for record in edition.experiment("rivals") if record.run_id not in known]
     said = []
-    for evaluator, metric, label in RIVALRY:
+    left_out = SHARED if math.isfinite(interval(adapted, *CHOSEN[:2])["mean"]) else CHOSEN
+    for evaluator, metric, label in (asked for asked in RIVALRY if asked != left_out):
         least = seed_noise(adapted, evaluator, metric)["least"]
         kinds: dict[str, list[str]] = {"higher": [], "lower": []}
         for rival in rivals:
@@ -153,6 +169,11 @@ def rivals_sentence(edition: Edition) -> str:
             said.append(f"{label} is {'; '.join(parts)}.")
     if not said:
         return ""
+    whole = [f"*{rival.config.name}*" for rival in rivals if rival.config.method in UNDIVIDED]
+    if whole and any("particles" in words for words in said):
+        said.append(
+            f"Particles of {listed(whole)} are the connected parts of the foreground: those that touch are one."
+        )
     return f"Other methods beside the adapted model, one run each, paired differences in points: {' '.join(said)}"
 
 

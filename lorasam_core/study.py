@@ -17,6 +17,7 @@ STUDY: dict[str, Any] = {
     "blocks": 12,
     "images": 243,
     "augmented_images": 5820,
+    "epochs": 40,
     "test_dice": 96.14,
     # setting -> value -> (test Dice in %, trainable parameters in millions or None)
     "rank": {128: (82.39, 2.8), 256: (89.56, 5.73), 512: (96.14, 11.44), 1024: (96.22, 22.9)},

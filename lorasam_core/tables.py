@@ -246,6 +246,8 @@ def settings_table(record: Record) -> pd.DataFrame:
     config = record.config.to_dict()
     rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
     rows = [(name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in rows if v is not None]
+    if record.config.method == "lora":
+        rows.insert([name for name, _ in rows].index("scaling") + 1, ("factor of B A", f"{record.config.factor:.4g}"))
     rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))
     table = pd.DataFrame(rows, columns=["setting", "value"])
     table.attrs.update(made_by="lorasam_core.tables.settings_table", runs=[record.run_id])

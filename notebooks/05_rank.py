@@ -15,7 +15,7 @@
 #
 # How many dimensions does the update need? The rank is what decides the size of an adapter, and the study's first
 # ablation. Its four ranks are shares of the width of ViT-B; here each stands beside the rank that is the same share of
-# the width of this edition's model.
+# the width of this edition's model. Ranks that the study did not run have no value beside them.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -48,13 +48,14 @@ page.table(report.ablation_display(table), "rank", caption, data=table)
 frozen = report.interval(report.frozen_runs(page.edition), "predictor", "dice")
 level = {key: 100 * frozen[key] for key in ("mean", "low", "high")}
 caption = "Test Dice by rank. Bars are 95 % intervals over groups; diamonds are reported by the study."
-alt = "Measured Dice over four ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
+alt = "Measured Dice over the ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
 page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, alt, data=table)
 
 # %% tags=["hide-input"]
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "rank", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
+page.say(comparisons.budget_sentence(records))
 
 # %% [markdown]
 # The intervals say how far the Dice would move with other test images of the same kind. They do not say how far it
@@ -81,7 +82,7 @@ page.say(
 #
 # ## Rank or step size?
 #
-# The same ranks at the same learning rate, under two rules that divide. At the lowest rank the factor is that of the
+# The same ranks at the same learning rate, under two rules that divide. At the lowest of them the factor is that of the
 # runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the same size
 # has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step has the
 # same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank counts, the
@@ -100,13 +101,28 @@ page.say(report.left_out_sentence(page.edition, "scaling"))
 # %% tags=["hide-input"]
 if scaled:
     caption = "Test Dice by rank, a line a scaling rule, with 95 % intervals over groups; the band is the frozen model."
-    alt = "Dice over four ranks, a line a scaling rule with error bars; the lines meet at the lowest rank."
+    alt = "Dice over the ranks, a line a scaling rule with error bars; the lines meet where their factors are equal."
     page.figure(comparison_plots.scaling_chart(scaling, level), "rank-scaling-dice", caption, alt, data=scaling)
 
 # %% tags=["hide-input"]
 noise = comparisons.seed_noise(seeds)["least"]
 page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
 page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
+
+# %% [markdown]
+# ### At a lower learning rate
+#
+# Where a rate is the best for the lowest rank, a larger or smaller step has little to show. At a rate that is too low a
+# larger step helps, which [the learning rate's page](06_learning_rate.ipynb) measures: there the factor can be told
+# from the rank. One low rank, and a high one with and without a division by r.
+
+# %% tags=["hide-input"]
+lower = report.records_of(page.edition, "scaling_low_rate")
+if lower:
+    compared = comparisons.comparison_table(lower)
+    caption = "The lowest and the highest rank at a lower learning rate, with and without a division by r."
+    page.table(comparisons.comparison_display(compared), "rank-low-rate", caption, data=compared)
+page.say(spectra.low_rate_sentence(lower, noise), report.left_out_sentence(page.edition, "scaling_low_rate"))
 
 # %% [markdown]
 # ## The rank that was used

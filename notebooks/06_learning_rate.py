@@ -54,6 +54,7 @@ page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "learning_rate", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "learning_rate"))
+page.say(comparisons.budget_sentence(records))
 
 # %% [markdown]
 # ## What noise alone does

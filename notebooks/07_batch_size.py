@@ -56,6 +56,7 @@ page.figure(plots.ablation_chart(table, "batch_size", level), "batch-size-dice",
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "batch_size", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "batch_size"))
+page.say(comparisons.budget_sentence(records))
 
 # %% [markdown]
 # ## Equal images, equal steps

@@ -77,6 +77,5 @@ page.say(transfer_tables.transfer_sentence(rows))
 
 # %% [markdown]
 # A gain shows that something carries over, a loss that something does not; which, these numbers do not say. The size of
-# the particles in pixels and the grid of points limit every model on the powder. A share is given only where both gains
-# are beyond doubt, because the ratio of two uncertain numbers says nothing. With few groups the interval is too narrow:
-# where a row rests on four or five, a gain is a hint, not a finding.
+# the particles in pixels and the grid of points limit every model on the powder. With few groups the interval is too
+# narrow: where a row rests on four or five, a difference is a hint, not a finding.

@@ -331,6 +331,24 @@ def test_rivals_are_higher_lower_or_not_told_apart(tmp_path):
     assert report.rivals_sentence(make_edition(tmp_path, main=[frozen, main])) == ""
 
 
+def test_rivals_are_judged_by_chosen_thresholds_where_there_are(tmp_path):
+    def run(name, shared, chosen, **settings):
+        groups = list("abcdefgh")
+        rows = [
+            per_image(e, groups, f1=[f1] * 8) for e, f1 in (("generator", shared), ("generator_tuned", chosen)) if f1
+        ]
+        return make_record(tmp_path, name, rows, evaluate=("predictor",), **settings)
+
+    main, frozen = run("main", 0.2, 0.4), run("frozen", 0.3, 0.3, method="frozen")
+    decoder, net = run("decoder", 0.1, 0.5, method="decoder"), run("net", 0.3, None, method="unet")
+    text = report.rivals_sentence(make_edition(tmp_path, main=[frozen, main], rivals=[main, decoder, net]))
+    assert "chosen on validation images, is higher for *decoder* (+10.0); lower for *net* (-10.0)." in text
+    assert text.count("F1 of single particles") == 1 and text.endswith("those that touch are one.")
+    before = [run("main-0", 0.2, None), run("decoder-0", 0.1, None, method="decoder")]
+    text = report.rivals_sentence(make_edition(tmp_path, main=before[:1], rivals=before))
+    assert "F1 of single particles is lower for *decoder-0* (-10.0)." in text
+
+
 def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path):
     folder = tmp_path / "gone"
     write_run(folder, "a", 0.9, data=str(tmp_path / "nowhere"))

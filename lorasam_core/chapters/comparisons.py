@@ -193,18 +193,30 @@ def smallest_sentence(table: pd.DataFrame, measure: str = "predictor_dice", nois
     if measure not in table:
         return ""
     base = table[table["reference"]].iloc[0]
-    rows = table.assign(kind=verdicts(table, measure, noise))[(table["trainable"] > 0) & ~table["reference"]]
+    judged = table.assign(kind=verdicts(table, measure, noise), limit=seed_limits(table, noise))
+    rows = judged[(table["trainable"] > 0) & ~table["reference"]]
     rows = rows[(rows["trainable"] < base["trainable"]) & (rows["kind"] != "open")].sort_values("trainable")
     if not len(rows):
         return ""
     rows = rows[rows["kind"] != "lower"]
     if not len(rows):
         return f"No row with fewer trained numbers than *{base['name']}* keeps up with its {MEASURES[measure][2]}."
+    gain = tuple(rows.iloc[0][f"{measure}{end}"] / 100 for end in ("_gain", "_gain_low", "_gain_high"))
+    limit = rows.iloc[0]["limit"]
     return (
         f"*{rows.iloc[0]['name']}*, with {rows.iloc[0]['trainable']:,.0f} trained numbers in place of "
         f"{base['trainable']:,.0f}, is the smallest whose {MEASURES[measure][2]} is not shown to be below that of "
-        f"*{base['name']}*."
+        f"*{base['name']}*: it lies {shown(*gain, sign=True)} points from it. {_not_excluded(gain, limit)}"
     )
+
+
+def _not_excluded(gain: Sequence[float], limit: float) -> str:
+    """The loss that images, and seeds where their limit (points) is known, leave possible: no proof of equality."""
+    least = 100 * gain[0] - math.hypot(100 * (gain[0] - gain[1]), limit if math.isfinite(limit) else 0)
+    if least >= 0:
+        return ""
+    seeds = "other images and seeds" if math.isfinite(limit) else "other images"
+    return f"With {seeds} a loss of up to {-least:.1f} points is not excluded: not shown to differ is not shown equal."
 
 
 def seed_limits(table: pd.DataFrame, noise: float) -> list[float]:
@@ -248,16 +260,16 @@ def seed_noise(seeds: Sequence[Record], measure: str = "predictor_dice") -> dict
 def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field: str = "") -> str:
     """Standard deviation and range of the predictor's Dice over seeds; which steps of a sweep are no larger than that.
 
-    seeds: runs of one configuration; sweep: runs of several values of `field`, beside which the study's are put.
+    seeds: runs of one configuration; sweep: runs of several values of `field`.
     """
     found = seed_noise(seeds)
     if found["n"] < 2:
         return "What noise alone does is not known here: it takes two seeds of one configuration or more."
     text = [
         f"Trained from {found['n']} seeds, one configuration has a predictor Dice with a standard deviation of "
-        f"{found['std']:.2f} points and a range of {found['range']:.2f}. Two single runs of it would differ by more "
-        f"than {found['least']:.1f} points in one case of twenty (Student's t; degrees of freedom: "
-        f"{found['n'] - 1:.0f})."
+        f"{found['std']:.2f} points and a range of {found['range']:.2f}. The deviation itself is known from these "
+        f"{found['n']} alone, so that a difference of two single runs counts from {found['least']:.1f} points on "
+        f"(Student's t; degrees of freedom: {found['n'] - 1:.0f})."
     ]
     name = SETTING_NAMES.get(field, field)
     theirs: dict[Any, float] = {}
@@ -265,11 +277,32 @@ def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field:
         theirs = {v: reported(field, v)[0] or math.nan for v in equivalent(field)}  # at the settings of its own model
         dice = {v: 100 * interval(runs, "predictor", "dice")["mean"] for v, runs in by_value(sweep, field).items()}
         text.append(_steps_within(dice, f"of the {name}", found["least"]))
-        width = f" (of ViT-B's width of {STUDY['width']})" if field == "rank" else ""
-        text.append(_steps_within(theirs, f"of the {name}{width}, as {REPORTED},", found["least"]))
-    if len(theirs) > 1:
-        text.append("The study gives one number a value, of another model on other data, whose noise is not known.")
+        same = [record for record in sweep if training_of(record) == training_of(seeds[0])]
+        if len(same) == 1:
+            one, every = (100 * interval(runs, "predictor", "dice")["mean"] for runs in (same, seeds))
+            text.append(
+                f"In a table of one run a value, the row of *{same[0].config.name}* is one of these seeds, at "
+                f"{one:.1f} %; where its seeds are put together it is {every:.1f} %."
+            )
+    if sum(map(math.isfinite, theirs.values())) > 1:
+        text.append(
+            "What noise the study's values have is not known: it gives one a setting, from one split with a tenth of "
+            f"{STUDY['images']} images in the test part, where differences of a point and more may be those images'."
+        )
     return " ".join(filter(None, text))
+
+
+def budget_sentence(records: Sequence[Record]) -> str:
+    """How many training images runs saw, and the study's; an empty text for none that trained."""
+    images = [record.metrics["images_seen"] for record in records if record.metrics.get("images_seen")]
+    if not images:
+        return ""
+    most = STUDY["epochs"] * STUDY["augmented_images"]
+    return (
+        f"A run here saw {_span(images)} training images, each drawn anew; {REPORTED}: {STUDY['epochs']} epochs of "
+        f"{STUDY['augmented_images']:,} images that were made before, {most:,} in all, or {0.7 * most:,.0f} if their "
+        "number counts validation and test images too. Shapes are compared at different stages of training."
+    )
 
 
 def steps_note(records: Sequence[Record]) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from lorasam_core.chapters.comparisons import pivoted, series_table
-from lorasam_core.config import RunConfig
 from lorasam_core.phrases import listed, verdict
 from lorasam_core.records import Record
 from lorasam_core.study import width_of
@@ -27,14 +26,6 @@ Rules = Mapping[str, Sequence[Record]]
 
 
 # ------------------------------------------------------------------------------------------------- rank or step
-def factor(config: RunConfig) -> float:
-    """What B A is multiplied by: alpha / r, alpha / sqrt(r) or, with scaling "none", 1; alpha None is the rank."""
-    alpha = config.rank if config.alpha is None else config.alpha
-    return {"alpha/r": alpha / config.rank, "alpha/sqrt(r)": alpha / math.sqrt(config.rank), "none": 1.0}[
-        config.scaling
-    ]
-
-
 def by_rule(ranks: Sequence[Record], scaled: Sequence[Record]) -> dict[str, list[Record]]:
     """Scaling rule -> its runs: those of a sweep with one factor under "none", and of `scaled` under their own rules,
     each with the run of the sweep whose rank has the same factor under both.
@@ -43,7 +34,7 @@ def by_rule(ranks: Sequence[Record], scaled: Sequence[Record]) -> dict[str, list
     for rule in dict.fromkeys(record.config.scaling for record in scaled):
         own = [record for record in scaled if record.config.scaling == rule]
         asked = {"scaling": rule, "alpha": own[0].config.alpha}
-        same = [r for r in ranks if math.isclose(factor(r.config.replace(**asked)), factor(r.config), rel_tol=1e-4)]
+        same = [r for r in ranks if math.isclose(r.config.replace(**asked).factor, r.config.factor, rel_tol=1e-4)]
         rules[rule] = sorted([*same, *own], key=lambda record: record.config.rank)
     return rules
 
@@ -55,7 +46,7 @@ def factor_sentence(records: Sequence[Record]) -> str:
     config = records[0].config
     alpha = "alpha equal to the rank" if config.alpha is None else f"alpha = {config.alpha:g}"
     text = f"These runs scale the update by `{config.scaling}` with {alpha}"
-    same = all(math.isclose(factor(record.config), 1) for record in records)
+    same = all(math.isclose(record.config.factor, 1) for record in records)
     return f"{text}: a factor of 1 at every rank, called *{RULES[UNDIVIDED]}* below." if same else f"{text}."
 
 
@@ -63,7 +54,7 @@ def scaling_table(rules: Rules) -> pd.DataFrame:
     """One row a rule and rank: rank, rule (in the words of RULES), mean, low, high (Dice, %), runs, factor."""
     rules = {RULES[rule]: records for rule, records in rules.items()}
     table = series_table(rules, "rank").rename(columns={"series": "rule"})
-    factors = {(rule, r.config.rank): factor(r.config) for rule, records in rules.items() for r in records}
+    factors = {(rule, r.config.rank): r.config.factor for rule, records in rules.items() for r in records}
     table["factor"] = [factors[key] for key in zip(table["rule"], table["rank"], strict=True)]
     table.attrs["made_by"] = "lorasam_core.chapters.spectra.scaling_table"
     return table
@@ -95,18 +86,18 @@ def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
     over_rank: dict[str, bool] = {}
     at_top: dict[str, bool] = {}
     for rule, runs in runs_of.items():
-        steps = {rank: _change(runs[first], runs[rank], noise) for rank in ranks[1:]}
+        steps = {rank: change(runs[first], runs[rank], noise) for rank in ranks[1:]}
         over_rank[rule] = any(told for told, _ in steps.values())
         words = listed(f"{change} at rank {rank}" for rank, (_, change) in steps.items())
         text.append(
             f"*{RULES[rule].capitalize()}*, the Dice differs from that at rank {first} by these points: {words}."
         )
         if rule != UNDIVIDED:
-            at_top[rule], words = _change(runs_of[UNDIVIDED][top], runs[top], noise)
+            at_top[rule], words = change(runs_of[UNDIVIDED][top], runs[top], noise)
             text.append(f"At rank {top} it lies {words} points from *{RULES[UNDIVIDED]}*.")
     if ROOT in rules:
         chance = "other images and another seed" if math.isfinite(noise) else "other images"
-        nothing = f"Nothing of this is more than {chance} can do: neither the rank nor the step shows."
+        nothing = f"Nothing of this is more than {chance} can do: at this rate neither the rank nor the factor shows."
         text.append(_rank_or_step(over_rank, any(at_top.values()), top) or nothing)
     if not math.isfinite(noise):
         text.append("What another seed would change is not known.")
@@ -143,7 +134,39 @@ def _rank_or_step(over_rank: Mapping[str, bool], at_top: bool, top: int) -> str:
     return ""
 
 
-def _change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
+def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) -> str:
+    """The same question at a rate where a larger step helps: the lowest rank, and the highest with and without a
+    division; an empty text where these were not run.
+
+    noise: points by which two single runs of one configuration may differ; NaN: not known, which is then said.
+    """
+    if len(records) < 2:
+        return ""
+    base, *others = sorted(records, key=lambda record: (record.config.rank, -record.config.factor))
+    told, parts = {}, []
+    for record in others:
+        equal = math.isclose(record.config.factor, base.config.factor)
+        seen, words = change(base, record, noise)
+        told[equal] = told.get(equal, False) or seen
+        parts.append(f"{words} points at rank {record.config.rank} with a factor of {record.config.factor:.3g}")
+    text = [
+        f"At a learning rate of {base.config.learning_rate:g} the Dice differs from that of rank {base.config.rank} "
+        f"with a factor of {base.config.factor:.3g} by {listed(parts)}."
+    ]
+    answers = {
+        (True, False): "A higher rank shows only where it takes larger steps: this speaks for the step.",
+        (True, True): "A higher rank shows at either factor: it is not the step alone.",
+        (False, True): "The factor shows, and at an equal factor the rank does not.",
+        (False, False): "Neither the rank nor the factor shows.",
+    }
+    if len(told) == 2:
+        text.append(answers[told[True], told[False]])
+    if not math.isfinite(noise):
+        text.append("What another seed would change is not known.")
+    return " ".join(text)
+
+
+def change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
     """Whether the predictor's Dice of two runs can be told apart, and the paired difference in words."""
     change, low, high = paired([before], [after], "predictor", "dice")
     kind = verdict(100 * change, 100 * low, 100 * high, noise)

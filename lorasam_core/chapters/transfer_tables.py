@@ -149,10 +149,16 @@ def transfer_sentence(rows: pd.DataFrame) -> str:
     for (training, test), found in foreign.groupby(["training", "test"], sort=False):
         parts = []
         for _, row in found.iterrows():
-            said = difference(*_numbers(row, GAIN))
+            few = 1 < row["groups"] < FEW  # no gain, no loss: the interval is too narrow to say so
+            numbers = _numbers(row, GAIN)
+            said = f"a difference of {shown(*numbers, sign=True)} points" if few else difference(*numbers)
             parts.append(f"in *{row['metric']}* {said}{_share(rows, row)}")
         start = f"The adapter {training} shows on {test}{_few(found['groups'])}, against the frozen model, "
         text.append(f"{start}{'; '.join(parts)}.")
+    if any("% of what training" in said for said in text):
+        text.append(
+            "A share is given only where both gains are beyond doubt: the ratio of two uncertain numbers is none."
+        )
     firm = foreign[foreign["groups"] >= FEW]
     start = f"Of these {len(foreign)} differences on a foreign material"
     if firm.empty:

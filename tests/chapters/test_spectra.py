@@ -28,7 +28,7 @@ def sweep(folder, none, level_step, divided=()):
 def test_factor_is_the_layers(scaling, alpha):
     from lorasam_core.lora import LoRAConfig
 
-    ours = spectra.factor(RunConfig(rank=5, alpha=alpha, scaling=scaling))
+    ours = RunConfig(rank=5, alpha=alpha, scaling=scaling).factor
     assert ours == pytest.approx(LoRAConfig(5, alpha=alpha, scaling=scaling).factor)
 
 
@@ -67,7 +67,7 @@ def test_a_factor_of_one_has_a_name(tmp_path):
         # a step held level in its norm still grows in its effect: not the rank, unless alpha/r shows it as well
         ((0.6, 0.7, 0.8), (0.65, 0.7), (0.6, 0.6), "so that the step counts; whether the rank does stays open"),
         ((0.6, 0.7, 0.8), (0.7, 0.8), (), "divided by r, which keeps that, nothing was run"),
-        ((0.6, 0.6, 0.6), (0.6, 0.6), (0.6, 0.6), "neither the rank nor the step shows"),
+        ((0.6, 0.6, 0.6), (0.6, 0.6), (0.6, 0.6), "neither the rank nor the factor shows"),
         # what happens between the ends counts as well
         ((0.7, 0.77, 0.7), (0.7, 0.7), (0.7, 0.7), "under one rule, but at rank 128 the rules cannot be told apart"),
     ],
@@ -93,8 +93,30 @@ def test_rules_are_compared_at_the_ranks_that_they_share(tmp_path):
 def test_a_change_within_the_noise_is_none(tmp_path):
     rules = sweep(tmp_path, (0.6, 0.7, 0.8), (0.6, 0.6))
     text = spectra.scaling_sentence(rules, noise=50)
-    assert text.endswith("neither the rank nor the step shows.") and "other images and another seed can do" in text
+    assert text.endswith("neither the rank nor the factor shows.") and "other images and another seed can do" in text
     assert spectra.scaling_sentence({"none": rules["none"]}) == "" == spectra.scaling_sentence({})
+
+
+@pytest.mark.parametrize(
+    ("levels", "answer"),
+    [
+        ((0.6, 0.7, 0.6), "only where it takes larger steps: this speaks for the step."),
+        ((0.6, 0.7, 0.7), "at either factor: it is not the step alone."),
+        ((0.6, 0.6, 0.5), "at an equal factor the rank does not."),
+        ((0.6, 0.6, 0.6), "Neither the rank nor the factor shows."),
+    ],
+)
+def test_at_a_low_rate_the_step_is_told_from_the_rank(tmp_path, levels, answer):
+    runs = [(32, None), (256, None), (256, 32)]
+    for (rank, alpha), level in zip(runs, levels):
+        write_run(tmp_path, f"r{rank}{alpha}", level, rank=rank, alpha=alpha, learning_rate=1e-4)
+    records = read_edition(tmp_path).records
+    text = spectra.low_rate_sentence(records, noise=0.5)
+    assert text.startswith("At a learning rate of 0.0001 the Dice differs from that of rank 32 with a factor of 1 by ")
+    assert "at rank 256 with a factor of 1 and " in text and "at rank 256 with a factor of 0.125. " in text
+    assert text.endswith(answer)
+    assert spectra.low_rate_sentence(records).endswith("What another seed would change is not known.")
+    assert spectra.low_rate_sentence(records[:1]) == ""
 
 
 def test_spectrum_by_matrix_block_and_target(tmp_path):

@@ -81,7 +81,7 @@ def test_few_groups_make_a_hint_and_no_finding(edition):
     powder = rows["test"] == "generated particles"
     rows.loc[powder, "groups"] = 5
     text = transfer_tables.transfer_sentence(rows)
-    assert "a gain of 15.0 [15.0,\u00a015.0] points;" in text and "% of what training" not in text
+    assert "a difference of +15.0 [+15.0,\u00a0+15.0] points;" in text and "% of what training" not in text
     assert text.count("on generated particles (5 groups: too few for these intervals to be trusted), against") == 1
     assert "foreign material 2 rest on too few groups to count; of the other 2, 0 are gains" in text
     rows["groups"] = 4

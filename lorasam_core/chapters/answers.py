@@ -1,0 +1,155 @@
+"""What an edition answers of the questions that the study leaves open, a line each. Imports no torch.
+
+An answer is made from the records by the sentences of the chapter that it names, and claims no more than these. A
+question to which the edition has no runs has no answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lorasam_core import findings
+from lorasam_core.chapters import comparisons, label_counts, optimizers, spectra, transfer_tables
+from lorasam_core.phrases import difference, listed, seed_limit, verdict
+from lorasam_core.records import Edition, Record
+from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired
+
+SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
+
+
+def answers(edition: Edition) -> list[str]:
+    """Lines of Markdown, a bold question each with its answer and the page that has the whole of it; none for an
+    edition without an adapted run.
+    """
+    if not any(record.config.method == "lora" for record in edition.records):
+        return []
+    questions: tuple[tuple[str, Callable[[Edition], str], str], ...] = (
+        ("Does the mask generator improve with the predictor?", _generator, "04_train"),
+        ("Is it the rank, or the size of the step?", _rank, "05_rank"),
+        *((f"Does the {SETTING_NAMES[field]} matter?", _sweep(field), page) for field, page in SWEEPS.items()),
+        ("Which Adam?", _optimizer, "24_weight_decay"),
+        ("Is what is trained also what is used?", _objective, "12_where"),
+        ("Does it tell touching particles apart?", _touching, "04_train"),
+        ("Would another seed give the same?", _seeds, "04_train"),
+        ("Is LoRA needed?", findings.rivals_sentence, "13_rivals"),
+        ("How many labelled images does it need?", _labels, "14_labels"),
+        ("Does an adapter carry over to other material?", _transfer, "18_other_material"),
+    )
+    said = ((question, answer(edition), page) for question, answer, page in questions)
+    return [f"**{question}** {text} {{doc}}`/_generated/{page}`." for question, text, page in said if text]
+
+
+def write(edition: Edition, path: Path) -> None:
+    """The answers as paragraphs of a file for the book to include."""
+    said = answers(edition) or ["This edition has no runs that answer any of them."]
+    path.write_text("\n\n".join(said) + "\n", encoding="utf-8")
+
+
+def _noise(runs: Sequence[Record], measure: str = "predictor_dice") -> float:
+    return comparisons.seed_noise(runs, measure)["least"]
+
+
+def _runs(edition: Edition, experiment: str) -> list[Record]:
+    return edition.experiment(experiment) if experiment in edition.experiments else []
+
+
+def _generator(edition: Edition) -> str:
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    parts = []
+    for evaluator, metric, what in (
+        ("predictor", "dice", "the predictor's Dice shows"),
+        ("generator", "dice", "the Dice of the mask generator's union"),
+        ("generator", "f1", "the F1 of its masks"),
+        ("generator_tuned", "f1", "the same with thresholds chosen for each model on validation images"),
+    ):
+        change = paired(frozen, adapted, evaluator, metric)
+        if math.isfinite(change[0]):
+            parts.append(f"{what} {difference(*change)}")
+    return f"By adapting, {'; '.join(parts)}." if len(parts) > 1 else ""
+
+
+def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record]) -> str:
+    """Range of the Dice over the values of a setting, and which of them are told from the highest."""
+    groups = by_value(records, field)
+    dice = {value: 100 * interval(runs, "predictor", "dice")["mean"] for value, runs in groups.items()}
+    dice = {value: level for value, level in dice.items() if math.isfinite(level)}
+    if len(dice) < 2:
+        return ""
+    best = max(dice, key=dice.__getitem__)
+    below = []
+    for value in dice:
+        gain, low, high = (100 * x for x in paired(groups[value], groups[best], "predictor", "dice"))
+        limit = seed_limit(_noise(seeds), len(groups[value]), len(groups[best]))
+        if value != best and verdict(gain, low, high, limit) == "higher":
+            below.append(f"{value:g} ({-gain:+.1f})")
+    told = f"below the highest, by more than images and seeds may do, lie {listed(below)}" if below else (
+        "none is told from the highest"
+    )  # fmt: skip
+    return (
+        f"From {min(dice):g} to {max(dice):g} the predictor's Dice lies between {min(dice.values()):.1f} and "
+        f"{max(dice.values()):.1f} %, highest at {best:g}; {told}."
+    )
+
+
+def _sweep(field: str) -> Callable[[Edition], str]:
+    return lambda edition: _spread(_runs(edition, field), field, _runs(edition, "noise"))
+
+
+def _rank(edition: Edition) -> str:
+    ranks, seeds = _runs(edition, "rank"), _runs(edition, "noise")
+    text = [_spread(ranks, "rank", seeds).replace("From", "From rank", 1)]
+    for rule, runs in spectra.by_rule(ranks, _runs(edition, "scaling")).items():
+        top = max(runs, key=lambda record: record.config.rank, default=None)
+        same = [record for record in ranks if top and record.config.rank == top.config.rank]
+        if rule != spectra.UNDIVIDED and top and same:
+            _, words = spectra.change(same[0], top, _noise(seeds))
+            text.append(f"At rank {top.config.rank}, an update {spectra.RULES[rule]} lies {words} points from it.")
+    return " ".join(filter(None, [*text, spectra.low_rate_sentence(_runs(edition, "scaling_low_rate"), _noise(seeds))]))
+
+
+def _optimizer(edition: Edition) -> str:
+    series = optimizers.by_optimizer(_runs(edition, "optimizer"))
+    return optimizers.optimizer_sentence(series, optimizers.seeds_noise(series)) if len(series) > 1 else ""
+
+
+def _objective(edition: Edition) -> str:
+    main, objectives = adapted_runs(edition), _runs(edition, "objective")
+    records = comparisons.with_seeds([*objectives, *main], edition.records)
+    table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
+    if len(table) < 2:
+        return ""
+    measures = comparisons.measured(table, ("predictor_dice", "ap50"))
+    return " ".join(comparisons.comparison_sentence(table, measure, _noise(main, measure)) for measure in measures)
+
+
+def _touching(edition: Edition) -> str:
+    kinds = ("merges", "splits")
+    return " ".join(filter(None, (findings.counts_sentence(edition, adapted_runs(edition), kind) for kind in kinds)))
+
+
+def _seeds(edition: Edition) -> str:
+    found = findings.seed_noise(adapted_runs(edition))
+    if found["n"] < 2:
+        return ""
+    return (
+        f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points; the "
+        "interval over test images is wider."
+    )
+
+
+def _labels(edition: Edition) -> str:
+    fewer, total = _runs(edition, "labels"), int((edition.info.get("images") or {}).get("train", 0))
+    if not fewer or not total:
+        return ""
+    main = adapted_runs(edition)
+    unets = [record for record in _runs(edition, "rivals") if record.config.method == "unet"]
+    records, noise = [*fewer, *main, *unets], _noise(main)
+    enough = label_counts.enough_sentence(records, total, frozen_runs(edition), noise=noise)
+    return f"{enough} {label_counts.catch_up_sentence(records, total, noise=noise)}"
+
+
+def _transfer(edition: Edition) -> str:
+    text = transfer_tables.transfer_sentence(transfer_tables.transfer_rows(edition))
+    return "" if text == transfer_tables.NO_TRANSFER else text
