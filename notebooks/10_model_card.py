@@ -138,6 +138,7 @@ caption = "Means over objects (AP50 and Dice: over images) with 95 % intervals o
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
 images = {model_card.IMAGES[name]: found["ap50_all"]["n"] for name, found in card["measures"].items()}
 seen = ", ".join(f"{count} of {name}" for name, count in images.items())
+page.say(model_card.aims_sentence(card))
 page.say(f"A thousand points an image take a while, so the mask generator was given fewer images: {seen}.")
 
 # %% tags=["hide-input"]

@@ -33,7 +33,9 @@ page.banner()
 # %% [markdown]
 # Everything is compared with the main configuration, on the same test images and with the same number of steps. The
 # seeds of the main configuration say what another seed alone would do, and every row is taken to vary as much. A
-# difference that is no larger than other images and other seeds may make it together is no finding.
+# difference that is no larger than other images and other seeds may make it together is no finding. F1 is taken under
+# one pair of thresholds for all, chosen for the frozen model: a change of it may be one of the model's ratings and not
+# of its masks ([the filters' page](16_filters.ipynb)), so that the table is to be read by the Dice and the AP50.
 
 # %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)
@@ -69,9 +71,7 @@ for measure in asked:
 page.say(comparisons.smallest_sentence(table, noise=noise["predictor_dice"]) if len(table) > 1 else "")
 
 # %% tags=["hide-input"]
-caption = (
-    "What each place costs. Wall time of runs that may have shared the processor is no measure of speed; see *Speed*."
-)
+caption = f"What each place costs. {comparisons.COST_NOTE}"
 page.table(comparisons.cost_display(table), "where-cost", caption, data=table)
 page.say(comparisons.steps_note(records))
 

@@ -103,9 +103,7 @@ if len(table) > 1:
 cost = comparisons.cost_display(table)
 rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
 cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
-caption = (
-    "What each method cost. Wall time of runs that may have shared the processor is no measure of speed; see *Speed*."
-)
+caption = f"What each method cost. {comparisons.COST_NOTE}"
 page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
 
 # %% tags=["hide-input"]
@@ -114,8 +112,7 @@ if len(trained) > 1:
     least, most = trained.loc[trained["trainable"].idxmin()], trained.loc[trained["trainable"].idxmax()]
     page.say(
         f"*{least['name']}* trains the fewest numbers, {least['trainable']:,.0f}, and *{most['name']}* the most, "
-        f"{most['trainable']:,.0f}. Peak memory, of training and evaluation together, goes from "
-        f"{trained['peak_memory_mb'].min():,.0f} to {trained['peak_memory_mb'].max():,.0f} MB."
+        f"{most['trainable']:,.0f}."
     )
 page.say(comparisons.steps_note(records))
 page.say(report.rivals_sentence(page.edition))

@@ -11,6 +11,9 @@ from safetensors import safe_open
 
 from lorasam_core.model_card import (
     MEASURES,
+    TARGETS,
+    _over_objects,
+    aims_sentence,
     card_rows,
     card_table,
     gap_sentence,
@@ -21,6 +24,7 @@ from lorasam_core.model_card import (
 )
 from lorasam_core.pretraining import PHASES
 from lorasam_core.sam import WEIGHTS, WEIGHTS_SHA256, load_sam
+from tests.made_records import make_record, per_image
 from tests.test_report import edition  # noqa: F401
 
 
@@ -88,13 +92,21 @@ def test_the_gap_is_between_scenes_and_the_editions_runs(edition, card):  # noqa
         for ids in (["f0"], ["m0", "m1"])
     )
     row = table.loc["box, 5 % jitter: IoU, single mask"]
-    assert row.tolist() == [
-        "80.0", f"{100 * frozen:.1f}", f"{100 * adapted:.1f}", f"{100 * (0.8 - frozen):+.1f}",
-        f"{100 * (adapted - frozen) / (0.8 - frozen):.0f} %",
-    ]  # fmt: skip
+    assert row["scenes"].startswith("80.0 [") and row.iloc[-1] == f"{100 * (0.8 - frozen):+.1f}"
+    assert row["frozen"].startswith(f"{100 * frozen:.1f} [") and row["adapted"].startswith(f"{100 * adapted:.1f} [")
     assert set(gap_table(edition, card).attrs["runs"]) == {"f0", "m0", "m1"}
-    card["measures"]["scenes"]["box_iou"] = numbers(0.01)
-    assert gap_table(edition, card).set_index("metric, %").loc[row.name, "gap closed"] == "no gap"
+
+
+def test_a_prompted_image_counts_as_often_as_it_has_objects(tmp_path):
+    rows = [per_image("box", ["a", "b", "b"], n=[8, 1, 1], iou_rated=[0.2, 0.8, 0.6])]
+    run = make_record(tmp_path, "f", rows)
+    mean, low, high = _over_objects([run], "box", "iou_rated")
+    assert (
+        mean == pytest.approx((8 * 0.2 + 0.8 + 0.6) / 10) and low == pytest.approx(0.2) and high == pytest.approx(0.7)
+    )
+    whole = make_record(tmp_path, "g", [per_image("predictor", ["a", "b", "b"], dice=[0.2, 0.8, 0.6])])
+    assert _over_objects([whole], "predictor", "dice")[0] == pytest.approx(1.6 / 3)
+    assert np.isnan(_over_objects([], "box", "iou_rated")[0])
 
 
 def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, card):  # noqa: F811
@@ -104,9 +116,22 @@ def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, c
     assert gap_table(replace(edition, records=frozen), card).empty
 
 
-def test_the_sentence_counts_the_gaps(edition, card):  # noqa: F811
+def test_the_sentence_counts_the_questions_in_which_scenes_lead(edition, card):  # noqa: F811
     card |= {"base_hash": "ab" * 32}
     table = gap_table(edition, card)
+    lead = "scenes lead frozen by, points"
     assert gap_sentence(table.iloc[:0]).startswith("What LoRA closes")
-    closed = table.assign(**{"gap closed": ["no gap", "no gap", "5 %", "9 %"][: len(table)]})
-    assert gap_sentence(closed).startswith(f"In 2 of {len(table)} questions")
+    some = gap_sentence(table.assign(**{lead: ["+1.0", "-2.0", "-3.0", "+0.5"][: len(table)]}))
+    assert f"in {2 if len(table) > 3 else 1} of {len(table)} questions, in *" in some and "more training" in some
+    every = gap_sentence(table.assign(**{lead: "+1.0"}))
+    assert f"in {len(table)} of {len(table)} questions" in every and "In the others" not in every
+
+
+def test_aims_are_counted_and_a_small_error_is_a_good_one(card):
+    assert aims_sentence(card).startswith("Of the 5 aims for training on two CPU cores the base reached")
+    scenes = card["measures"]["scenes"]
+    for measure, (_, aim) in TARGETS.items():
+        scenes[measure] = numbers(aim + (0.01 if measure == "iou_error" else -0.01))
+    assert aims_sentence(card).endswith("the base reached none.")
+    scenes["iou_error"] = numbers(0.05)
+    assert aims_sentence(card).endswith("the base reached 1: IoU head: mean absolute error.")

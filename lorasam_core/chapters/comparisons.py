@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from lorasam_core import findings
-from lorasam_core.config import RunConfig
+from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
 from lorasam_core.study import REPORTED, STUDY, equivalent, reported
@@ -36,6 +36,11 @@ COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in m
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),
     ("minutes", "seconds", np.mean), ("peak_memory_mb", "peak_memory_mb", max),
 )  # fmt: skip
+COST_NOTE = (  # for captions of cost_display
+    "Wall time of runs that may have shared the processor is no measure of speed; see *Speed*. Peak memory is that of "
+    "training and of all that was evaluated, which was more for main runs: no measure of training alone."
+)
+UNKNOWN = dict.fromkeys(("mean", "low", "high"), float("nan"))
 NOWHERE = (float("nan"),) * 3
 
 
@@ -79,6 +84,8 @@ def comparison_table(
     for measure in measures:
         evaluator, metric, _ = MEASURES[measure]
         levels = [interval(runs, evaluator, metric) for runs in found]
+        if measure == "generator_dice":  # of what has no mask generator it is the predictor's once more
+            levels = [UNKNOWN if runs[0].config.method in UNRATED else at for runs, at in zip(found, levels)]
         measured = [math.isfinite(level["mean"]) for level in levels]
         if not any(measured):
             continue
