@@ -146,8 +146,8 @@ def gap_sentence(table: pd.DataFrame) -> str:
     if len(ahead) < len(table):
         text += (
             " In the others there is no gap: a prompt on a particle is answered as well as one on a scene or better, "
-            "for the objects of scenes are often faint, small or parts of others. What adapting gains there may be more "
-            "training of a weak base, and not the closing of a gap between two kinds of picture."
+            "for the objects of scenes are often faint, small or parts of others. What adapting gains there may be "
+            "more training of a weak base, and not the closing of a gap between two kinds of picture."
         )
     return text
 

@@ -105,9 +105,35 @@ page.say(*samples.notes)
 import pandas as pd
 
 parts = {part: samples.subset(part) for part in ("train", "val", "test")}
+noun = "paper" if samples.name == "emps" else "specimen"  # what its groups are
 rows = [(part, len(s), len(set(s.groups.values()))) for part, s in parts.items()]
-split = pd.DataFrame(rows, columns=["part", "images", "groups"])
+split = pd.DataFrame(rows, columns=["part", "images", f"groups ({noun}s)"])
 page.table(split, "data-split", f"Images and groups of each part; no group is in two of them. {note}")
+
+# %% [markdown]
+# What a number on these images can mean depends on what they show: how many particles an image holds, how much of it
+# they cover, how large it is beside a training crop, and whether its scale is known.
+
+
+# %% tags=["hide-input"]
+def spread(values):
+    return f"{values.median():.0f} ({values.min():.0f} to {values.max():.0f})"
+
+
+rows = []
+for part, images in parts.items():
+    found = pd.DataFrame([
+        {"particles": len(set(s.labels.flat) - {0}), "cover": 100 * s.foreground.mean(), "side": max(s.shape),
+         "scale": s.pixel_size is not None}
+        for s in images
+    ])  # fmt: skip
+    rows.append({
+        "part": part, "particles": f"{found['particles'].sum():,}", "particles an image": spread(found["particles"]),
+        "covered by them, %": spread(found["cover"]), "longer side, pixels": spread(found["side"]),
+        "images with a scale": f"{found['scale'].sum()}",
+    })  # fmt: skip
+caption = f"What the images hold: medians, and from the least to the most. {note}"
+page.table(pd.DataFrame(rows), "data-images-held", caption)
 
 # %% [markdown]
 # What would happen without groups? Deal the same images at random, and count the test images that share a group with
@@ -121,7 +147,7 @@ train, test = order[: len(parts["train"])], order[-len(parts["test"]) :]
 trained = {samples.groups[i] for i in train}
 leaked = sum(samples.groups[i] in trained for i in test)
 page.say(
-    f"Dealt image by image, {leaked} of the {len(test)} test images would show a specimen that was also trained on. "
+    f"Dealt image by image, {leaked} of the {len(test)} test images would come from a {noun} that was also trained on. "
     "Dealt by group, none does."
 )
 
@@ -171,7 +197,7 @@ page.say(
 from lorasam_core.particles import measure, size_distribution
 
 groups = [s.group for s in chosen for _ in range(s.labels.max())]
-busiest = max(set(groups), key=groups.count)  # one specimen: sizes of different powders make no distribution
+busiest = max(set(groups), key=groups.count)  # one group: sizes of different powders make no distribution
 shown = [s for s in parts["train"] if s.group == busiest]
 table = pd.concat([measure(s.labels, s.pixel_size).assign(image=s.id) for s in shown])
 found = size_distribution(table)
@@ -179,12 +205,12 @@ found = size_distribution(table)
 # %% tags=["hide-input"]
 whole_ones = table[~table["touches_border"]]
 diameters = {"labels": whole_ones["equivalent_diameter"].to_numpy()}
-caption = f"Sizes of the labelled particles of one specimen ({busiest}); dots mark D10, D50 and D90. {note}"
+caption = f"Sizes of the labelled particles of one {noun} ({busiest}); dots mark D10, D50 and D90. {note}"
 alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
 page.figure(plots.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
 # %% tags=["hide-input"]
 page.say(
-    f"Training images of this specimen: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
+    f"Training images of this {noun}: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
     f"smaller than {found['D50']:.0f} {found['unit']}; D90 is {found['D90'] / found['D10']:.1f} times D10."
 )

@@ -91,8 +91,9 @@ records = report.records_of(page.edition, "optimizer")
 series = optimizers.by_optimizer(records)
 table = comparisons.series_table(series, "learning_rate")
 if records:
-    caption = "Test Dice of the predictor by learning rate, under each optimiser, in % with 95 % intervals."
-    page.table(optimizers.optimizer_display(table), "optimizer", caption, data=table)
+    caption = "Test Dice of the predictor by learning rate, under each optimiser, in % with 95 % intervals, and paired "
+    caption += "differences."
+    page.table(optimizers.optimizer_display(table, series), "optimizer", caption, data=table)
 page.say(report.left_out_sentence(page.edition, "optimizer"))
 
 # %% tags=["hide-input"]
@@ -108,6 +109,10 @@ if records:
 # %% tags=["hide-input"]
 noise = optimizers.seeds_noise(series)
 page.say(
+    f"Frozen, the model has a Dice of {report.shown(frozen['mean'], frozen['low'], frozen['high'])} %."
+    if records else ""
+)  # fmt: skip
+page.say(
     optimizers.optimizer_sentence(series, noise)
     if records else "This edition has no runs under Adam: what the two do to an adapter was not measured here."
 )  # fmt: skip
@@ -121,7 +126,9 @@ page.say(
 # %% tags=["hide-input"]
 spectrum = spectra.spectrum_table(optimizers.at_shared_rate(series))
 if len(spectrum):
-    caption = "Norm and effective rank of the updates under each optimiser, at the learning rate that both share."
+    first = optimizers.at_shared_rate(series)[0].config
+    caption = "Norm and effective rank of the updates under each optimiser, at a learning rate of "
+    caption += f"{first.learning_rate:g} and from seed {first.seed}."
     used = spectra.used_table(spectrum)
     page.table(spectra.used_display(used), "optimizer-updates", caption, data=spectrum)
 page.say(optimizers.norm_sentence(spectrum))

@@ -26,8 +26,10 @@ def by_optimizer(records: Sequence[Record]) -> dict[str, list[Record]]:
     return {title: runs for title, runs in found.items() if runs}
 
 
-def optimizer_display(table: pd.DataFrame) -> pd.DataFrame:
-    """A comparisons.series_table over learning rates as the reader sees it: a row a rate, Dice under each optimiser."""
+def optimizer_display(table: pd.DataFrame, series: Series) -> pd.DataFrame:
+    """A comparisons.series_table over learning rates as the reader sees it: a row a rate, Dice under each optimiser,
+    and where both were run the paired difference; `series` are the runs of the table.
+    """
     numbers = zip(*(table[column] for column in ("mean", "low", "high", "runs")), strict=True)
     text = [
         shown(mean / 100, low / 100, high / 100) + (f", {runs} seeds" if runs > 1 else "")
@@ -35,6 +37,10 @@ def optimizer_display(table: pd.DataFrame) -> pd.DataFrame:
     ]
     rows = table.assign(text=text, series=[f"{title}: Dice, %" for title in table["series"]])
     out = pivoted(rows, "learning_rate", "series").sort_values("learning_rate", ascending=False, ignore_index=True)
+    if shared := _shared(series):
+        gains = {rate: paired(adam, adamw, "predictor", "dice") for rate, (adamw, adam) in shared.items()}
+        text = {rate: shown(*gain, sign=True) for rate, gain in gains.items()}
+        out["AdamW - Adam, points"] = [text.get(rate, "–") for rate in out["learning_rate"]]
     rates = [f"{rate:g}" for rate in out["learning_rate"]]
     return out.assign(learning_rate=rates).rename(columns={"learning_rate": "learning rate"})
 

@@ -29,8 +29,14 @@ ROWS = (
 def test_the_table_has_a_row_a_rate_and_a_column_an_optimiser(tmp_path):
     found = series(tmp_path, ROWS)
     assert {name: len(runs) for name, runs in found.items()} == {"AdamW": 4, "Adam": 3}
-    shown = optimizers.optimizer_display(comparisons.series_table(found, "learning_rate"))
-    assert list(shown.columns) == ["learning rate", "AdamW: Dice, %", "Adam: Dice, %"]
+    shown = optimizers.optimizer_display(comparisons.series_table(found, "learning_rate"), found)
+    gain = "AdamW - Adam, points"
+    assert list(shown.columns) == ["learning rate", "AdamW: Dice, %", "Adam: Dice, %", gain]
+    assert (
+        shown[gain][2] == "–" and shown[gain][1].startswith("+") and shown[gain][0].startswith(("+0.0", "0.0", "-0.0"))
+    )
+    alone = optimizers.optimizer_display(comparisons.series_table({"AdamW": found["AdamW"]}, "learning_rate"), {})
+    assert list(alone.columns) == ["learning rate", "AdamW: Dice, %"]
     assert list(shown["learning rate"]) == ["0.01", "0.001", "0.0001"]
     assert shown["Adam: Dice, %"][2] == "–" and shown["Adam: Dice, %"][1].endswith(", 2 seeds")
     assert shown["AdamW: Dice, %"][2].startswith(("64", "65", "66"))
