@@ -105,7 +105,7 @@ def _rank(edition: Edition) -> str:
         same = [record for record in ranks if top and record.config.rank == top.config.rank]
         if rule != spectra.UNDIVIDED and top and same:
             _, words = spectra.change(same[0], top, _noise(seeds))
-            text.append(f"At rank {top.config.rank}, an update {spectra.RULES[rule]} lies {words} points from it.")
+            text.append(f"At rank {top.config.rank} an update {spectra.RULES[rule]} changes it by {words} points.")
     return " ".join(filter(None, [*text, spectra.low_rate_sentence(_runs(edition, "scaling_low_rate"), _noise(seeds))]))
 
 
@@ -130,12 +130,14 @@ def _touching(edition: Edition) -> str:
 
 
 def _seeds(edition: Edition) -> str:
-    found = findings.seed_noise(adapted_runs(edition))
+    runs = adapted_runs(edition)
+    found, images = findings.seed_noise(runs), interval(runs, "predictor", "dice")
     if found["n"] < 2:
         return ""
     return (
-        f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points; the "
-        "interval over test images is wider."
+        f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points and a range "
+        f"of {found['range']:.2f}; other test images may move their mean within "
+        f"{100 * images['low']:.1f} to {100 * images['high']:.1f} %."
     )
 
 
