@@ -14,7 +14,7 @@ from lorasam_core import findings
 from lorasam_core.chapters import comparisons, label_counts, optimizers, spectra, transfer_tables
 from lorasam_core.phrases import difference, listed, seed_limit, verdict
 from lorasam_core.records import Edition, Record
-from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired
+from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown
 
 SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
 
@@ -134,10 +134,10 @@ def _seeds(edition: Edition) -> str:
     found, images = findings.seed_noise(runs), interval(runs, "predictor", "dice")
     if found["n"] < 2:
         return ""
+    level = shown(images["mean"], images["low"], images["high"])
     return (
         f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points and a range "
-        f"of {found['range']:.2f}; other test images may move their mean within "
-        f"{100 * images['low']:.1f} to {100 * images['high']:.1f} %."
+        f"of {found['range']:.2f}. Their mean is {level} %, with what other test images may change."
     )
 
 
