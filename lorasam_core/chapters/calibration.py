@@ -6,6 +6,7 @@ Imports no torch. The masks of several runs of a series (seeds) are taken togeth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -223,7 +224,7 @@ def order_sentence(series: Series, name: str = "calibration") -> str:
     return f"On the same images adapting changes {'; '.join(said)}." if said else ""
 
 
-def _correlation(row: Mapping[str, float], key: str) -> str:
+def _correlation(row: Mapping[Any, Any], key: str) -> str:
     mean, low, high = (row[key + end] for end in ENDS)
     if not np.isfinite(mean):
         return "–"

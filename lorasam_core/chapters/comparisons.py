@@ -208,18 +208,18 @@ def smallest_sentence(table: pd.DataFrame, measure: str = "predictor_dice", nois
     rows = rows[rows["kind"] != "lower"]
     if not len(rows):
         return f"No row with fewer trained numbers than *{base['name']}* keeps up with its {MEASURES[measure][2]}."
-    gain = tuple(rows.iloc[0][f"{measure}{end}"] / 100 for end in ("_gain", "_gain_low", "_gain_high"))
-    limit = rows.iloc[0]["limit"]
+    gain, low, high = (float(rows.iloc[0][f"{measure}_gain{end}"]) / 100 for end in ("", "_low", "_high"))
+    limit = float(rows.iloc[0]["limit"])
     return (
         f"*{rows.iloc[0]['name']}*, with {rows.iloc[0]['trainable']:,.0f} trained numbers in place of "
         f"{base['trainable']:,.0f}, is the smallest whose {MEASURES[measure][2]} is not shown to be below that of "
-        f"*{base['name']}*: it lies {shown(*gain, sign=True)} points from it. {_not_excluded(gain, limit)}"
+        f"*{base['name']}*: it lies {shown(gain, low, high, sign=True)} points from it. {_not_excluded(gain, low, limit)}"
     )
 
 
-def _not_excluded(gain: Sequence[float], limit: float) -> str:
+def _not_excluded(gain: float, low: float, limit: float) -> str:
     """The loss that images, and seeds where their limit (points) is known, leave possible: no proof of equality."""
-    least = 100 * gain[0] - math.hypot(100 * (gain[0] - gain[1]), limit if math.isfinite(limit) else 0)
+    least = 100 * gain - math.hypot(100 * (gain - low), limit if math.isfinite(limit) else 0)
     if least >= 0:
         return ""
     seeds = "other images and seeds" if math.isfinite(limit) else "other images"

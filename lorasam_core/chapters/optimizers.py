@@ -39,8 +39,8 @@ def optimizer_display(table: pd.DataFrame, series: Series) -> pd.DataFrame:
     out = pivoted(rows, "learning_rate", "series").sort_values("learning_rate", ascending=False, ignore_index=True)
     if shared := _shared(series):
         gains = {rate: paired(adam, adamw, "predictor", "dice") for rate, (adamw, adam) in shared.items()}
-        text = {rate: shown(*gain, sign=True) for rate, gain in gains.items()}
-        out["AdamW - Adam, points"] = [text.get(rate, "–") for rate in out["learning_rate"]]
+        said = {rate: shown(*gain, sign=True) for rate, gain in gains.items()}
+        out["AdamW - Adam, points"] = [said.get(rate, "–") for rate in out["learning_rate"]]
     rates = [f"{rate:g}" for rate in out["learning_rate"]]
     return out.assign(learning_rate=rates).rename(columns={"learning_rate": "learning rate"})
 

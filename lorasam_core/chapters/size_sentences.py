@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,11 @@ def beside_sentence(errors: pd.DataFrame, other: str) -> str:
     """How the absolute error in D50 and number of a third series in `size_errors` stands to that of the adapted model;
     an empty text where it is not there.
     """
-    rows = errors.set_index(["quantity", "series"])
+    rows: dict[Any, Any] = errors.set_index(["quantity", "series"]).to_dict("index")
     parts = [
-        f"{shown(*_three(rows.loc[(q, other)], 'size'))} % in the {_name(q)}"
+        f"{shown(*_three(rows[q, other], 'size'))} % in the {_name(q)}"
         for q in ("D50", "count")
-        if (q, other) in rows.index and (q, "adapted") in rows.index
+        if (q, other) in rows and (q, "adapted") in rows
     ]
     if not parts:
         return ""
@@ -152,7 +153,7 @@ def pooled_sentence(rows: pd.DataFrame) -> str:
     return text
 
 
-def _three(row: pd.Series, name: str) -> tuple[float, float, float]:
+def _three(row: Mapping[str, Any] | pd.Series, name: str) -> tuple[float, float, float]:
     return float(row[name]), float(row[f"{name}_low"]), float(row[f"{name}_high"])
 
 

@@ -143,7 +143,8 @@ def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) ->
     if len(records) < 2:
         return ""
     base, *others = sorted(records, key=lambda record: (record.config.rank, -record.config.factor))
-    told, parts = {}, []
+    told: dict[bool, bool] = {}
+    parts = []
     for record in others:
         equal = math.isclose(record.config.factor, base.config.factor)
         seen, words = change(base, record, noise)
