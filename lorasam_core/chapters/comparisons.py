@@ -213,7 +213,8 @@ def smallest_sentence(table: pd.DataFrame, measure: str = "predictor_dice", nois
     return (
         f"*{rows.iloc[0]['name']}*, with {rows.iloc[0]['trainable']:,.0f} trained numbers in place of "
         f"{base['trainable']:,.0f}, is the smallest whose {MEASURES[measure][2]} is not shown to be below that of "
-        f"*{base['name']}*: it lies {shown(gain, low, high, sign=True)} points from it. {_not_excluded(gain, low, limit)}"
+        f"*{base['name']}*: it lies {shown(gain, low, high, sign=True)} points from it."
+        f"{_not_excluded(gain, low, limit)}"
     )
 
 
@@ -223,7 +224,7 @@ def _not_excluded(gain: float, low: float, limit: float) -> str:
     if least >= 0:
         return ""
     seeds = "other images and seeds" if math.isfinite(limit) else "other images"
-    return f"With {seeds} a loss of up to {-least:.1f} points is not excluded: not shown to differ is not shown equal."
+    return f" With {seeds} a loss of up to {-least:.1f} points is not excluded: not shown to differ is not shown equal."
 
 
 def seed_limits(table: pd.DataFrame, noise: float) -> list[float]:
