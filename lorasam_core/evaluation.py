@@ -22,7 +22,10 @@ from lorasam_core.data.sample import Sample
 from lorasam_core.mask_generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
 
 PROMPTS = ("point", "box", "exact_box")  # the evaluators whose prompt is made from the true instances
-PARTICLE_COLUMNS = ["id", "group", "source", "diameter", "unit", "touches_border"]
+DETAILS = {  # columns of annotation_rows and of particle_rows
+    "annotations": ["id", "group", "iou", "predicted_iou", "stability_score", "area"],
+    "particles": ["id", "group", "source", "diameter", "unit", "touches_border"],
+}
 PROMPTED_METRICS = ("iou_best", "iou_rated", "iou_error")
 
 

@@ -33,7 +33,6 @@ PAIRS = tuple(product(PRED_IOU, STABILITY))
 CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
 FILTERS = (*CHOSEN, "min_mask_region_area")
 SCORES = ("dice", "ap50", "f1", "n_pred")
-MASK_COLUMNS = ["id", "group", "iou", "predicted_iou", "stability_score", "area"]
 
 
 class ThresholdSweep(MaskGenerator):
@@ -105,7 +104,7 @@ def measure(
         found[key] = evaluation.summarize(rows)
         tables.append(rows.assign(evaluator=evaluator))
         if evaluator == "generator_tuned":
-            particles = pd.DataFrame(details["particles"], columns=evaluation.PARTICLE_COLUMNS)
+            particles = pd.DataFrame(details["particles"], columns=evaluation.DETAILS["particles"])
             particles.round(4).to_csv(folder / "tuned_particles.csv", index=False)
     return found, pd.concat(tables, ignore_index=True)
 
@@ -136,7 +135,7 @@ def sweep(
             scores = evaluation.score_annotations(found, sample.labels)
             key = {"id": sample.id, "group": sample.group} | dict(zip(CHOSEN, pair, strict=True))
             rows.append(key | {name: scores[name] for name in SCORES})
-    return pd.DataFrame(masks, columns=MASK_COLUMNS), pd.DataFrame(rows)
+    return pd.DataFrame(masks, columns=evaluation.DETAILS["annotations"]), pd.DataFrame(rows)
 
 
 def best_thresholds(scores: pd.DataFrame, usual: dict[str, Any]) -> dict[str, float]:

@@ -107,7 +107,7 @@ def _finding(
         return f"{subject} of {value} % after adapting."
     return (
         f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and {value} % adapted: "
-        f"{_gain(frozen, adapted, evaluator, metric, spread)}"
+        f"{gain_clause(frozen, adapted, evaluator, metric, spread)}"
     )
 
 
@@ -117,8 +117,12 @@ def _too_few_groups(edition: Edition, adapted: Sequence[Record]) -> list[str]:
     return list(filter(None, [few_groups(groups)] if groups else []))
 
 
-def _gain(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str, spread: bool = True) -> str:
-    """The paired difference in words, held against other images and other seeds; with `spread`, that of the seeds."""
+def gain_clause(
+    frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str, spread: bool = True
+) -> str:
+    """The paired difference in words, held against other images and other seeds, and a full stop; with `spread`, the
+    standard deviation of the seeds.
+    """
     change, low, high = paired(frozen, adapted, evaluator, metric)
     noise = seed_noise(adapted, evaluator, metric)
     limit = seed_limit(noise["least"], 0, int(noise["n"]))
@@ -136,12 +140,16 @@ def seeds_clause(adapted: Sequence[Record]) -> str:
     return f"Adapted: {what}; intervals speak for other test images, not for other seeds."
 
 
-def thresholds_clause(edition: Edition) -> str:
-    """For captions: on how many images thresholds by validation were chosen; an empty text where none were."""
+def outcomes_clause(edition: Edition) -> str:
+    """For captions: which metrics to judge by, and on how many images thresholds by validation were chosen."""
+    text = "The one to judge by is the predictor's Dice, our reading of the study's measure"
     chosen = max((record.config.filters for record in adapted_runs(edition)), default=0)
     if not chosen:
-        return ""
-    return f" Thresholds by validation were chosen on up to {chosen} images, and no interval holds that choice."
+        return f"{text}; the others describe."
+    return (
+        f"{text}, and of single particles the F1 with thresholds by validation; the others describe. Those thresholds "
+        f"were chosen on up to {chosen} images, and no interval holds that choice."
+    )
 
 
 def rivals_sentence(edition: Edition) -> str:

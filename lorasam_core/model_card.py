@@ -35,6 +35,7 @@ TARGETS = {  # of the prompts on scenes: trained on a GPU, on two CPU cores
     "point_best_iou": (0.80, 0.60), "point_rated_iou": (0.72, 0.50), "box_iou": (0.85, 0.65), "iou_error": (0.08, 0.12),
     "ap50": (0.50, 0.25),
 }  # fmt: skip
+LEAD, CLEAR = "scenes lead frozen by, points", "beyond its interval"  # columns of gap_table
 SAME_QUESTION = {  # measure of the card: evaluator and column of a run
     "foreground_dice": ("predictor", "dice"),
     "point_best_iou": ("point", "iou_best"),
@@ -111,13 +112,14 @@ def size_rows(card: Mapping[str, Any], measure: str) -> pd.DataFrame:
 
 
 def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
-    """How much better the base does on scenes than on the edition's test images, and what adapting gains, in %.
+    """The base on scenes and on the edition's test images, and the main configuration there, as text in %.
 
-    A row a question that card and runs both ask. As the card's, the runs' means are over objects, and their intervals
-    over groups; the Dice of the foreground is over images in both. `lead` is in points. No row where the edition has no
-    adapted run, or another base than the card's.
+    A row a question that card and runs both ask: metric, scenes, frozen, adapted, how far the scenes lead the frozen
+    model (points), and whether that lead is clear of the frozen model's interval. As the card's, the runs' means are
+    over objects, with intervals over groups; the Dice of the foreground is over images in both. No row where the
+    edition has no adapted run, or another base than the card's.
     """
-    columns = ["metric, %", "scenes", "frozen", "adapted", "scenes lead frozen by, points"]
+    columns = ["metric, %", "scenes", "frozen", "adapted", LEAD, CLEAR]
     rows, runs = [], []
     adapted_records = _adapted(edition)
     if adapted_records and "scenes" in card["measures"] and edition.info.get("base_hash") == card["base_hash"]:
@@ -128,7 +130,8 @@ def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
             if not np.isfinite([frozen[0], adapted[0]]).all():
                 continue
             lead = f"{100 * (scenes['mean'] - frozen[0]):+.1f}"
-            values = (MEASURES[measure], _cell(scenes), shown(*frozen), shown(*adapted), lead)
+            clear = "yes" if scenes["mean"] > frozen[2] else "no"  # NaN for a single group
+            values = (MEASURES[measure], _cell(scenes), shown(*frozen), shown(*adapted), lead, clear)
             rows.append(dict(zip(columns, values, strict=True)))
     table = pd.DataFrame(rows, columns=columns)
     table.attrs.update(made_by="lorasam_core.model_card.gap_table", runs=run_ids(*runs))
@@ -136,18 +139,19 @@ def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def gap_sentence(table: pd.DataFrame) -> str:
-    """What a `gap_table` says in words."""
+    """What a `gap_table` says in words; an empty text for an empty one."""
     if table.empty:
-        return "What LoRA closes of it is shown once an adapted run of that model is finished."
-    ahead = table[table["scenes lead frozen by, points"].astype(float) > 0]
-    which = f", in *{listed(ahead['metric, %'])}*" if len(ahead) else ""
-    text = f"The frozen model does better on scenes than on these particles in {len(ahead)} of {len(table)} questions"
-    text += f"{which}."
-    if len(ahead) < len(table):
+        return ""
+    clear = table.loc[table[CLEAR] == "yes", "metric, %"]
+    which = f": {listed(f'*{name}*' for name in clear)}" if len(clear) else ""
+    text = (
+        f"In {len(clear)} of {len(table)} questions the frozen model does better on scenes than on these particles, "
+        f"beyond its interval{which}."
+    )
+    if len(clear) < len(table):
         text += (
-            " In the others there is no gap: a prompt on a particle is answered as well as one on a scene or better, "
-            "for the objects of scenes are often faint, small or parts of others. What adapting gains there may be "
-            "more training of a weak base, and not the closing of a gap between two kinds of picture."
+            " In the others no gap between the two is shown: the objects of scenes are often faint, small or parts of "
+            "others. What adapting gains there may be more training of a weak base, and not the closing of a gap."
         )
     return text
 
@@ -161,9 +165,8 @@ def aims_sentence(card: Mapping[str, Any]) -> str:
     ]
     if not reached:
         return f"Of the {len(TARGETS)} aims for training on two CPU cores the base reached none."
-    return (
-        f"Of the {len(TARGETS)} aims for training on two CPU cores the base reached {len(reached)}: {listed(reached)}."
-    )
+    names = listed(f"*{name}*" for name in reached)
+    return f"Of the {len(TARGETS)} aims for training on two CPU cores the base reached {len(reached)}: {names}."
 
 
 def _over_objects(records: Sequence[Record], evaluator: str, metric: str) -> tuple[float, float, float]:

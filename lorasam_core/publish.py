@@ -94,7 +94,8 @@ def _copy(record: Record, edition: Path, whole: bool) -> None:
             shutil.copyfile(record.path / name, folder / name)
     if not whole and "val_score" in record.history:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
-    for name in (*PACKED, *MAIN_PACKED) if whole else PACKED:
+    beside = ("particles",) if record.config.method == "watershed" else ()  # sizes are compared with its own
+    for name in (*PACKED, *MAIN_PACKED) if whole else (*PACKED, *beside):
         if record.table_file(name):
             text = record.table(name).to_csv(index=False, float_format="%.7g")
             (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.encode(), preset=lzma.PRESET_EXTREME))

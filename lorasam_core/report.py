@@ -27,9 +27,9 @@ from lorasam_core.findings import (
     in_part_sentence,
     left_out_sentence,
     losses_note,
+    outcomes_clause,
     rivals_sentence,
     seeds_clause,
-    thresholds_clause,
 )
 from lorasam_core.profiles import configs, edition_name, load_profile
 from lorasam_core.records import Edition, Record, root
@@ -52,19 +52,53 @@ from lorasam_core.tables import (
 )  # fmt: skip
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
-    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
-    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
-    "main_config", "main_rows", "main_table", "output_folder", "paired", "picture_samples", "picture_set", "records_of",
-    "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown", "test_cases", "thresholds_clause",
-    "update_readme", "width_of", "write_fragments",
+    "REPORTED",
+    "STUDY",
+    "Page",
+    "ablation_display",
+    "ablation_sentence",
+    "ablation_table",
+    "adapted_runs",
+    "banner",
+    "break_even",
+    "cases_sentence",
+    "cases_table",
+    "compare",
+    "counts_sentence",
+    "curves_sentence",
+    "edition_facts",
+    "edition_folder",
+    "findings",
+    "frozen_runs",
+    "headline",
+    "interval",
+    "left_out_sentence",
+    "losses_note",
+    "main_config",
+    "main_rows",
+    "main_table",
+    "outcomes_clause",
+    "output_folder",
+    "paired",
+    "picture_samples",
+    "picture_set",
+    "records_of",
+    "rivals_sentence",
+    "run_table",
+    "seeds_clause",
+    "settings_table",
+    "shown",
+    "test_cases",
+    "update_readme",
+    "width_of",
+    "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 MAIN_PICTURE = "main-picture"
 INTERVALS = (
     "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images, and "
-    "computed before rounding. The first row, the study's own measure, is the one to judge by; the others describe."
+    "computed before rounding."
 )
 
 
@@ -176,7 +210,7 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{path} must hold {BEGIN} and, after it, {END} once each; add the two lines.")
     caveat = (
-        f"{INTERVALS} {seeds_clause(adapted_runs(edition))}{thresholds_clause(edition)} The study's headline, "
+        f"{INTERVALS} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)} The study's headline, "
         f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
     )
     table = table_markdown(main_table(edition), "", "")
@@ -210,7 +244,7 @@ def _main_table(edition: Edition, out: Path) -> Iterable[str]:
     (out / "tables").mkdir(exist_ok=True)
     main_rows(edition).to_csv(out / "tables" / "landing.csv", index=False)
     caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
-    caption = f"{caption} {seeds_clause(adapted_runs(edition))}{thresholds_clause(edition)}"
+    caption = f"{caption} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)}"
     yield table_markdown(table, caption, "tab-landing")
     yield f"\n{{download}}`data (CSV) </{out.name}/tables/landing.csv>`\n"
 

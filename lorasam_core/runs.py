@@ -27,6 +27,7 @@ from lorasam_core.baselines import Segmenter
 from lorasam_core.blocks import check_compile
 from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
+from lorasam_core.evaluation import DETAILS
 from lorasam_core.executor import RunError
 from lorasam_core.judging import adapter_measures, evaluate, transfer
 from lorasam_core.lora import count_trainable, lora_parameter_count, save_adapter
@@ -179,7 +180,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         rows = pd.concat([rows, more], ignore_index=True)
     rows.to_csv(folder / "per_image.csv", index=False)
     for name, values in details.items():
-        pd.DataFrame(values).round(4).to_csv(folder / f"{name}.csv", index=False)
+        pd.DataFrame(values, columns=DETAILS[name]).round(4).to_csv(folder / f"{name}.csv", index=False)
     metrics |= transfer(segment or sam, config, run.device, folder, dataset, run.taught)
     if config.method == "lora":
         metrics |= adapter_measures(sam, run.data.subset("test"), config, run.device)

@@ -194,7 +194,7 @@ page.say(
 # reports the same letters by volume. Particles that the image's edge cuts are left out.
 
 # %% tags=["hide-input"]
-from lorasam_core.particles import measure, size_distribution
+from lorasam_core.particles import measure, readable_unit, size_distribution
 
 groups = [s.group for s in chosen for _ in range(s.labels.max())]
 busiest = max(set(groups), key=groups.count)  # one group: sizes of different powders make no distribution
@@ -210,7 +210,8 @@ alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
 page.figure(plots.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
 # %% tags=["hide-input"]
+by, unit = readable_unit(found["D50"], found["unit"])
 page.say(
     f"Training images of this {noun}: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
-    f"smaller than {found['D50']:.0f} {found['unit']}; D90 is {found['D90'] / found['D10']:.1f} times D10."
+    f"smaller than {found['D50'] / by:.3g} {unit}; D90 is {found['D90'] / found['D10']:.1f} times D10."
 )

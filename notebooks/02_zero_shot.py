@@ -135,8 +135,8 @@ page.figure(plots.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, 
 means = rows.pivot(index="metric", columns="series", values="mean")
 lead = (means["scenes"] - means["particles"]).dropna().sort_values()
 page.say(
-    f"The {len(described)} scenes score higher than the particles in {(lead > 0).sum()} of {len(lead)} metrics, which "
-    "so few scenes cannot decide. The lead of the scenes over "
+    f"The {len(described)} scenes score higher than the particles in {(lead > 0).sum()} of {len(lead)} metrics. "
+    "So few cannot decide it. The lead of the scenes over "
     f"the particles runs from {lead.iloc[0]:+.1f} points in *{lead.index[0]}* to {lead.iloc[-1]:+.1f} in "
     f"*{lead.index[-1]}*."
 )

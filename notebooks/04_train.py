@@ -85,13 +85,12 @@ page.say(report.curves_sentence(run), comparisons.budget_sentence([run]))
 # ## On the test images
 #
 # No run was trained or stopped by the test images. *Frozen* is the base without an adapter; the gain is paired, image
-# by image. The first row, the study's own measure, is the one to judge by; of single particles it is the last. The
-# others describe.
+# by image.
 
 # %% tags=["hide-input"]
 rows = report.main_rows(page.edition, runs)
 caption = "Frozen and adapted on the test images: means with bootstrap 95 % intervals over groups, in %."
-caption = f"{caption} {report.seeds_clause(runs)}{report.thresholds_clause(page.edition)}"
+caption = f"{caption} {report.seeds_clause(runs)} {report.outcomes_clause(page.edition)}"
 page.table(report.main_table(page.edition, runs), "main", caption, data=rows)
 
 # %% tags=["hide-input"]

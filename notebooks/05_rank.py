@@ -82,12 +82,12 @@ page.say(
 #
 # ## Rank or step size?
 #
-# The same ranks at the same learning rate, under two rules that divide. At the lowest of them the factor is that of the
-# runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the same size
-# has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step has the
-# same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank counts, the
-# Dice changes with it under both divisions. If only the step counts, the Dice stays level under the division that keeps
-# the step, and at one rank the rules differ.
+# Ranks of this sweep at the same learning rate, under two rules that divide. At the lowest of them the factor is that
+# of the runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the
+# same size has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step
+# has the same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank counts,
+# the Dice changes with it under both divisions. If only the step counts, the Dice stays level under the division that
+# keeps the step, and at one rank the rules differ.
 
 # %% tags=["hide-input"]
 scaled = report.records_of(page.edition, "scaling")
@@ -120,7 +120,7 @@ page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
 lower = report.records_of(page.edition, "scaling_low_rate")
 if lower:
     compared = comparisons.comparison_table(lower)
-    caption = "The lowest and the highest rank at a lower learning rate, with and without a division by r."
+    caption = "A low and a high rank at a lower learning rate, with and without a division by r."
     page.table(comparisons.comparison_display(compared), "rank-low-rate", caption, data=compared)
 page.say(spectra.low_rate_sentence(lower, noise), report.left_out_sentence(page.edition, "scaling_low_rate"))
 

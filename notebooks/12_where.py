@@ -34,7 +34,7 @@ page.banner()
 # Everything is compared with the main configuration, on the same test images and with the same number of steps. The
 # seeds of the main configuration say what another seed alone would do, and every row is taken to vary as much. A
 # difference that is no larger than other images and other seeds may make it together is no finding. F1 is taken under
-# one pair of thresholds for all, chosen for the frozen model: a change of it may be one of the model's ratings and not
+# one pair of thresholds for all, not chosen for each model: a change of it may be one of the model's ratings and not
 # of its masks ([the filters' page](16_filters.ipynb)), so that the table is to be read by the Dice and the AP50.
 
 # %% tags=["hide-input"]

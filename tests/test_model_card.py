@@ -10,6 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from lorasam_core.model_card import (
+    CLEAR,
+    LEAD,
     MEASURES,
     TARGETS,
     _over_objects,
@@ -92,7 +94,7 @@ def test_the_gap_is_between_scenes_and_the_editions_runs(edition, card):  # noqa
         for ids in (["f0"], ["m0", "m1"])
     )
     row = table.loc["box, 5 % jitter: IoU, single mask"]
-    assert row["scenes"].startswith("80.0 [") and row.iloc[-1] == f"{100 * (0.8 - frozen):+.1f}"
+    assert row["scenes"].startswith("80.0 [") and row[LEAD] == f"{100 * (0.8 - frozen):+.1f}"
     assert row["frozen"].startswith(f"{100 * frozen:.1f} [") and row["adapted"].startswith(f"{100 * adapted:.1f} [")
     assert set(gap_table(edition, card).attrs["runs"]) == {"f0", "m0", "m1"}
 
@@ -119,19 +121,27 @@ def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, c
 def test_the_sentence_counts_the_questions_in_which_scenes_lead(edition, card):  # noqa: F811
     card |= {"base_hash": "ab" * 32}
     table = gap_table(edition, card)
-    lead = "scenes lead frozen by, points"
-    assert gap_sentence(table.iloc[:0]).startswith("What LoRA closes")
-    some = gap_sentence(table.assign(**{lead: ["+1.0", "-2.0", "-3.0", "+0.5"][: len(table)]}))
-    assert f"in {2 if len(table) > 3 else 1} of {len(table)} questions, in *" in some and "more training" in some
-    every = gap_sentence(table.assign(**{lead: "+1.0"}))
-    assert f"in {len(table)} of {len(table)} questions" in every and "In the others" not in every
+    assert gap_sentence(table.iloc[:0]) == ""
+    some = gap_sentence(table.iloc[[0, 0, 0]].assign(**{CLEAR: ["no", "yes", "no"], "metric, %": ["a", "b", "c"]}))
+    assert some.startswith("In 1 of 3 questions") and "beyond its interval: *b*." in some and "In the others" in some
+    every = gap_sentence(table.assign(**{CLEAR: "yes"}))
+    assert f"In {len(table)} of {len(table)} questions" in every and "In the others" not in every
+
+
+def test_a_lead_counts_beyond_the_frozen_models_interval(edition, card):  # noqa: F811
+    card |= {"base_hash": "ab" * 32}
+    row = gap_table(edition, card).set_index("metric, %").loc[MEASURES["box_iou"]]
+    high = float(row["frozen"].rstrip("]").split("\u00a0")[1]) / 100
+    for mean, clear in ((high + 0.01, "yes"), (high - 0.01, "no")):
+        card["measures"]["scenes"]["box_iou"] = numbers(mean)
+        assert gap_table(edition, card).set_index("metric, %").loc[row.name, CLEAR] == clear
 
 
 def test_aims_are_counted_and_a_small_error_is_a_good_one(card):
-    assert aims_sentence(card).startswith("Of the 5 aims for training on two CPU cores the base reached")
+    assert "reached 4: *one point: IoU, best of three masks*" in aims_sentence(card)  # 0.8 is no small error
     scenes = card["measures"]["scenes"]
     for measure, (_, aim) in TARGETS.items():
         scenes[measure] = numbers(aim + (0.01 if measure == "iou_error" else -0.01))
     assert aims_sentence(card).endswith("the base reached none.")
     scenes["iou_error"] = numbers(0.05)
-    assert aims_sentence(card).endswith("the base reached 1: IoU head: mean absolute error.")
+    assert aims_sentence(card).endswith("the base reached 1: *IoU head: mean absolute error*.")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from lorasam_core import findings
 from lorasam_core.chapters import comparisons, label_counts, optimizers, spectra, transfer_tables
-from lorasam_core.phrases import difference, listed, seed_limit, verdict
+from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Edition, Record
+from lorasam_core.report import records_of
 from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown
 
 SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
@@ -32,7 +33,7 @@ def answers(edition: Edition) -> list[str]:
         ("Which Adam?", _optimizer, "24_weight_decay"),
         ("Is what is trained also what is used?", _objective, "12_where"),
         ("Does it tell touching particles apart?", _touching, "04_train"),
-        ("Would another seed give the same?", _seeds, "04_train"),
+        ("Would other test images or another seed give the same?", _seeds, "04_train"),
         ("Is LoRA needed?", findings.rivals_sentence, "13_rivals"),
         ("How many labelled images does it need?", _labels, "14_labels"),
         ("Does an adapter carry over to other material?", _transfer, "18_other_material"),
@@ -51,10 +52,6 @@ def _noise(runs: Sequence[Record], measure: str = "predictor_dice") -> float:
     return comparisons.seed_noise(runs, measure)["least"]
 
 
-def _runs(edition: Edition, experiment: str) -> list[Record]:
-    return edition.experiment(experiment) if experiment in edition.experiments else []
-
-
 def _generator(edition: Edition) -> str:
     frozen, adapted = frozen_runs(edition), adapted_runs(edition)
     parts = []
@@ -64,58 +61,66 @@ def _generator(edition: Edition) -> str:
         ("generator", "f1", "the F1 of its masks"),
         ("generator_tuned", "f1", "the same with thresholds chosen for each model on validation images"),
     ):
-        change = paired(frozen, adapted, evaluator, metric)
-        if math.isfinite(change[0]):
-            parts.append(f"{what} {difference(*change)}")
+        if math.isfinite(paired(frozen, adapted, evaluator, metric)[0]):
+            clause = findings.gain_clause(frozen, adapted, evaluator, metric, spread=False)
+            parts.append(f"{what} {clause.rstrip('.')}")
     return f"By adapting, {'; '.join(parts)}." if len(parts) > 1 else ""
 
 
-def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record]) -> str:
+def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record], of: str = "From") -> str:
     """Range of the Dice over the values of a setting, and which of them are told from the highest."""
-    groups = by_value(records, field)
+    groups, noise = by_value(records, field), _noise(seeds)
     dice = {value: 100 * interval(runs, "predictor", "dice")["mean"] for value, runs in groups.items()}
     dice = {value: level for value, level in dice.items() if math.isfinite(level)}
     if len(dice) < 2:
         return ""
     best = max(dice, key=dice.__getitem__)
-    below = []
+    below, kinds = [], set()
     for value in dice:
         gain, low, high = (100 * x for x in paired(groups[value], groups[best], "predictor", "dice"))
-        limit = seed_limit(_noise(seeds), len(groups[value]), len(groups[best]))
-        if value != best and verdict(gain, low, high, limit) == "higher":
-            below.append(f"{value:g} ({-gain:+.1f})")
-    told = f"below the highest, by more than images and seeds may do, lie {listed(below)}" if below else (
-        "none is told from the highest"
-    )  # fmt: skip
+        kind = verdict(gain, low, high, seed_limit(noise, len(groups[value]), len(groups[best])))
+        if value != best:
+            kinds.add(kind)
+            below += [f"{value:g} (by {gain:.1f} points)"] if kind == "higher" else []
+    chance = "other images and seeds" if math.isfinite(noise) else "other images"
+    if "open" in kinds:
+        told = "there are too few groups to say what of it is chance"
+    elif below:
+        told = f"below it, by more than {chance} may do, lie {listed(below)}"
+    else:
+        told = f"no value is below it by more than {chance} may do"
     return (
-        f"From {min(dice):g} to {max(dice):g} the predictor's Dice lies between {min(dice.values()):.1f} and "
+        f"{of} {min(dice):g} to {max(dice):g} the predictor's Dice lies between {min(dice.values()):.1f} and "
         f"{max(dice.values()):.1f} %, highest at {best:g}; {told}."
     )
 
 
 def _sweep(field: str) -> Callable[[Edition], str]:
-    return lambda edition: _spread(_runs(edition, field), field, _runs(edition, "noise"))
+    return lambda edition: _spread(records_of(edition, field), field, records_of(edition, "noise"))
 
 
 def _rank(edition: Edition) -> str:
-    ranks, seeds = _runs(edition, "rank"), _runs(edition, "noise")
-    text = [_spread(ranks, "rank", seeds).replace("From", "From rank", 1)]
-    for rule, runs in spectra.by_rule(ranks, _runs(edition, "scaling")).items():
+    ranks, seeds = records_of(edition, "rank"), records_of(edition, "noise")
+    text = [_spread(ranks, "rank", seeds, "From rank")]
+    for rule, runs in spectra.by_rule(ranks, records_of(edition, "scaling")).items():
         top = max(runs, key=lambda record: record.config.rank, default=None)
         same = [record for record in ranks if top and record.config.rank == top.config.rank]
         if rule != spectra.UNDIVIDED and top and same:
-            _, words = spectra.change(same[0], top, _noise(seeds))
-            text.append(f"At rank {top.config.rank} an update {spectra.RULES[rule]} changes it by {words} points.")
-    return " ".join(filter(None, [*text, spectra.low_rate_sentence(_runs(edition, "scaling_low_rate"), _noise(seeds))]))
+            kind, words = spectra.change(same[0], top, _noise(seeds))
+            doubt = "" if kind in spectra.TOLD else ", which is not told from none"
+            how = f"the Dice of an update {spectra.RULES[rule]} differs by {words} points{doubt}"
+            text.append(f"At rank {top.config.rank} {how}.")
+    lower = spectra.low_rate_sentence(records_of(edition, "scaling_low_rate"), _noise(seeds))
+    return " ".join(filter(None, [*text, lower]))
 
 
 def _optimizer(edition: Edition) -> str:
-    series = optimizers.by_optimizer(_runs(edition, "optimizer"))
+    series = optimizers.by_optimizer(records_of(edition, "optimizer"))
     return optimizers.optimizer_sentence(series, optimizers.seeds_noise(series)) if len(series) > 1 else ""
 
 
 def _objective(edition: Edition) -> str:
-    main, objectives = adapted_runs(edition), _runs(edition, "objective")
+    main, objectives = adapted_runs(edition), records_of(edition, "objective")
     records = comparisons.with_seeds([*objectives, *main], edition.records)
     table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
     if len(table) < 2:
@@ -137,16 +142,16 @@ def _seeds(edition: Edition) -> str:
     level = shown(images["mean"], images["low"], images["high"])
     return (
         f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points and a range "
-        f"of {found['range']:.2f}. Their mean is {level} %, with what other test images may change."
+        f"of {found['range']:.2f}. Their mean is {level} %, with its interval over test images."
     )
 
 
 def _labels(edition: Edition) -> str:
-    fewer, total = _runs(edition, "labels"), int((edition.info.get("images") or {}).get("train", 0))
+    fewer, total = records_of(edition, "labels"), int((edition.info.get("images") or {}).get("train", 0))
     if not fewer or not total:
         return ""
     main = adapted_runs(edition)
-    unets = [record for record in _runs(edition, "rivals") if record.config.method == "unet"]
+    unets = [record for record in records_of(edition, "rivals") if record.config.method == "unet"]
     records, noise = [*fewer, *main, *unets], _noise(main)
     enough = label_counts.enough_sentence(records, total, frozen_runs(edition), noise=noise)
     return f"{enough} {label_counts.catch_up_sentence(records, total, noise=noise)}"

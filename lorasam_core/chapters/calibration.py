@@ -202,11 +202,12 @@ def calibration_sentence(table: pd.DataFrame) -> str:
             " and ".join(f"{_correlation(row, key)} {row['series']}" for row in table.to_dict("records"))
             for key in CORRELATIONS
         )
-        text.append(
-            "A filter needs the order more than the value, and so do average precision and the painting of masks over "
-            "one another: among the masks of one image the rank correlation of the predicted with the true IoU is "
-            f"{sorts}, that of the stability {stable}."
-        )
+        if table["rank_iou"].notna().any():
+            text.append(
+                "A filter needs the order more than the value, and so do average precision and the painting of masks "
+                "over one another: among the masks of one image the rank correlation of the predicted with the true "
+                f"IoU is {sorts}, that of the stability {stable}."
+            )
     return " ".join(text)
 
 
@@ -220,8 +221,8 @@ def order_sentence(series: Series, name: str = "calibration") -> str:
         change, low, high = bootstrap_interval(gap[gap.notna()].to_numpy(), both.loc[gap.notna(), "group"].to_numpy())
         if np.isfinite(low):
             doubt = f", {UNCLEAR}" if low <= 0 <= high else ""
-            said.append(f"that of the {what} by {change:+.2f} [{low:+.2f},\u00a0{high:+.2f}]{doubt}")
-    return f"On the same images adapting changes {'; '.join(said)}." if said else ""
+            said.append(f"of the {what} by {change:+.2f} [{low:+.2f},\u00a0{high:+.2f}]{doubt}")
+    return f"On the same images adapting changes the rank correlation {'; '.join(said)}." if said else ""
 
 
 def _correlation(row: Mapping[Any, Any], key: str) -> str:

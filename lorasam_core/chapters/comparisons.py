@@ -19,7 +19,7 @@ from lorasam_core import findings
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
-from lorasam_core.study import REPORTED, STUDY, equivalent, reported
+from lorasam_core.study import REPORTED, STUDY, equivalent
 from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, run_ids, shown, training_of
 
 MEASURES = {  # column: evaluator, column of per_image.csv, words
@@ -41,6 +41,7 @@ COST_NOTE = (  # for captions of cost_display
     "training and of all that was evaluated, which was more for main runs: no measure of training alone."
 )
 UNKNOWN = dict.fromkeys(("mean", "low", "high"), float("nan"))
+TRAIN_SHARE = 0.7  # of the images, in the study's split of 7 : 2 : 1
 NOWHERE = (float("nan"),) * 3
 
 
@@ -155,7 +156,6 @@ def series_table(series: Mapping[str, Sequence[Record]], field: str, measure: st
     return table
 
 
-# ------------------------------------------------------------------------------------------------- sentences
 def pivoted(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
     """A table's `text`, a row a value of `row`, a column a value of `column` in the table's order; "–" where none."""
     wide = table.pivot(index=row, columns=column, values="text")[list(dict.fromkeys(table[column]))].fillna("–")
@@ -164,6 +164,7 @@ def pivoted(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
     return out
 
 
+# ------------------------------------------------------------------------------------------------- sentences
 def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", noise: float = float("nan")) -> str:
     """What can and what cannot be told apart from the reference of a comparison_table.
 
@@ -280,11 +281,9 @@ def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field:
         f"(Student's t; degrees of freedom: {found['n'] - 1:.0f})."
     ]
     name = SETTING_NAMES.get(field, field)
-    theirs: dict[Any, float] = {}
     if sweep:
-        theirs = {v: reported(field, v)[0] or math.nan for v in equivalent(field)}  # at the settings of its own model
         dice = {v: 100 * interval(runs, "predictor", "dice")["mean"] for v, runs in by_value(sweep, field).items()}
-        text.append(_steps_within(dice, f"of the {name}", found["least"]))
+        text.append(_steps_within(dice, name, found["least"]))
         same = [record for record in sweep if training_of(record) == training_of(seeds[0])]
         if len(same) == 1:
             one, every = (100 * interval(runs, "predictor", "dice")["mean"] for runs in (same, seeds))
@@ -292,7 +291,7 @@ def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field:
                 f"In a table of one run a value, the row of *{same[0].config.name}* is one of these seeds, at "
                 f"{one:.1f} %; where its seeds are put together it is {every:.1f} %."
             )
-    if sum(map(math.isfinite, theirs.values())) > 1:
+    if sweep and len(equivalent(field)) > 1:
         text.append(
             "What noise the study's values have is not known: it gives one a setting, from one split with a tenth of "
             f"{STUDY['images']} images in the test part, where differences of a point and more may be those images'."
@@ -306,11 +305,15 @@ def budget_sentence(records: Sequence[Record]) -> str:
     if not images:
         return ""
     most = STUDY["epochs"] * STUDY["augmented_images"]
-    return (
+    least = round(TRAIN_SHARE * most)
+    text = (
         f"A run here saw {_span(images)} training images, each drawn anew; {REPORTED}: {STUDY['epochs']} epochs of "
-        f"{STUDY['augmented_images']:,} images that were made before, {most:,} in all, or {0.7 * most:,.0f} if their "
-        "number counts validation and test images too. Shapes are compared at different stages of training."
+        f"{STUDY['augmented_images']:,} images that were made before, {most:,} in all, or {least:,} if their "
+        "number counts validation and test images too."
     )
+    if max(images) >= least:
+        return text
+    return f"{text} So where a curve rises or bends is compared with the study's at an earlier stage of training."
 
 
 def steps_note(records: Sequence[Record]) -> str:
@@ -334,7 +337,7 @@ def steps_note(records: Sequence[Record]) -> str:
     )
 
 
-def _steps_within(values: Mapping[Any, float], of: str, least: float) -> str:
+def _steps_within(values: Mapping[Any, float], name: str, least: float) -> str:
     """Which steps between neighbouring values are no larger than the noise; an empty text for fewer than two values."""
     known = sorted((value, level) for value, level in values.items() if math.isfinite(level))
     steps = [(a, b, to - level) for (a, level), (b, to) in pairwise(known)]
@@ -342,8 +345,8 @@ def _steps_within(values: Mapping[Any, float], of: str, least: float) -> str:
         return ""
     within = [f"{a:g} to {b:g} ({step:+.1f})" for a, b, step in steps if abs(step) <= least]
     if not within:
-        return f"Every step between neighbouring values {of} is larger than that."
-    return f"Of the steps between neighbouring values {of} these are no larger than that: {listed(within)}."
+        return f"Every step between neighbouring values of the {name} is larger than that."
+    return f"Of the steps between neighbouring values of the {name} these are no larger than that: {listed(within)}."
 
 
 def _cells(table: pd.DataFrame, column: str, sign: bool = False) -> list[str]:

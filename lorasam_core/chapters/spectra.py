@@ -21,6 +21,7 @@ UNDIVIDED = "none"  # the rule of a rank sweep whose factor is the same at every
 ROOT = "alpha/sqrt(r)"  # keeps the norm of a random step at every rank; alpha/r keeps its effect on the loss
 RULES = {UNDIVIDED: "not divided", ROOT: "divided by √r", "alpha/r": "divided by r"}
 TOLERANCE = 1.0  # points of Dice that a cut may cost and still be called free
+TOLD = ("higher", "lower")  # verdicts that tell two runs apart
 BLOCK = re.compile(r"blocks\.(\d+)\.")
 Rules = Mapping[str, Sequence[Record]]
 
@@ -87,13 +88,14 @@ def scaling_sentence(rules: Rules, noise: float = float("nan")) -> str:
     at_top: dict[str, bool] = {}
     for rule, runs in runs_of.items():
         steps = {rank: change(runs[first], runs[rank], noise) for rank in ranks[1:]}
-        over_rank[rule] = any(told for told, _ in steps.values())
-        words = listed(f"{change} at rank {rank}" for rank, (_, change) in steps.items())
+        over_rank[rule] = any(kind in TOLD for kind, _ in steps.values())
+        words = listed(f"{by} at rank {rank}" for rank, (_, by) in steps.items())
         text.append(
             f"*{RULES[rule].capitalize()}*, the Dice differs from that at rank {first} by these points: {words}."
         )
         if rule != UNDIVIDED:
-            at_top[rule], words = change(runs_of[UNDIVIDED][top], runs[top], noise)
+            kind, words = change(runs_of[UNDIVIDED][top], runs[top], noise)
+            at_top[rule] = kind in TOLD
             text.append(f"At rank {top} it lies {words} points from *{RULES[UNDIVIDED]}*.")
     if ROOT in rules:
         chance = "other images and another seed" if math.isfinite(noise) else "other images"
@@ -135,43 +137,48 @@ def _rank_or_step(over_rank: Mapping[str, bool], at_top: bool, top: int) -> str:
 
 
 def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) -> str:
-    """The same question at a rate where a larger step helps: the lowest rank, and the highest with and without a
-    division; an empty text where these were not run.
+    """The same question at a rate where a larger step helps: a low rank, and a high one with and without a division; an
+    empty text where these were not run.
 
     noise: points by which two single runs of one configuration may differ; NaN: not known, which is then said.
     """
     if len(records) < 2:
         return ""
     base, *others = sorted(records, key=lambda record: (record.config.rank, -record.config.factor))
-    told: dict[bool, bool] = {}
+    kinds: dict[bool, str] = {}  # whether the factor is that of the low rank: what is found
     parts = []
     for record in others:
-        equal = math.isclose(record.config.factor, base.config.factor)
-        seen, words = change(base, record, noise)
-        told[equal] = told.get(equal, False) or seen
+        kind, words = change(base, record, noise)
+        kinds[math.isclose(record.config.factor, base.config.factor)] = kind if kind in TOLD else "tied"
         parts.append(f"{words} points at rank {record.config.rank} with a factor of {record.config.factor:.3g}")
+        if kind == "open":
+            kinds = {}
+            break
     text = [
         f"At a learning rate of {base.config.learning_rate:g} the Dice differs from that of rank {base.config.rank} "
         f"with a factor of {base.config.factor:.3g} by {listed(parts)}."
     ]
-    answers = {
-        (True, False): "A higher rank shows only where it takes larger steps: this speaks for the step.",
-        (True, True): "A higher rank shows at either factor: it is not the step alone.",
-        (False, True): "The factor shows, and at an equal factor the rank does not.",
-        (False, False): "Neither the rank nor the factor shows.",
-    }
-    if len(told) == 2:
-        text.append(answers[told[True], told[False]])
+    if len(kinds) == 2:
+        whole, divided = kinds[True], kinds[False]
+        if whole == divided:
+            answer = (
+                "Neither the rank nor the factor shows." if whole == "tied"
+                else "It changes alike at either factor: this speaks for the rank, not the step alone."
+            )  # fmt: skip
+        elif divided == "tied":
+            answer = "A higher rank shows only where it takes larger steps: this speaks for the step."
+        else:
+            answer = "With the rank the same, the factor changes the answer: the step counts."
+        text.append(answer)
     if not math.isfinite(noise):
         text.append("What another seed would change is not known.")
     return " ".join(text)
 
 
-def change(before: Record, after: Record, noise: float) -> tuple[bool, str]:
-    """Whether the predictor's Dice of two runs can be told apart, and the paired difference in words."""
-    change, low, high = paired([before], [after], "predictor", "dice")
-    kind = verdict(100 * change, 100 * low, 100 * high, noise)
-    return kind in ("higher", "lower"), shown(change, low, high, sign=True)
+def change(before: Record, after: Record, noise: float) -> tuple[str, str]:
+    """`phrases.verdict` of the predictor's Dice of two runs, and the paired difference in words."""
+    gain, low, high = paired([before], [after], "predictor", "dice")
+    return verdict(100 * gain, 100 * low, 100 * high, noise), shown(gain, low, high, sign=True)
 
 
 # ------------------------------------------------------------------------------------------------- the rank used

@@ -164,12 +164,15 @@ def _gains(series: Series) -> list[str]:
             passed = any(gain) or interval(frozen, evaluator, "n_pred")["mean"] > 0
             if passed and (key == "own" or not same([*frozen, *adapted], key)):
                 gains.append(f"{_points(gain)} (filters: {label})")
-        text.append(f"Adapting changes the {title} by {'; by '.join(gains)}.")
+        if gains:
+            text.append(f"Adapting changes the {title} by {'; by '.join(gains)}.")
     tuned = FILTERS["tuned"][1]
-    if change(frozen, tuned, "ap50")[2] < 0 < paired(frozen, adapted, tuned, "ap50")[1]:
+    lost, after = change(frozen, tuned, "ap50"), change(adapted, tuned, "ap50")
+    if lost[2] < 0 < paired(frozen, adapted, tuned, "ap50")[1] and lost[0] < after[0]:
         text.append(
-            "Of these the AP50 is best read under the looser filters, for it ranks masks itself: the pair of the "
-            "greatest F1 takes AP50 from the frozen model, and the gain under it is that loss as much as a merit."
+            "AP50 ranks masks by itself, and filters mostly take from it: the pairs of the greatest F1 change that "
+            f"of the frozen model by {shown(lost[0], sign=True)} points and that of the adapted one by "
+            f"{shown(after[0], sign=True)}. The gain in AP50 under them is so far a loss of the frozen model."
         )
     return text
 

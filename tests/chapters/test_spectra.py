@@ -101,8 +101,9 @@ def test_a_change_within_the_noise_is_none(tmp_path):
     ("levels", "answer"),
     [
         ((0.6, 0.7, 0.6), "only where it takes larger steps: this speaks for the step."),
-        ((0.6, 0.7, 0.7), "at either factor: it is not the step alone."),
-        ((0.6, 0.6, 0.5), "at an equal factor the rank does not."),
+        ((0.6, 0.7, 0.7), "It changes alike at either factor: this speaks for the rank, not the step alone."),
+        ((0.6, 0.7, 0.5), "With the rank the same, the factor changes the answer: the step counts."),
+        ((0.6, 0.6, 0.5), "With the rank the same, the factor changes the answer: the step counts."),
         ((0.6, 0.6, 0.6), "Neither the rank nor the factor shows."),
     ],
 )
