@@ -7,7 +7,7 @@ import lzma
 import os
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,11 @@ def publish(edition: Edition, results: Path, partial: bool = False) -> Edition:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     main_ids = [row["run_id"] for row in edition.experiments.get(MAIN, [])]
+    whole = [record for record in edition.records if record.run_id in main_ids]
+    # ratings are compared on the masks of "calibration"; those of "annotations" stand in where a run has none
+    kept = [t for t in MAIN_PACKED if t != "annotations" or not all(r.table_file("calibration") for r in whole)]
     for record in edition.records:
-        _copy(record, part, record.run_id in main_ids)
+        _copy(record, part, kept if record.run_id in main_ids else ())
     for record in edition.records:
         if record.run_id in main_ids and record.adapter is not None:
             shutil.copyfile(record.adapter, part / record.run_id / record.adapter.name)
@@ -85,17 +88,17 @@ def restore(edition: Edition, folder: Path, run_ids: Iterable[str]) -> int:
     return len(wanted)
 
 
-def _copy(record: Record, edition: Path, whole: bool) -> None:
-    """One run's small files into the published edition; `whole`: with its history and what was measured of masks."""
+def _copy(record: Record, edition: Path, tables: Collection[str]) -> None:
+    """One run's small files into the published edition, with more of its tables where any are named."""
     folder = edition / record.run_id
     folder.mkdir()
     for name in FILES:
         if (record.path / name).is_file():
             shutil.copyfile(record.path / name, folder / name)
-    if not whole and "val_score" in record.history:
+    if "history" not in tables and "val_score" in record.history:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
     beside = ("particles",) if record.config.method == "watershed" else ()  # sizes are compared with its own
-    for name in (*PACKED, *MAIN_PACKED) if whole else (*PACKED, *beside):
+    for name in (*PACKED, *(tables or beside)):
         if record.table_file(name):
             text = record.table(name).to_csv(index=False, float_format="%.7g")
             (folder / f"{name}.csv.xz").write_bytes(lzma.compress(text.encode(), preset=lzma.PRESET_EXTREME))

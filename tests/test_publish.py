@@ -53,6 +53,24 @@ def test_main_runs_keep_their_curves_and_their_particles(tmp_path: Path) -> None
     assert other.table("particles").empty
 
 
+def test_masks_that_passed_filters_are_kept_only_where_the_others_are_not(tmp_path: Path) -> None:
+    edition, results = make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results"
+    (edition.path / "aaa" / "annotations.csv").write_text("id,group,iou\n007,g,0.5\n")
+    assert len(publish(edition, results).records[0].table("annotations"))
+    (edition.path / "aaa" / "calibration.csv").write_text("id,group,iou\n007,g,0.5\n")
+    main = publish(edition, results).records[0]
+    assert main.table("annotations").empty and len(main.table("calibration"))
+
+
+def test_the_watersheds_particles_are_kept_and_no_other_rivals(tmp_path: Path) -> None:
+    edition = make_edition(tmp_path / "runs" / "e")
+    for method, kept in (("watershed", True), ("otsu", False)):
+        config = json.loads((edition.path / "bbb" / "config.json").read_text()) | {"method": method}
+        (edition.path / "bbb" / "config.json").write_text(json.dumps(config))
+        _, other = publish(read_edition(edition.path), tmp_path / "book" / "results").records
+        assert bool(len(other.table("particles"))) == kept
+
+
 def test_publishing_again_replaces(tmp_path: Path) -> None:
     edition, results = make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results"
     stale = publish(edition, results).path / "stale.txt"
