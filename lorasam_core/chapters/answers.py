@@ -11,7 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lorasam_core import findings
-from lorasam_core.chapters import comparisons, label_counts, optimizers, spectra, transfer_tables
+from lorasam_core.chapters import (
+    comparisons,
+    label_counts,
+    optimizers,
+    size_sentences,
+    sizes,
+    spectra,
+    transfer_tables,
+)
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Edition, Record
 from lorasam_core.report import records_of
@@ -33,6 +41,7 @@ def answers(edition: Edition) -> list[str]:
         ("Which Adam?", _optimizer, "24_weight_decay"),
         ("Is what is trained also what is used?", _objective, "12_where"),
         ("Does it tell touching particles apart?", _touching, "04_train"),
+        ("Are sizes read more truly?", _sizes, "17_sizes"),
         ("Would other test images or another seed give the same?", _seeds, "04_train"),
         ("Is LoRA needed?", findings.rivals_sentence, "13_rivals"),
         ("How many labelled images does it need?", _labels, "14_labels"),
@@ -144,6 +153,17 @@ def _seeds(edition: Edition) -> str:
         f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points and a range "
         f"of {found['range']:.2f}. Their mean is {level} %, with its interval over test images."
     )
+
+
+def _sizes(edition: Edition) -> str:
+    """The errors of sizes, with chosen thresholds where these particles were kept."""
+    series = {"frozen": frozen_runs(edition), "adapted": adapted_runs(edition)}
+    tuned = all(sizes.measured(runs, tuned=True) for runs in series.values())
+    kept = {name: sizes.measured(runs, tuned) for name, runs in series.items()}
+    if not kept["adapted"]:
+        return ""
+    which = "With thresholds chosen for each model: " if tuned else ""
+    return which + size_sentences.size_sentence(sizes.size_errors(kept, tuned))
 
 
 def _labels(edition: Edition) -> str:

@@ -85,9 +85,17 @@ def enough_sentence(
         if kind != "higher":
             why = " on these images, no more than images and seeds may do together" if kind == "noisy" else ""
             return f"{text[0]} Against the frozen model that is {gain}{why}: no number of images is shown to be enough."
-        shares = {count: 100 * (level - base) / (most - base) for count, level in levels.items() if count < total}
-        parts = [f"{round(share)} % with {count}" for count, share in shares.items()]
-        text.append(f"Against the frozen model that is {gain}; of this gain it has {listed(parts)}.")
+        fewer = {count: level - base for count, level in levels.items() if count < total}
+        shares = [f"{round(100 * by / (most - base))} % with {n}" for n, by in fewer.items() if by > 0]
+        text.append(
+            f"Against the frozen model that is {gain}{f'; of this gain it has {listed(shares)}' * bool(shares)}."
+        )
+        under = {n: _verdict(frozen, runs[n], measure, noise) for n, by in fewer.items() if by <= 0}
+        for told, words in ((True, "lower than"), (False, "no higher than")):
+            if some := [
+                f"{n} ({100 * fewer[n]:+.1f} points)" for n, kind in under.items() if (kind == "lower") == told
+            ]:
+                text.append(f"With {listed(some)} it is {words} the frozen model's.")
     kinds = {count: _verdict(runs[total], runs[count], measure, noise) for count in levels if count < total}
     if "open" in kinds.values():
         return " ".join([*text, "There are too few groups to draw intervals of the differences."])

@@ -160,9 +160,10 @@ def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) ->
     ]
     if len(kinds) == 2:
         whole, divided = kinds[True], kinds[False]
+        chance = "other images and another seed" if math.isfinite(noise) else "other images"
         if whole == divided:
             answer = (
-                "Neither the rank nor the factor shows." if whole == "tied"
+                f"Neither the rank nor the factor shows by more than {chance} may do." if whole == "tied"
                 else "It changes alike at either factor: this speaks for the rank, not the step alone."
             )  # fmt: skip
         elif divided == "tied":

@@ -66,6 +66,16 @@ def test_how_many_are_enough(tmp_path):
     assert "Too few" in label_counts.enough_sentence([r for r in records if r.run_id != "lora20"], 20)
 
 
+def test_too_few_images_may_harm(tmp_path):
+    records = made(tmp_path, {1: 0.3, 2: 0.4, 4: 0.6, 20: 0.8}, {})
+    frozen = [r for r in records if r.config.method == "frozen"]
+    levels = {r.run_id: r.metrics["test"]["predictor"]["dice"]["mean"] for r in records}
+    text = label_counts.enough_sentence(records, 20, frozen)
+    less = 100 * (levels["lora1"] - levels["frozen"])
+    assert f"With 1 ({less:+.1f} points) it is lower than the frozen model's." in text and less < -5
+    assert "% with 4." in text and "% with 1" not in text
+
+
 @pytest.mark.parametrize("most", [0.3, 0.4, 0.401])
 def test_a_gain_that_is_not_shown_is_not_divided_among_numbers_of_images(tmp_path, most):
     records = made(tmp_path, {1: 0.3, 4: 0.41, 20: most}, {})
