@@ -162,8 +162,8 @@ def _sizes(edition: Edition) -> str:
     kept = {name: sizes.measured(runs, tuned) for name, runs in series.items()}
     if not kept["adapted"]:
         return ""
-    which = "With thresholds chosen for each model: " if tuned else ""
-    return which + size_sentences.size_sentence(sizes.size_errors(kept, tuned))
+    which = "with thresholds chosen for each model" if tuned else "under the runs' own filters"
+    return f"Masks are those {which}. {size_sentences.size_sentence(sizes.size_errors(kept, tuned))}"
 
 
 def _labels(edition: Edition) -> str:
