@@ -69,6 +69,7 @@ for measure in label_counts.ASKED if fewer else ():
     page.say(label_counts.enough_sentence(records, images["train"], frozen, measure, noise[measure]))
 page.say(
     f"Each run chooses its best state on the same {images['val']} validation images, whose labels come on top.",
+    "The state before training is not among them: where few images harm, the frozen model would be the better choice.",
     f"The study labelled {report.STUDY['images']} images in all ({report.REPORTED}), and says nothing of fewer.",
 )
 

@@ -48,7 +48,7 @@ def answers(edition: Edition) -> list[str]:
         ("Does an adapter carry over to other material?", _transfer, "18_other_material"),
     )
     said = ((question, answer(edition), page) for question, answer, page in questions)
-    return [f"**{question}** {text} {{doc}}`/_generated/{page}`." for question, text, page in said if text]
+    return [f"**{question}** {text} See {{doc}}`/_generated/{page}`." for question, text, page in said if text]
 
 
 def write(edition: Edition, path: Path) -> None:
