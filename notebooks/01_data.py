@@ -116,24 +116,10 @@ page.table(split, "data-split", f"Images and groups of each part; no group is in
 
 
 # %% tags=["hide-input"]
-def spread(values):
-    return f"{values.median():.0f} ({values.min():.0f} to {values.max():.0f})"
+from lorasam_core.data.holdings import holdings
 
-
-rows = []
-for part, images in parts.items():
-    found = pd.DataFrame([
-        {"particles": len(set(s.labels.flat) - {0}), "cover": 100 * s.foreground.mean(), "side": max(s.shape),
-         "scale": s.pixel_size is not None}
-        for s in images
-    ])  # fmt: skip
-    rows.append({
-        "part": part, "particles": f"{found['particles'].sum():,}", "particles an image": spread(found["particles"]),
-        "covered by them, %": spread(found["cover"]), "longer side, pixels": spread(found["side"]),
-        "images with a scale": f"{found['scale'].sum()}",
-    })  # fmt: skip
 caption = f"What the images hold: medians, and from the least to the most. {note}"
-page.table(pd.DataFrame(rows), "data-images-held", caption)
+page.table(holdings(parts), "data-images-held", caption)
 
 # %% [markdown]
 # What would happen without groups? Deal the same images at random, and count the test images that share a group with
