@@ -18,7 +18,6 @@ import pandas as pd
 from lorasam_core.config import RunConfig
 from lorasam_core.figures import Page, banner, figure_markdown, output_folder, table_markdown
 from lorasam_core.findings import (
-    ablation_sentence,
     cases_sentence,
     counts_sentence,
     curves_sentence,
@@ -34,6 +33,7 @@ from lorasam_core.findings import (
 from lorasam_core.profiles import configs, edition_name, load_profile
 from lorasam_core.records import Edition, Record, root
 from lorasam_core.study import REPORTED, STUDY, break_even, width_of
+from lorasam_core.sweeps import ablation_sentence
 from lorasam_core.tables import (
     ablation_display,
     ablation_table,
@@ -52,46 +52,12 @@ from lorasam_core.tables import (
 )  # fmt: skip
 
 __all__ = [
-    "REPORTED",
-    "STUDY",
-    "Page",
-    "ablation_display",
-    "ablation_sentence",
-    "ablation_table",
-    "adapted_runs",
-    "banner",
-    "break_even",
-    "cases_sentence",
-    "cases_table",
-    "compare",
-    "counts_sentence",
-    "curves_sentence",
-    "edition_facts",
-    "edition_folder",
-    "findings",
-    "frozen_runs",
-    "headline",
-    "interval",
-    "left_out_sentence",
-    "losses_note",
-    "main_config",
-    "main_rows",
-    "main_table",
-    "outcomes_clause",
-    "output_folder",
-    "paired",
-    "picture_samples",
-    "picture_set",
-    "records_of",
-    "rivals_sentence",
-    "run_table",
-    "seeds_clause",
-    "settings_table",
-    "shown",
-    "test_cases",
-    "update_readme",
-    "width_of",
-    "write_fragments",
+    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
+    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
+    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
+    "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",
+    "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown",
+    "test_cases", "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

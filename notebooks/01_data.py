@@ -114,7 +114,6 @@ page.table(split, "data-split", f"Images and groups of each part; no group is in
 # What a number on these images can mean depends on what they show: how many particles an image holds, how much of it
 # they cover, how large it is beside a training crop, and whether its scale is known.
 
-
 # %% tags=["hide-input"]
 from lorasam_core.data.holdings import holdings
 

@@ -33,7 +33,7 @@ seed: int = -1  # of A, of the order of the images and of the prompts; -1: the m
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import comparisons
+from lorasam_core.chapters import budgets, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -79,7 +79,7 @@ figure = plots.curves(run.history, reported=report.STUDY["curves"])
 page.figure(figure, "train-curves", caption, alt, runs=[run], data=run.history)
 
 # %% tags=["hide-input"]
-page.say(report.curves_sentence(run), comparisons.budget_sentence([run]))
+page.say(report.curves_sentence(run), budgets.budget_sentence([run]))
 
 # %% [markdown]
 # ## On the test images

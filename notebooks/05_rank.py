@@ -25,7 +25,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import comparison_plots, comparisons, spectra
+from lorasam_core.chapters import budgets, comparison_plots, comparisons, spectra
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -54,8 +54,8 @@ page.figure(plots.ablation_chart(table, "rank", level), "rank-dice", caption, al
 # %% tags=["hide-input"]
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "rank", seeds=seeds or report.adapted_runs(page.edition)))
-page.say(report.left_out_sentence(page.edition, "rank"), comparisons.steps_note(records))
-page.say(comparisons.budget_sentence(records))
+page.say(report.left_out_sentence(page.edition, "rank"), budgets.steps_note(records))
+page.say(budgets.budget_sentence(records))
 
 # %% [markdown]
 # The intervals say how far the Dice would move with other test images of the same kind. They do not say how far it
@@ -106,7 +106,7 @@ if scaled:
 
 # %% tags=["hide-input"]
 noise = comparisons.seed_noise(seeds)["least"]
-page.say(spectra.scaling_sentence(rules, noise), comparisons.steps_note(scaled))
+page.say(spectra.scaling_sentence(rules, noise), budgets.steps_note(scaled))
 page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
 
 # %% [markdown]

@@ -24,7 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import comparison_plots, comparisons
+from lorasam_core.chapters import budgets, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -54,7 +54,7 @@ page.figure(plots.ablation_chart(table, "learning_rate", level), "learning-rate-
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "learning_rate", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "learning_rate"))
-page.say(comparisons.budget_sentence(records))
+page.say(budgets.budget_sentence(records))
 
 # %% [markdown]
 # ## What noise alone does
@@ -115,4 +115,4 @@ if parts:
 # columns of the table with the length of the runs in mind.
 
 # %% tags=["hide-input"]
-page.say(comparisons.steps_note(records))
+page.say(budgets.steps_note(records))

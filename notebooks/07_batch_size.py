@@ -24,7 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import comparison_plots, comparisons
+from lorasam_core.chapters import budgets, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -56,7 +56,7 @@ page.figure(plots.ablation_chart(table, "batch_size", level), "batch-size-dice",
 seeds = report.records_of(page.edition, "noise")
 page.say(report.ablation_sentence(records, "batch_size", seeds=seeds or report.adapted_runs(page.edition)))
 page.say(report.left_out_sentence(page.edition, "batch_size"))
-page.say(comparisons.budget_sentence(records))
+page.say(budgets.budget_sentence(records))
 
 # %% [markdown]
 # ## Equal images, equal steps
@@ -126,7 +126,7 @@ if len(cost):
         "Peak memory is a run's own, training and evaluation together, where the system lets it be counted anew, and "
         "else that of the process so far."
     )
-page.say(comparisons.steps_note([*records, *same_steps]))
+page.say(budgets.steps_note([*records, *same_steps]))
 
 # %% [markdown]
 # With as many images for each run, a larger batch is fewer steps: a difference between batch sizes is one between

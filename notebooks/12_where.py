@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import report
-from lorasam_core.chapters import comparison_plots, comparisons
+from lorasam_core.chapters import budgets, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "12_where")
@@ -73,7 +73,7 @@ page.say(comparisons.smallest_sentence(table, noise=noise["predictor_dice"]) if 
 # %% tags=["hide-input"]
 caption = f"What each place costs. {comparisons.COST_NOTE}"
 page.table(comparisons.cost_display(table), "where-cost", caption, data=table)
-page.say(comparisons.steps_note(records))
+page.say(budgets.steps_note(records))
 
 # %% [markdown]
 # Each interval stands alone: of twenty comparisons of equals, about one excludes zero by chance.
@@ -103,7 +103,7 @@ if len(table) > 1:
 # %% tags=["hide-input"]
 for measure in asked:
     page.say(comparisons.comparison_sentence(table, measure, noise[measure]) if len(table) > 1 else "")
-page.say(comparisons.steps_note(records) if objectives else "")
+page.say(budgets.steps_note(records) if objectives else "")
 
 # %% [markdown]
 # The steps are the same for all, so `mixed` spends half as many on each of its two questions as the others do on their

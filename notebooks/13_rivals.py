@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import phrases, report
-from lorasam_core.chapters import comparison_plots, comparisons
+from lorasam_core.chapters import budgets, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
@@ -114,7 +114,7 @@ if len(trained) > 1:
         f"*{least['name']}* trains the fewest numbers, {least['trainable']:,.0f}, and *{most['name']}* the most, "
         f"{most['trainable']:,.0f}."
     )
-page.say(comparisons.steps_note(records))
+page.say(budgets.steps_note(records))
 page.say(report.rivals_sentence(page.edition))
 
 # %% [markdown]

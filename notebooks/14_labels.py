@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import report
-from lorasam_core.chapters import comparison_plots, comparisons, label_counts
+from lorasam_core.chapters import budgets, comparison_plots, comparisons, label_counts
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "14_labels")
@@ -81,7 +81,7 @@ page.say(
 # %% tags=["hide-input"]
 for measure in ("predictor_dice", "f1") if fewer else ():
     page.say(label_counts.catch_up_sentence(records, images["train"], measure, noise[measure]))
-page.say(comparisons.steps_note(records))
+page.say(budgets.steps_note(records))
 page.say(
     "One draw of images stands behind each number below all: with one or two images, which ones they are may matter "
     "more than anything else here, and no interval above holds that. The U-Net has one learning rate, a usual one, and "

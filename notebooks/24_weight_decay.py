@@ -124,9 +124,10 @@ page.say(
 # frozen one.
 
 # %% tags=["hide-input"]
-spectrum = spectra.spectrum_table(optimizers.at_shared_rate(series))
+shared = optimizers.at_shared_rate(series)
+spectrum = spectra.spectrum_table(shared)
 if len(spectrum):
-    first = optimizers.at_shared_rate(series)[0].config
+    first = shared[0].config
     caption = "Norm and effective rank of the updates under each optimiser, at a learning rate of "
     caption += f"{first.learning_rate:g} and from seed {first.seed}."
     used = spectra.used_table(spectrum)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lorasam_core import findings
+from lorasam_core import findings, sweeps
 from lorasam_core.chapters import (
     comparisons,
     label_counts,
@@ -20,10 +20,10 @@ from lorasam_core.chapters import (
     spectra,
     transfer_tables,
 )
-from lorasam_core.phrases import listed, seed_limit, verdict
+from lorasam_core.phrases import listed
 from lorasam_core.records import Edition, Record
 from lorasam_core.report import records_of
-from lorasam_core.tables import SETTING_NAMES, adapted_runs, by_value, frozen_runs, interval, paired, shown
+from lorasam_core.tables import SETTING_NAMES, adapted_runs, frozen_runs, interval, paired, shown
 
 SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
 
@@ -78,21 +78,15 @@ def _generator(edition: Edition) -> str:
 
 def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record], of: str = "From") -> str:
     """Range of the Dice over the values of a setting, and which of them are told from the highest."""
-    groups, noise = by_value(records, field), _noise(seeds)
-    dice = {value: 100 * interval(runs, "predictor", "dice")["mean"] for value, runs in groups.items()}
-    dice = {value: level for value, level in dice.items() if math.isfinite(level)}
-    if len(dice) < 2:
+    noise = _noise(seeds)
+    levels, kinds = sweeps.against_best(records, field, noise)
+    if len(levels) < 2:
         return ""
+    dice = {value: 100 * level for value, level in levels.items()}
     best = max(dice, key=dice.__getitem__)
-    below, kinds = [], set()
-    for value in dice:
-        gain, low, high = (100 * x for x in paired(groups[value], groups[best], "predictor", "dice"))
-        kind = verdict(gain, low, high, seed_limit(noise, len(groups[value]), len(groups[best])))
-        if value != best:
-            kinds.add(kind)
-            below += [f"{value:g} (by {gain:.1f} points)"] if kind == "higher" else []
+    below = [f"{value:g} (by {dice[best] - dice[value]:.1f} points)" for value in kinds if kinds[value] == "higher"]
     chance = "other images and seeds" if math.isfinite(noise) else "other images"
-    if "open" in kinds:
+    if "open" in kinds.values():
         told = "there are too few groups to say what of it is chance"
     elif below:
         told = f"below it, by more than {chance} may do, lie {listed(below)}"

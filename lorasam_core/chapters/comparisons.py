@@ -19,7 +19,7 @@ from lorasam_core import findings
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
-from lorasam_core.study import REPORTED, STUDY, equivalent
+from lorasam_core.study import STUDY, equivalent
 from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, run_ids, shown, training_of
 
 MEASURES = {  # column: evaluator, column of per_image.csv, words
@@ -41,7 +41,6 @@ COST_NOTE = (  # for captions of cost_display
     "training and of all that was evaluated, which was more for main runs: no measure of training alone."
 )
 UNKNOWN = dict.fromkeys(("mean", "low", "high"), float("nan"))
-TRAIN_SHARE = 0.7  # of the images, in the study's split of 7 : 2 : 1
 NOWHERE = (float("nan"),) * 3
 
 
@@ -299,44 +298,6 @@ def noise_sentence(seeds: Sequence[Record], sweep: Sequence[Record] = (), field:
     return " ".join(filter(None, text))
 
 
-def budget_sentence(records: Sequence[Record]) -> str:
-    """How many training images runs saw, and the study's; an empty text for none that trained."""
-    images = [record.metrics["images_seen"] for record in records if record.metrics.get("images_seen")]
-    if not images:
-        return ""
-    most = STUDY["epochs"] * STUDY["augmented_images"]
-    least = round(TRAIN_SHARE * most)
-    text = (
-        f"A run here saw {_span(images)} training images, each drawn anew; {REPORTED}: {STUDY['epochs']} epochs of "
-        f"{STUDY['augmented_images']:,} images that were made before, {most:,} in all, or {least:,} if their "
-        "number counts validation and test images too."
-    )
-    if max(images) >= least:
-        return text
-    return f"{text} So where a curve rises or bends is compared with the study's at an earlier stage of training."
-
-
-def steps_note(records: Sequence[Record]) -> str:
-    """The budget of what is compared, how long it took, and which runs were still improving when it ended."""
-    runs = [record for record in {r.run_id: r for r in records}.values() if record.metrics.get("steps")]
-    if not runs:
-        return ""
-    steps, images = ([r.metrics[key] for r in runs] for key in ("steps", "images_seen"))
-    minutes = [r.metrics["seconds"] / 60 for r in runs]
-    count = "The one trained run" if len(runs) == 1 else f"Each of the {len(runs)} trained runs"
-    time = "less than a minute" if max(minutes) < 1 else f"{_span(minutes)} minutes"
-    text = f"{count} took {_span(steps)} steps and saw {_span(images)} images, in {time} of wall time."
-    last = [f"*{r.config.name}*" for r in runs if r.metrics.get("best_step") == r.metrics["steps"]]
-    if not last:
-        which = "It was not" if len(runs) == 1 else "Not one of them was"
-        return f"{text} {which} at its best in its last validation."
-    which = "all of them" if len(last) == len(runs) > 1 else listed(last)
-    return (
-        f"{text} The last validation was the best for {which}. The learning rate has fallen to zero there, so that "
-        "this alone does not say whether a longer run would gain."
-    )
-
-
 def _steps_within(values: Mapping[Any, float], name: str, least: float) -> str:
     """Which steps between neighbouring values are no larger than the noise; an empty text for fewer than two values."""
     known = sorted((value, level) for value, level in values.items() if math.isfinite(level))
@@ -357,8 +318,3 @@ def _cells(table: pd.DataFrame, column: str, sign: bool = False) -> list[str]:
 def _level(row: pd.Series, measure: str) -> str:
     mean, low, high = (float(row[f"{measure}{end}"]) / 100 for end in ("", "_low", "_high"))
     return shown(mean, low, high)
-
-
-def _span(values: Sequence[float]) -> str:
-    low, high = format(min(values), ",.0f"), format(max(values), ",.0f")
-    return low if low == high else f"{low} to {high}"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasam_core.chapters import comparisons
+from lorasam_core.chapters import budgets, comparisons
 from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.phrases import listed
@@ -215,10 +215,10 @@ def test_steps_of_a_sweep_are_held_against_the_noise(tmp_path):
 
 def test_the_budget_stands_beside_the_studys():
     runs = [Record(Path(), "a", RunConfig(), {"images_seen": n}, {}) for n in (4800, 1200, 0)]
-    text = comparisons.budget_sentence(runs)
+    text = budgets.budget_sentence(runs)
     assert text.startswith("A run here saw 1,200 to 4,800 training images")
     assert "40 epochs of 5,820 images that were made before, 232,800 in all, or 162,960 if" in text
-    assert comparisons.budget_sentence(runs[2:]) == ""
+    assert budgets.budget_sentence(runs[2:]) == ""
 
 
 def test_steps_note_states_the_budget_and_what_had_not_converged(tmp_path):
@@ -226,14 +226,14 @@ def test_steps_note_states_the_budget_and_what_had_not_converged(tmp_path):
     write_run(tmp_path, "b", 0.8, name="b", rank=4, measured={"steps": 2400, "best_step": 2400, "seconds": 90.0})
     write_run(tmp_path, "f", 0.8, name="f", method="frozen", measured={"steps": 0, "best_step": 0})
     a, b, f = read_edition(tmp_path).records
-    text = comparisons.steps_note([a, b, f, a])
+    text = budgets.steps_note([a, b, f, a])
     assert text.startswith(
         "Each of the 2 trained runs took 100 to 2,400 steps and saw 800 images, in 1 to 2 minutes of wall time."
     )
     assert "The last validation was the best for *b*." in text and "not converged" not in text
     assert text.endswith("this alone does not say whether a longer run would gain.")
-    assert comparisons.steps_note([a]).endswith("It was not at its best in its last validation.")
-    assert comparisons.steps_note([f]) == comparisons.steps_note([]) == ""
+    assert budgets.steps_note([a]).endswith("It was not at its best in its last validation.")
+    assert budgets.steps_note([f]) == budgets.steps_note([]) == ""
 
 
 def test_series_put_sweeps_over_one_setting_together(runs):
