@@ -33,7 +33,7 @@ seed: int = -1  # of A, of the order of the images and of the prompts; -1: the m
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import budgets, comparisons
+from lorasam_core.chapters import budgets, chance, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -101,7 +101,7 @@ page.figure(plots.interval_chart(rows, "%"), "main-metrics", caption, alt, data=
 # %% tags=["hide-input"]
 for sentence in report.findings(page.edition, runs):
     page.say(sentence)
-page.say(comparisons.noise_sentence(runs))
+page.say(chance.noise_sentence(runs))
 
 # %% [markdown]
 # The Dice of the union cannot see whether two touching particles were taken for one. AP50, F1 and PQ can, and are the

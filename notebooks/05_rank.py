@@ -25,7 +25,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons, spectra
+from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons, spectra
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -107,7 +107,7 @@ if scaled:
 # %% tags=["hide-input"]
 noise = comparisons.seed_noise(seeds)["least"]
 page.say(spectra.scaling_sentence(rules, noise), budgets.steps_note(scaled))
-page.say(comparisons.noise_sentence(seeds, records, "rank") if seeds else "")
+page.say(chance.noise_sentence(seeds, records, "rank") if seeds else "")
 
 # %% [markdown]
 # ### At a lower learning rate

@@ -24,7 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons
+from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -77,13 +77,13 @@ page.say(comparisons.reference_sentence(paired, reference))
 # %% tags=["hide-input"]
 if len(paired) > 1:
     figure = comparison_plots.paired_chart(paired, noise={"predictor_dice": noise["least"]})
-    caption = f"Paired differences in test Dice to *{base}* with 95 % intervals.{comparisons.grey_clause(seeds)}"
+    caption = f"Paired differences in test Dice to *{base}* with 95 % intervals.{chance.grey_clause(seeds)}"
     alt = "A point with an interval for each learning rate on an axis of differences, around a line at zero."
     page.figure(figure, "learning-rate-differences", caption, alt, data=paired)
 
 # %% tags=["hide-input"]
 page.say(comparisons.comparison_sentence(paired, noise=noise["least"]))
-page.say(comparisons.noise_sentence(seeds, records, "learning_rate"), report.left_out_sentence(page.edition, "noise"))
+page.say(chance.noise_sentence(seeds, records, "learning_rate"), report.left_out_sentence(page.edition, "noise"))
 
 # %% [markdown]
 # ## Curves

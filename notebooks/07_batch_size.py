@@ -24,7 +24,7 @@ workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
 from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons
+from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -102,7 +102,7 @@ page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
 # of all sweeps.
 
 # %% tags=["hide-input"]
-page.say(comparisons.noise_sentence(seeds, records, "batch_size"), report.left_out_sentence(page.edition, "noise"))
+page.say(chance.noise_sentence(seeds, records, "batch_size"), report.left_out_sentence(page.edition, "noise"))
 
 # %% [markdown]
 # ## What a batch costs

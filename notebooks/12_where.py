@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons
+from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "12_where")
@@ -42,7 +42,7 @@ main = report.adapted_runs(page.edition)
 seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
 noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
 asked = ("predictor_dice", "point_iou", "ap50", "f1")
-grey = comparisons.grey_clause(seeds, asked)
+grey = chance.grey_clause(seeds, asked)
 
 # %% [markdown]
 # ## Which matrices, which blocks

@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 
 # %% tags=["hide-input"]
 from lorasam_core import phrases, report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons
+from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
@@ -89,7 +89,7 @@ if silent:
 # %% tags=["hide-input"]
 if len(table) > 1:
     asked = comparisons.measured(table, ("predictor_dice", "tuned_f1", "f1"))
-    caption = f"Paired differences to LoRA with 95 % intervals.{comparisons.grey_clause(seeds, asked)}"
+    caption = f"Paired differences to LoRA with 95 % intervals.{chance.grey_clause(seeds, asked)}"
     alt = "For each method a point with an interval on an axis of differences to LoRA, a panel a metric."
     page.figure(comparison_plots.paired_chart(table, asked, noise), "rivals-differences", caption, alt, data=table)
 

@@ -149,17 +149,14 @@ def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) ->
     parts = []
     for record in others:
         kind, words = change(base, record, noise)
-        kinds[math.isclose(record.config.factor, base.config.factor)] = kind if kind in TOLD else "tied"
+        kinds[math.isclose(record.config.factor, base.config.factor)] = kind
         parts.append(f"{words} points at rank {record.config.rank} with a factor of {record.config.factor:.3g}")
-        if kind == "open":
-            kinds = {}
-            break
     text = [
         f"At a learning rate of {base.config.learning_rate:g} the Dice differs from that of rank {base.config.rank} "
         f"with a factor of {base.config.factor:.3g} by {listed(parts)}."
     ]
-    if len(kinds) == 2:
-        whole, divided = kinds[True], kinds[False]
+    if len(kinds) == 2 and "open" not in kinds.values():
+        whole, divided = (kinds[equal] if kinds[equal] in TOLD else "tied" for equal in (True, False))
         chance = "other images and another seed" if math.isfinite(noise) else "other images"
         if whole == divided:
             answer = (

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasam_core.chapters import budgets, comparisons
+from lorasam_core.chapters import budgets, chance, comparisons
 from lorasam_core.config import RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.phrases import listed
@@ -152,8 +152,8 @@ def test_a_missing_reference_is_said_to_be(table):
 
 def test_grey_is_explained_where_it_is_drawn(runs):
     seeds = [runs[f"m{i}"] for i in range(3)]
-    assert comparisons.grey_clause(seeds).endswith("estimated from 3 seeds.")
-    assert comparisons.grey_clause(seeds[:1]) == comparisons.grey_clause([]) == ""
+    assert chance.grey_clause(seeds).endswith("estimated from 3 seeds.")
+    assert chance.grey_clause(seeds[:1]) == chance.grey_clause([]) == ""
 
 
 def test_groups_too_few_for_an_interval_are_said_to_be(tmp_path):
@@ -198,19 +198,19 @@ def test_steps_of_a_sweep_are_held_against_the_noise(tmp_path):
     records = {r.run_id: r for r in read_edition(tmp_path).records}
     seeds = [records[f"s{i}"] for i in range(3)]
     sweep = [records[f"b{size}"] for size in (32, 2, 4, 16)]
-    text = comparisons.noise_sentence(seeds, sweep, "batch_size")
+    text = chance.noise_sentence(seeds, sweep, "batch_size")
     assert "a standard deviation of 0.33 points and a range of 0.67" in text and "counts from 2.0 points on" in text
     assert "values of the batch size these are no larger than that: 4 to 16 (+1.0) and 16 to 32 (-1.0)." in text
     assert (
         text.endswith("differences of a point and more may be those images'.") and "In a table of one run" not in text
     )
-    text = comparisons.noise_sentence(seeds, [records["b2"], seeds[0]], "learning_rate")
+    text = chance.noise_sentence(seeds, [records["b2"], seeds[0]], "learning_rate")
     mean = 100 * interval(seeds[:1], "predictor", "dice")["mean"]
     assert f"the row of *seed 0* is one of these seeds, at {mean:.1f} %; where its seeds are put together it is" in text
     assert f"put together it is {100 * interval(seeds, 'predictor', 'dice')['mean']:.1f} %." in text
-    far = comparisons.noise_sentence(seeds, sweep[1:3], "batch_size")
+    far = chance.noise_sentence(seeds, sweep[1:3], "batch_size")
     assert "Every step between neighbouring values of the batch size is larger than that." in far
-    assert "not known" in comparisons.noise_sentence(seeds[:1], sweep, "batch_size")
+    assert "not known" in chance.noise_sentence(seeds[:1], sweep, "batch_size")
 
 
 def test_the_budget_stands_beside_the_studys():
