@@ -66,8 +66,8 @@ page.say(budgets.budget_sentence(records))
 
 # %% tags=["hide-input"]
 same_steps = report.records_of(page.edition, "batch_size_steps")
-budgets = {"equal images": records, "equal steps": same_steps}
-lines = comparisons.series_table(budgets, "batch_size")
+held = {"equal images": records, "equal steps": same_steps}
+lines = comparisons.series_table(held, "batch_size")
 if same_steps:
     figure = comparison_plots.lines_chart(lines, "batch_size", "series", level)
     caption = "Test Dice by batch size at equal images seen and at equal steps, with 95 % intervals."
@@ -77,19 +77,19 @@ if same_steps:
 # %% tags=["hide-input"]
 shared = seeds or report.records_of(page.edition, "rank")
 noise = comparisons.seed_noise(seeds)["least"]
-both = [comparisons.with_seeds(runs, seeds) for runs in budgets.values()]
+both = [comparisons.with_seeds(runs, seeds) for runs in held.values()]
 references = [comparisons.shared_name(runs, shared) for runs in both]
 tables = [comparisons.comparison_table(runs, reference) for runs, reference in zip(both, references)]
 
 # %% tags=["hide-input"]
-for runs, table in zip(budgets, tables):
+for runs, table in zip(held, tables):
     if len(table):
         base = table.loc[table["reference"], "name"].iloc[0]
         caption = f"Batch sizes at {runs}: test Dice, and paired differences to *{base}*."
         page.table(comparisons.comparison_display(table), f"batch-size-{runs.replace(' ', '-')}", caption, data=table)
 
 # %% tags=["hide-input"]
-for runs, table, reference in zip(budgets, tables, references):
+for runs, table, reference in zip(held, tables, references):
     sentence = comparisons.comparison_sentence(table, noise=noise)
     page.say(f"At {runs}: {sentence}" if len(table) else "", comparisons.reference_sentence(table, reference))
 page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
