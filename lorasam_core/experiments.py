@@ -193,10 +193,8 @@ def run(
     taken = ""
     if published:
         if count := restore(published, folder, _unique(everything)):
-            device = published.info.get("device_name", "a device without a name")
-            taken = (
-                f"{count} runs of the published edition of {published.info.get('updated', '')[:10]}, made on {device}"
-            )
+            date, devices = published.info.get("updated", "")[:10], published.devices()
+            taken = f"{count} runs of the published edition of {date}, made on {devices}"
         print(f"{count} runs are taken from the published edition, as they are")
     done = [i for i in _unique(planned) if is_finished(folder / i)]
     check_disk(folder, sum(r.bytes_needed for i, r in _unique(planned).items() if fresh or i not in done))

@@ -127,7 +127,7 @@ def banner(edition: Edition) -> str:
         f"**Edition** `{edition.name}` (profile `{info.get('profile', '–')}`)",
         f"**model** `{info.get('model', '–')}`, base `{str(info.get('base_hash', '–'))[:12]}`",
         f"**data** {info.get('data_name', info.get('data', '–'))}{count}",
-        f"**device** {info.get('device_name', info.get('device', '–'))}",
+        f"**device** {edition.devices()}",
         f"**made** {str(info.get('updated', info.get('created', '–')))[:10]}",
     ]
     return " · ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -139,6 +140,20 @@ class Edition:
         by_id = {r.run_id: r for r in self.records}
         rows = self.experiments[name]
         return [by_id[row["run_id"]].named(row["name"]) for row in rows if row["run_id"] in by_id]
+
+    def environments(self, key: str) -> dict[str, int]:
+        """What the runs state about their environment's `key` (device_name, commit), each with the number of runs, most
+        first. An edition grows run by run, on whatever machine there is; edition.json knows the last one alone.
+        """
+        stated = Counter(str(r.environment[key]) for r in self.records if r.environment.get(key))
+        return dict(stated.most_common())
+
+    def devices(self, counted: bool = False) -> str:
+        """The names of the devices that made the runs, most runs first; counted: each with its number of runs."""
+        names = self.environments("device_name")
+        if len(names) > 1 and counted:
+            return "; ".join(f"{name} ({runs} {'runs' if runs > 1 else 'run'})" for name, runs in names.items())
+        return "; ".join(names) or str(self.info.get("device_name", self.info.get("device", "–")))
 
     def left_out(self, name: str) -> list[str]:
         """Names of the runs that the profile lists for an experiment and that this edition was published without."""

@@ -90,6 +90,20 @@ def test_edition_says_which_runs_are_missing(tmp_path):
     assert [r.config.name for r in edition.experiment("rank")] == ["r"]
 
 
+def test_an_edition_names_every_device_that_made_a_run_of_it(tmp_path):
+    rows = [{"name": i, "run_id": i} for i in "abc"]
+    path = make_edition(tmp_path / "quick", {"rank": rows}, device_name="the last one")
+    for run_id in "abc":
+        make_run(path / run_id)
+    assert read_edition(path).devices() == read_edition(path).devices(counted=True) == "the last one"
+    for run_id, device in {"a": "Abacus, 2 rods", "b": "Slide rule", "c": "Abacus, 2 rods"}.items():
+        (path / run_id / "environment.json").write_text(json.dumps({"device_name": device, "commit": "f00"}))
+    edition = read_edition(path)
+    assert edition.devices() == "Abacus, 2 rods; Slide rule"
+    assert edition.devices(counted=True) == "Abacus, 2 rods (2 runs); Slide rule (1 run)"
+    assert edition.environments("commit") == {"f00": 3} and edition.environments("threads") == {}
+
+
 def test_newest_finished_local_edition_else_the_published_one(tmp_path, monkeypatch):
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
