@@ -173,6 +173,8 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         segment = baselines.otsu
     elif config.method == "watershed":
         segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set)
+    if "peak_memory_mb" in metrics:  # of training so far; in the end that of the whole run
+        metrics["training_memory_mb"] = round(metrics["peak_memory_mb"], 1)
     details: dict[str, list[dict[str, Any]]] = {}
     metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
     if config.filters and segment is None:

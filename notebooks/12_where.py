@@ -71,7 +71,7 @@ for measure in asked:
 page.say(comparisons.smallest_sentence(table, noise=noise["predictor_dice"]) if len(table) > 1 else "")
 
 # %% tags=["hide-input"]
-caption = f"What each place costs. {comparisons.COST_NOTE}"
+caption = f"What each place costs. {comparisons.cost_note(table)}"
 page.table(comparisons.cost_display(table), "where-cost", caption, data=table)
 page.say(budgets.steps_note(records))
 

@@ -103,7 +103,7 @@ if len(table) > 1:
 cost = comparisons.cost_display(table)
 rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
 cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
-caption = f"What each method cost. {comparisons.COST_NOTE}"
+caption = f"What each method cost. {comparisons.cost_note(table)}"
 page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
 
 # %% tags=["hide-input"]

@@ -33,11 +33,8 @@ MEASURES = {  # column: evaluator, column of per_image.csv, words
 COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in metrics.json, over seeds
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),
     ("minutes", "seconds", np.mean), ("peak_memory_mb", "peak_memory_mb", max),
+    ("training_memory_mb", "training_memory_mb", max),
 )  # fmt: skip
-COST_NOTE = (  # for captions of cost_display
-    "Wall time of runs that may have shared the processor is no measure of speed; see *Speed*. Peak memory is that of "
-    "training and of all that was evaluated, which was more for main runs: no measure of training alone."
-)
 UNKNOWN = dict.fromkeys(("mean", "low", "high"), float("nan"))
 NOWHERE = (float("nan"),) * 3
 
@@ -72,7 +69,8 @@ def comparison_table(
     reference: the name of the row that the others are compared with; None, or a name that is not there: the first.
     Columns: name, runs (seeds), reference (bool); for each measure MEASURE, _low, _high (%), _std (over seeds, points,
     NaN for one), _gain, _gain_low, _gain_high (paired difference to the reference, points, NaN for itself); trainable,
-    steps, images_seen, minutes (mean), peak_memory_mb (greatest). NaN where something was not measured.
+    steps, images_seen, minutes (mean), peak_memory_mb (greatest, of the whole run), training_memory_mb (greatest,
+    with its validations; 0: nothing was trained, or an older record). NaN where something was not measured.
     """
     found = groups(records)
     names = [runs[0].config.name for runs in found]
@@ -125,13 +123,35 @@ def comparison_display(table: pd.DataFrame, measures: Sequence[str] = tuple(MEAS
     return out
 
 
+def _training_memory_known(table: pd.DataFrame) -> bool:
+    """Whether each row of a comparison_table that trained states the memory of that alone; older records do not."""
+    trained = table[table["trainable"] > 0]
+    return len(trained) > 0 and bool((trained["training_memory_mb"] > 0).all())
+
+
+def cost_note(table: pd.DataFrame) -> str:
+    """What a caption of cost_display must say of its times and memory."""
+    memory = (
+        "Peak memory is that of the process in training, validations included, with the libraries and the images that "
+        "it held before."
+        if _training_memory_known(table)
+        else "Peak memory is that of training and of all that was evaluated, which was more for main runs: no measure "
+        "of training alone."
+    )
+    return f"Wall time of runs that may have shared the processor is no measure of speed; see *Speed*. {memory}"
+
+
 def cost_display(table: pd.DataFrame) -> pd.DataFrame:
-    """What each row of a comparison_table cost: trained numbers, steps, images, whole minutes, peak memory."""
+    """What each row of a comparison_table cost: trained numbers, steps, images, whole minutes, peak memory (of training
+    where all that trained state it).
+    """
+    training = _training_memory_known(table)
     out = pd.DataFrame({"run": table["name"]})
     for column, label, style in (
         ("trainable", "trainable parameters", ",.0f"), ("steps", "steps", ",.0f"),
         ("images_seen", "images seen", ",.0f"), ("minutes", "minutes", ",.0f"),
-        ("peak_memory_mb", "peak memory, MB", ",.0f"),
+        ("training_memory_mb", "peak memory of training, MB", ",.0f") if training
+        else ("peak_memory_mb", "peak memory, MB", ",.0f"),
     ):  # fmt: skip
         out[label] = [format(value, style) if value else "–" for value in table[column]]
     out["minutes"] = out["minutes"].replace("0", "under 1")

@@ -51,7 +51,7 @@ SWEEPS = {"rank": int, "learning rate": float, "batch size": int}  # first colum
 COUNTS = {  # column -> number in metrics.json
     "trainable parameters": "trainable_parameters", "steps": "steps", "images seen": "images_seen",
     "seconds": "seconds", "images per s": "images_per_s", "images a second": "images_per_s",
-    "peak memory, MB": "peak_memory_mb",
+    "peak memory, MB": "peak_memory_mb", "peak memory of training, MB": "training_memory_mb",
 }  # fmt: skip
 
 Numbers = tuple[float, ...]

@@ -106,6 +106,12 @@ def test_display_shows_what_there_is(table, runs):
     assert "seeds" not in " ".join(single.columns) and len(single) == 1
     cost = comparisons.cost_display(table.assign(steps=[100, 0, 2000, 1, 1])).set_index("run")
     assert cost.loc["q", "trainable parameters"] == "36,864" and cost["steps"].tolist()[:3] == ["100", "–", "2,000"]
+    assert "peak memory, MB" in cost and "no measure of training alone" in comparisons.cost_note(table)
+    trained = table.assign(training_memory_mb=[1200.4, 800.0, 1e3, 0, 7], trainable=[1, 1, 1, 0, 1])
+    memory = comparisons.cost_display(trained)["peak memory of training, MB"]
+    assert memory.tolist() == ["1,200", "800", "1,000", "–", "7"]
+    assert "in training, validations included" in comparisons.cost_note(trained)
+    assert "peak memory, MB" in comparisons.cost_display(trained.assign(trainable=1))  # one of them does not state it
     minutes = comparisons.cost_display(table.assign(minutes=[0.0, 0.4, 1.4, 12.6, 2000.0]))["minutes"]
     assert minutes.tolist() == ["–", "under 1", "1", "13", "2,000"]
 
