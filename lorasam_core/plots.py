@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from lorasam_core.metrics import paint
 from lorasam_core.particles import readable_unit
+from lorasam_core.tables import setting
 
 FROZEN, ADAPTED, STUDY, LABELS = "#0072B2", "#D55E00", "#000000", "#666666"  # Okabe and Ito's palette, and a grey
 TRAIN, VALIDATION = "#009E73", "#CC79A7"
@@ -246,7 +247,7 @@ def ablation_chart(table: pd.DataFrame, field: str, frozen: Mapping[str, float] 
             linewidth=1, label="reported by the study\n(ViT-B, its own data)",
         )  # fmt: skip
     axes.set(xlabel=AXIS_LABELS.get(field, field.replace("_", " ")), ylabel="test Dice, %")
-    axes.set_xticks(place, [f"{x:g}" if isinstance(x, (int, float)) else str(x) for x in table[field]])
+    axes.set_xticks(place, [setting(x) for x in table[field]])
     axes.margins(x=0.1)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -280,7 +281,7 @@ def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", *
     sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, palette=colors, ax=axes)
     axes.set(**{f"{axis}scale": "log" for axis in log}, **labels)
     if "x" in log:
-        axes.set_xticks(sorted(set(table[x])), [f"{v:g}" for v in sorted(set(table[x]))], minor=False)
+        axes.set_xticks(sorted(set(table[x])), [setting(v) for v in sorted(set(table[x]))], minor=False)
         axes.minorticks_off()
     axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

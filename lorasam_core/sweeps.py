@@ -10,7 +10,7 @@ from lorasam_core.findings import seed_noise
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
 from lorasam_core.study import REPORTED, reported
-from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, test_rows, training_of
+from lorasam_core.tables import SETTING_NAMES, by_value, interval, paired, setting, test_rows, training_of
 
 
 def against_best(
@@ -47,8 +47,8 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
         return f"Fewer than two values of the {name} have been run in this edition: there is nothing to compare."
     best, worst = max(dice, key=dice.__getitem__), min(dice, key=dice.__getitem__)
     text = [
-        f"The highest test Dice, {100 * dice[best]:.1f} %, belongs to the {name} {_value(best)}, the lowest, "
-        f"{100 * dice[worst]:.1f} %, to {_value(worst)}: {_points(dice[best] - dice[worst])} apart."
+        f"The highest test Dice, {100 * dice[best]:.1f} %, belongs to the {name} {setting(best)}, the lowest, "
+        f"{100 * dice[worst]:.1f} %, to {setting(worst)}: {_points(dice[best] - dice[worst])} apart."
     ]
     text += [_told_apart(kinds, *_count(groups[best])), _seeds_apart(seeds, own)]
     numbers = [reported(field, v, groups[v][0].config.model)[0] for v in dice]
@@ -64,7 +64,7 @@ def ablation_sentence(records: Sequence[Record], field: str, seeds: Sequence[Rec
 def _told_apart(kinds: dict[Any, str], images: int, groups: int) -> str:
     """Which values cannot be told from the highest; kinds: verdict of the highest less each."""
     where = f"On these {images} test images from {groups} group{'s' * (groups != 1)}"
-    tied, noisy = ([_value(v) for v, kind in kinds.items() if kind == k] for k in ("tied", "noisy"))
+    tied, noisy = ([setting(v) for v, kind in kinds.items() if kind == k] for k in ("tied", "noisy"))
     if "open" in kinds.values():
         return f"{where} no interval can be drawn: nothing says which of these differences is noise."
     if not tied and not noisy:
@@ -92,10 +92,6 @@ def _seeds_apart(seeds: Sequence[Record], own: bool) -> str:
         f"Seeds alone move the Dice too: {found['n']} seeds of {which} (*{seeds[0].config.name}*) lie "
         f"{found['range']:.1f} points apart{rest}."
     )
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 def _points(change: float) -> str:

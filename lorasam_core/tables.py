@@ -122,6 +122,11 @@ def shown(mean: float, low: float = float("nan"), high: float = float("nan"), si
     return format(100 * mean, f"{plus}z.1f") + around  # no -0.0; an end of the interval keeps its sign
 
 
+def setting(value: Any) -> str:
+    """A setting's value as profiles and the study write it: 0.00001, where :g would give 1e-05."""
+    return np.format_float_positional(value, trim="-") if isinstance(value, (int, float)) else str(value)
+
+
 def run_ids(*groups: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(r.run_id for runs in groups for r in runs))
 
@@ -224,7 +229,7 @@ def ablation_table(records: Sequence[Record], field: str) -> pd.DataFrame:
 def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
     """An ablation_table as the reader sees it: text cells, the study's columns marked as such."""
     field, model = table.attrs["field"], table.attrs["model"]
-    out = pd.DataFrame({SETTING_NAMES.get(field, field): [f"{v:g}" if field != "scaling" else v for v in table[field]]})
+    out = pd.DataFrame({SETTING_NAMES.get(field, field): [setting(v) for v in table[field]]})
     if field == "rank":
         out["rank / width"] = [f"{v / width_of(model):.3g}" for v in table[field]]
     out["trainable parameters"] = [f"{int(v):,}" if np.isfinite(v) else "–" for v in table["trainable"]]

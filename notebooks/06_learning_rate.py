@@ -23,7 +23,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
+from lorasam_core import experiments, plots, report, tables
 from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
@@ -94,7 +94,7 @@ page.say(chance.noise_sentence(seeds, records, "learning_rate"), report.left_out
 # %% tags=["hide-input"]
 import pandas as pd
 
-parts = [r.history.assign(rate=f"{r.config.learning_rate:g}")[["step", "rate", "val_loss"]] for r in records]
+parts = [r.history.assign(rate=tables.setting(r.config.learning_rate))[["step", "rate", "val_loss"]] for r in records]
 if parts:
     losses = pd.concat(parts).dropna().rename(columns={"rate": "learning rate"})
     figure = plots.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")

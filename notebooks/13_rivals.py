@@ -23,7 +23,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import phrases, report
+from lorasam_core import phrases, report, tables
 from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.records import read_edition
 
@@ -102,7 +102,7 @@ if len(table) > 1:
 # %% tags=["hide-input"]
 cost = comparisons.cost_display(table)
 rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
-cost["learning rate"] = [f"{rate:g}" if steps else "–" for rate, steps in zip(rates, table["steps"])]
+cost["learning rate"] = [tables.setting(rate) if steps else "–" for rate, steps in zip(rates, table["steps"])]
 caption = f"What each method cost. {comparisons.cost_note(table)}"
 page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
 

@@ -38,7 +38,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import plots, report
+from lorasam_core import plots, report, tables
 from lorasam_core.chapters import comparison_plots, comparisons, optimizers, spectra
 from lorasam_core.records import read_edition
 
@@ -129,7 +129,7 @@ spectrum = spectra.spectrum_table(shared)
 if len(spectrum):
     first = shared[0].config
     caption = "Norm and effective rank of the updates under each optimiser, at a learning rate of "
-    caption += f"{first.learning_rate:g} and from seed {first.seed}."
+    caption += f"{tables.setting(first.learning_rate)} and from seed {first.seed}."
     used = spectra.used_table(spectrum)
     page.table(spectra.used_display(used), "optimizer-updates", caption, data=spectrum)
 page.say(optimizers.norm_sentence(spectrum))

@@ -374,3 +374,12 @@ def test_main_settings_come_from_the_profile_where_nothing_was_run(tmp_path):
 def test_report_imports_no_torch():
     code = "import sys, lorasam_core.report; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-5, "0.00001"), (1e-2, "0.01"), (2.0, "2"), (np.int64(128), "128"), ("alpha/r", "alpha/r")]
+)
+def test_settings_are_written_as_in_the_profiles(value, text):
+    assert tables.setting(value) == text
+    if isinstance(value, float):
+        assert float(text) == value

@@ -23,7 +23,7 @@ from lorasam_core.chapters import (
 from lorasam_core.phrases import listed
 from lorasam_core.records import Edition, Record
 from lorasam_core.report import records_of
-from lorasam_core.tables import SETTING_NAMES, adapted_runs, frozen_runs, interval, paired, shown
+from lorasam_core.tables import SETTING_NAMES, adapted_runs, frozen_runs, interval, paired, setting, shown
 
 SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
 
@@ -84,7 +84,8 @@ def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record], of: 
         return ""
     dice = {value: 100 * level for value, level in levels.items()}
     best = max(dice, key=dice.__getitem__)
-    below = [f"{value:g} (by {dice[best] - dice[value]:.1f} points)" for value in kinds if kinds[value] == "higher"]
+    lower = [value for value, kind in kinds.items() if kind == "higher"]
+    below = [f"{setting(value)} (by {dice[best] - dice[value]:.1f} points)" for value in lower]
     chance = "other images and seeds" if math.isfinite(noise) else "other images"
     if "open" in kinds.values():
         told = "there are too few groups to say what of it is chance"
@@ -93,8 +94,8 @@ def _spread(records: Sequence[Record], field: str, seeds: Sequence[Record], of: 
     else:
         told = f"no value is below it by more than {chance} may do"
     return (
-        f"{of} {min(dice):g} to {max(dice):g} the predictor's Dice lies between {min(dice.values()):.1f} and "
-        f"{max(dice.values()):.1f} %, highest at {best:g}; {told}."
+        f"{of} {setting(min(dice))} to {setting(max(dice))} the predictor's Dice lies between "
+        f"{min(dice.values()):.1f} and {max(dice.values()):.1f} %, highest at {setting(best)}; {told}."
     )
 
 

@@ -11,7 +11,7 @@ from lorasam_core.chapters.comparisons import seed_noise
 from lorasam_core.phrases import listed
 from lorasam_core.records import Record
 from lorasam_core.study import STUDY, equivalent
-from lorasam_core.tables import SETTING_NAMES, by_value, interval, training_of
+from lorasam_core.tables import SETTING_NAMES, by_value, interval, setting, training_of
 
 
 def grey_clause(seeds: Sequence[Record], measures: Sequence[str] = ("predictor_dice",)) -> str:
@@ -61,7 +61,7 @@ def _steps_within(values: Mapping[Any, float], name: str, least: float) -> str:
     steps = [(a, b, to - level) for (a, level), (b, to) in pairwise(known)]
     if not steps:
         return ""
-    within = [f"{a:g} to {b:g} ({step:+.1f})" for a, b, step in steps if abs(step) <= least]
+    within = [f"{setting(a)} to {setting(b)} ({step:+.1f})" for a, b, step in steps if abs(step) <= least]
     if not within:
         return f"Every step between neighbouring values of the {name} is larger than that."
     return f"Of the steps between neighbouring values of the {name} these are no larger than that: {listed(within)}."

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from lorasam_core.chapters.comparisons import MEASURES, seed_limits
 from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
+from lorasam_core.tables import setting
 
 BAND = "#DDDDDD"  # what seeds alone do
 LINES = (ADAPTED, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -73,7 +74,7 @@ def lines_chart(
         place = np.searchsorted(values, rows[x]) + 0.1 * (k - (len(names) - 1) / 2)
         spread = _spread(*(rows[column].to_numpy(float) for column in ("mean", "low", "high")))
         axes.errorbar(place, rows["mean"], spread, fmt="o-", color=LINES[k % len(LINES)], capsize=3, label=name)
-    axes.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+    axes.set_xticks(range(len(values)), [setting(value) for value in values])
     axes.set(xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
     axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

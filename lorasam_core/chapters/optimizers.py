@@ -13,7 +13,7 @@ import pandas as pd
 from lorasam_core.chapters.comparisons import pivoted, seed_noise
 from lorasam_core.phrases import listed, seed_limit, verdict
 from lorasam_core.records import Record
-from lorasam_core.tables import by_value, paired, shown
+from lorasam_core.tables import by_value, paired, setting, shown
 
 TITLES = {"adamw": "AdamW", "adam": "Adam"}  # in Adam the decay is part of the gradient
 LOST = 0.01  # an update with less than this share of the norm that it has under AdamW is called lost
@@ -41,7 +41,7 @@ def optimizer_display(table: pd.DataFrame, series: Series) -> pd.DataFrame:
         gains = {rate: paired(adam, adamw, "predictor", "dice") for rate, (adamw, adam) in shared.items()}
         said = {rate: shown(*gain, sign=True) for rate, gain in gains.items()}
         out["AdamW - Adam, points"] = [said.get(rate, "–") for rate in out["learning_rate"]]
-    rates = [f"{rate:g}" for rate in out["learning_rate"]]
+    rates = [setting(rate) for rate in out["learning_rate"]]
     return out.assign(learning_rate=rates).rename(columns={"learning_rate": "learning rate"})
 
 
@@ -62,7 +62,7 @@ def optimizer_sentence(series: Series, noise: float = float("nan")) -> str:
     for rate, (adamw, adam) in _shared(series).items():
         gain, low, high = paired(adam, adamw, "predictor", "dice")
         kind = verdict(100 * gain, 100 * low, 100 * high, seed_limit(noise, len(adam), len(adamw)))
-        kinds[kind].append(f"{rate:g} ({shown(gain, low, high, sign=True)})")
+        kinds[kind].append(f"{setting(rate)} ({shown(gain, low, high, sign=True)})")
     if not any(kinds.values()):
         return "No learning rate was run under both: there is nothing to compare."
     clear = [f"{kind} at {listed(kinds[kind])}" for kind in ("higher", "lower") if kinds[kind]]

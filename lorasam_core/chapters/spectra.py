@@ -15,7 +15,7 @@ from lorasam_core.chapters.comparisons import pivoted, series_table
 from lorasam_core.phrases import listed, verdict
 from lorasam_core.records import Record
 from lorasam_core.study import width_of
-from lorasam_core.tables import interval, paired, run_ids, shown
+from lorasam_core.tables import interval, paired, run_ids, setting, shown
 
 UNDIVIDED = "none"  # the rule of a rank sweep whose factor is the same at every rank
 ROOT = "alpha/sqrt(r)"  # keeps the norm of a random step at every rank; alpha/r keeps its effect on the loss
@@ -152,8 +152,8 @@ def low_rate_sentence(records: Sequence[Record], noise: float = float("nan")) ->
         kinds[math.isclose(record.config.factor, base.config.factor)] = kind
         parts.append(f"{words} points at rank {record.config.rank} with a factor of {record.config.factor:.3g}")
     text = [
-        f"At a learning rate of {base.config.learning_rate:g} the Dice differs from that of rank {base.config.rank} "
-        f"with a factor of {base.config.factor:.3g} by {listed(parts)}."
+        f"At a learning rate of {setting(base.config.learning_rate)} the Dice differs from that of rank "
+        f"{base.config.rank} with a factor of {base.config.factor:.3g} by {listed(parts)}."
     ]
     if len(kinds) == 2 and "open" not in kinds.values():
         whole, divided = (kinds[equal] if kinds[equal] in TOLD else "tied" for equal in (True, False))
