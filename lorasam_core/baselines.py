@@ -12,6 +12,7 @@ from skimage.feature import peak_local_max
 from skimage.filters import gaussian, threshold_otsu
 from skimage.measure import label
 from skimage.segmentation import watershed
+from tqdm import tqdm
 
 from lorasam_core import metrics
 from lorasam_core.data.sample import Sample
@@ -41,15 +42,14 @@ def otsu(image: np.ndarray) -> np.ndarray:
     return label(foreground(image), connectivity=2).astype(np.int32)
 
 
-def divided(image: np.ndarray, distance: int) -> np.ndarray:
-    """Otsu's foreground divided by a watershed on the distance to the ground: int32 (H, W).
+def divide(particles: np.ndarray, distance: int) -> np.ndarray:
+    """A foreground, bool (H, W), divided by a watershed on the distance to the ground: int32 (H, W).
 
     Each particle grows from a place that is farthest from the ground; two such places lie at least `distance` pixels
     apart. Raises ValueError for a distance below 1.
     """
     if distance < 1:
         raise ValueError(f"distance is {distance}; give a whole number of pixels of at least 1.")
-    particles = foreground(image)
     depth = gaussian(distance_transform_edt(particles), SMOOTHING)
     peaks = peak_local_max(depth, min_distance=distance, labels=label(particles, connectivity=2), exclude_border=False)
     markers = np.zeros(particles.shape, np.int32)
@@ -59,14 +59,22 @@ def divided(image: np.ndarray, distance: int) -> np.ndarray:
     return np.where(left > 0, left + found.max(), found).astype(np.int32)
 
 
-def tuned_watershed(samples: Iterable[Sample], distances: Sequence[int] = DISTANCES) -> tuple[Segmenter, int]:
+def tuned_watershed(
+    samples: Iterable[Sample],
+    distances: Sequence[int] = DISTANCES,
+    foreground: Callable[[np.ndarray], np.ndarray] = foreground,
+) -> tuple[Segmenter, int]:
     """The watershed with the distance of the greatest mean F1 (IoU 0.5) on samples, and that distance.
 
-    Raises ValueError for no samples.
+    foreground: of an image as a Segmenter's, bool (H, W); Otsu's, or that of a network. Raises ValueError for no
+    samples.
     """
     samples = list(samples)
     if not samples:
         raise ValueError("There is no image to choose the watershed's distance on; give at least one.")
-    scores = [np.mean([metrics.f1(divided(s.image, distance), s.labels) for s in samples]) for distance in distances]
+    scores = np.zeros(len(distances))
+    for sample in tqdm(samples, "watershed", leave=False, disable=None, delay=1):
+        mask = foreground(sample.image)
+        scores += [metrics.f1(divide(mask, distance), sample.labels) for distance in distances]
     best = distances[int(np.argmax(scores))]
-    return lambda image: divided(image, best), best
+    return lambda image: divide(foreground(image), best), best

@@ -12,8 +12,9 @@ from typing import Any
 
 RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
-METHODS = ("lora", "frozen", "decoder", "full", "unet", "otsu", "watershed")
-UNRATED = ("unet", "otsu", "watershed")  # no mask generator: their instances have no ratings to filter by
+METHODS = ("lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed")
+UNRATED = ("unet", "unet_watershed", "otsu", "watershed")  # no mask generator: no ratings to filter by
+DIVIDED = ("unet_watershed", "watershed")  # a foreground whose particles are divided by a watershed
 UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
 OBJECTIVES = ("semantic", "instance", "mixed")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
@@ -56,7 +57,8 @@ class RunConfig:
 
     name: str = "main"  # label in tables; not part of the run id
     # lora | frozen (the base as it is: evaluation only) | decoder (the mask decoder is trained) | full (every weight
-    # is) | unet (trained from scratch on the same images) | otsu | watershed (Otsu's threshold, divided)
+    # is) | unet (trained from scratch on the same images) | unet_watershed (the same, its foreground divided) | otsu |
+    # watershed (Otsu's foreground, divided)
     method: str = "lora"
     # data
     data: str = "synthetic"  # synthetic | emps | a folder

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lorasam_core import report
+from lorasam_core.config import DIVIDED
 from lorasam_core.records import (
     EDITION,
     Edition,
@@ -97,7 +98,7 @@ def _copy(record: Record, edition: Path, tables: Collection[str]) -> None:
             shutil.copyfile(record.path / name, folder / name)
     if "history" not in tables and "val_score" in record.history:
         record.history.dropna(subset=["val_score"]).to_csv(folder / "history.csv", index=False)
-    beside = ("particles",) if record.config.method == "watershed" else ()  # sizes are compared with its own
+    beside = ("particles",) if record.config.method in DIVIDED else ()  # sizes are compared with its own
     for name in (*PACKED, *(tables or beside)):
         if record.table_file(name):
             text = record.table(name).to_csv(index=False, float_format="%.7g")

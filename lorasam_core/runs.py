@@ -36,6 +36,7 @@ from lorasam_core.sam import load_sam
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
 UNET_PARAMETERS = 15_000_000  # about
+UNETS = ("unet", "unet_watershed")
 NOTHING_TRAINED = {
     "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
     "best_step": 0,
@@ -77,7 +78,7 @@ class Prepared:
             "lora": lora_parameter_count(width, depth, self.config.rank, self.config.targets),
             "decoder": sum(p.numel() for p in self.base.mask_decoder.parameters()),
             "full": sum(p.numel() for p in self.base.parameters()),
-            "unet": UNET_PARAMETERS,
+            **dict.fromkeys(UNETS, UNET_PARAMETERS),
         }
         return SMALL_FILES + 2 * 4 * trained.get(method, 0)
 
@@ -166,9 +167,12 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     if config.method in trainable.SAM_METHODS:
         metrics["trainable_parameters"] = count_trainable(trainable.select(sam, config))
         metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
-    elif config.method == "unet":
-        segment, found = unet.train_unet(sam, train_set, val_set, config, folder, trackers)
+    elif config.method in UNETS:
+        net, found = unet.train_unet(sam, train_set, val_set, config, folder, trackers)
         metrics |= found
+        segment = net.segment
+        if config.method == "unet_watershed":
+            segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set, foreground=net.foreground)
     elif config.method == "otsu":
         segment = baselines.otsu
     elif config.method == "watershed":

@@ -6,7 +6,7 @@ ResNet-18 as its encoder, without pretrained weights, from segmentation_models_p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,8 @@ class UNetValidation:
 
 def train_unet(
     sam: Sam, train_set: SampleSet, val_set: SampleSet, config: RunConfig, run_dir: Path, callbacks: Sequence[Any] = ()
-) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
-    """Train with the input of `sam`; returns `UNet.segment` of the state that validated best, and what `train` returns.
+) -> tuple[UNet, dict[str, Any]]:
+    """Train with the input of `sam`; returns the state that validated best, and what `train` returns.
 
     Raises ValueError where segmentation_models_pytorch is not installed.
     """
@@ -131,4 +131,4 @@ def train_unet(
     )  # fmt: skip
     found = run_task(task, config, run_dir, device, resolve_precision(config.precision, device), callbacks)
     found["trainable_parameters"] = sum(p.numel() for p in net.parameters())
-    return net.segment, found
+    return net, found

@@ -14,8 +14,8 @@
 # # Against what else
 #
 # LoRA is one way to make a segmenter of micrographs. This page puts it beside the frozen model, beside training other
-# parts of the same model, beside a U-Net {cite:p}`ronneberger2015unet` that starts from nothing, and beside two methods
-# that learn nothing at all: Otsu's threshold, and a watershed that divides what the threshold finds.
+# parts of the same model, beside a U-Net {cite:p}`ronneberger2015unet` that starts from nothing, and beside Otsu's
+# threshold, which learns nothing at all. A watershed may divide what a U-Net or the threshold finds.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -63,7 +63,8 @@ page.say(
 # ## Single particles
 #
 # A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
-# threshold are the connected parts of the foreground, so that particles which touch are one.
+# threshold are the connected parts of the foreground, so that particles which touch are one, unless a watershed on the
+# distance to the ground divides them.
 
 # %% tags=["hide-input"]
 instances = comparisons.measured(table, ("tuned_f1", "f1", "pq", "ap50", "point_iou"))
@@ -71,7 +72,7 @@ if "tuned_f1" in instances:
     page.say(
         "A mask generator has two thresholds for its masks, and what suits one model need not suit another. "
         "*Thresholds by validation* are those of the greatest F1 on validation images, for each model and seed; in the "
-        "other columns all models have one pair, which was chosen for the frozen model. The watershed's distance was "
+        "other columns all models have one pair, which was chosen for the frozen model. A watershed's distance was "
         "chosen on validation images too; Otsu's threshold and the U-Net's cut, at a half, were not chosen."
     )
 caption = "Instances: test metrics in % with 95 % intervals, and the paired difference to LoRA in the first of them."
@@ -120,5 +121,5 @@ page.say(report.rivals_sentence(page.edition))
 # %% [markdown]
 # The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in
 # [a sweep](06_learning_rate.ipynb). All methods that train take as many steps, not as much time, and a network that
-# starts from nothing may need more of both. The watershed's one setting was chosen on the validation images. So this
+# starts from nothing may need more of both. A watershed's one setting was chosen on the validation images. So this
 # page can show how LoRA and a rival compare as they were run here, and not what tuning would do to a gap.

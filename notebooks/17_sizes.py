@@ -25,6 +25,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 # %% tags=["hide-input"]
 from lorasam_core import report
 from lorasam_core.chapters import size_plots, size_sentences, sizes
+from lorasam_core.config import DIVIDED
 from lorasam_core.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
@@ -73,18 +74,19 @@ page.say(size_sentences.few_sentence(series), size_sentences.speck_sentence(seri
 # ## With filters for each model
 #
 # Too many masks are too many particles, and small ones. With thresholds that are chosen on validation images
-# ([the filters' page](16_filters.ipynb)), for each model and seed, other masks stay, and with them other sizes. Otsu's
-# threshold with a watershed, where it was measured, says what a method reaches that learns nothing.
+# ([the filters' page](16_filters.ipynb)), for each model and seed, other masks stay, and with them other sizes. A
+# watershed stands beside them, where it was measured: on Otsu's threshold, which learns nothing, and on the foreground
+# of [a U-Net](13_rivals.ipynb) that learnt from the same images.
 
 # %% tags=["hide-input"]
-divided = [r for r in report.records_of(page.edition, "rivals") if r.config.method == "watershed"]
-chosen = {name: sizes.measured(runs, tuned=True) for name, runs in (series | {"Otsu and watershed": divided}).items()}
+divided = {r.config.name: [r] for r in report.records_of(page.edition, "rivals") if r.config.method in DIVIDED}
+chosen = {name: sizes.measured(runs, tuned=True) for name, runs in (series | divided).items()}
 tuned = sizes.size_errors(chosen, tuned=True)
 if chosen["frozen"] and chosen["adapted"]:
     caption = "The same errors with thresholds chosen on validation images, for each model and seed."
     caption += f" {report.seeds_clause(chosen['adapted'])}"
     page.table(sizes.error_table(tuned), "size-errors-tuned", caption, data=tuned)
-    page.say(size_sentences.size_sentence(tuned), size_sentences.beside_sentence(tuned, "Otsu and watershed"))
+    page.say(size_sentences.size_sentence(tuned), *(size_sentences.beside_sentence(tuned, name) for name in divided))
 else:
     page.say("The runs of this edition kept no particles of masks under thresholds chosen on validation images.")
 

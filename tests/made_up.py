@@ -6,7 +6,7 @@ import zlib
 import numpy as np
 import pandas as pd
 
-from lorasam_core.config import RunConfig
+from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.metrics import bootstrap_interval
 from lorasam_core.records import read_edition
 
@@ -33,7 +33,7 @@ def write_run(folder, run_id, level, evaluators=("predictor",), scatter=0.0, mea
     for evaluator in evaluators:
         for i in range(12):
             values = {c: level + noise[i] for c in COLUMNS[evaluator]}
-            if config.method in ("unet", "otsu", "watershed"):
+            if config.method in UNRATED:
                 values |= {c: float("nan") for c in ("ap50", "ap") if c in values}  # instances without scores
             rows.append({"evaluator": evaluator, "id": f"im{i}", "group": f"g{i // 2}", **values})
         table = pd.DataFrame(rows)

@@ -62,9 +62,9 @@ def test_masks_that_passed_filters_are_kept_only_where_the_others_are_not(tmp_pa
     assert main.table("annotations").empty and len(main.table("calibration"))
 
 
-def test_the_watersheds_particles_are_kept_and_no_other_rivals(tmp_path: Path) -> None:
+def test_the_particles_of_watersheds_are_kept_and_no_other_rivals(tmp_path: Path) -> None:
     edition = make_edition(tmp_path / "runs" / "e")
-    for method, kept in (("watershed", True), ("otsu", False)):
+    for method, kept in (("watershed", True), ("unet_watershed", True), ("otsu", False), ("unet", False)):
         config = json.loads((edition.path / "bbb" / "config.json").read_text()) | {"method": method}
         (edition.path / "bbb" / "config.json").write_text(json.dumps(config))
         _, other = publish(read_edition(edition.path), tmp_path / "book" / "results").records

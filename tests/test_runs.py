@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasam_core import blocks, runs
+from lorasam_core import baselines, blocks, runs
 from lorasam_core.config import RunConfig
 from lorasam_core.data import Split
 from lorasam_core.executor import RunError
@@ -245,9 +245,9 @@ def test_a_run_says_which_rank_its_adapter_uses(record):
         assert 0 <= row["rank_90"] <= row["rank_99"] <= 2
 
 
-@pytest.mark.parametrize("method", ["decoder", "full", "unet", "otsu", "watershed"])
+@pytest.mark.parametrize("method", ["decoder", "full", "unet", "unet_watershed", "otsu", "watershed"])
 def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
-    if method == "unet":
+    if method in ("unet", "unet_watershed"):
         pytest.importorskip("segmentation_models_pytorch")
     run = runs.run_one(settings.replace(method=method, evaluate=("predictor", "generator")), tmp_path)
     files = {
@@ -261,7 +261,7 @@ def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
     }
     if method in ("decoder", "full"):
         files |= {"annotations.csv"}
-    if method in ("decoder", "full", "unet"):
+    if method not in ("otsu", "watershed"):
         files |= {"history.csv", "log.jsonl", "weights.safetensors"}
         assert run.metrics["steps"] == 2 and run.metrics["trainable_parameters"] > 0
     else:
@@ -271,6 +271,7 @@ def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
     assert set(run.metrics["test"]) == {"predictor", "generator"}
     assert 0 <= run.metrics["test"]["predictor"]["dice"]["mean"] <= 1
     assert run.adapter is None
+    assert (run.metrics.get("watershed_distance") in baselines.DISTANCES) == ("watershed" in method)
 
 
 def test_few_labels_are_a_part_of_more(settings):

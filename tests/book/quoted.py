@@ -150,7 +150,7 @@ def _images(runs: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame
     tables = []
     for run in runs:
         rows = pd.read_csv(next(run.path.glob("per_image.csv*")), dtype={"id": str, "group": str})
-        own = evaluator == "generator_tuned" and run.config.method in ("unet", "otsu", "watershed")
+        own = evaluator == "generator_tuned" and run.config.method in ("unet", "unet_watershed", "otsu", "watershed")
         tables.append(rows[rows["evaluator"] == ("generator" if own else evaluator)])
     rows = pd.concat(tables)
     return 100 * rows.groupby(["id", "group"])[[metric]].mean()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lorasam_core.config import UNTRAINED
 from lorasam_core.profiles import configs, load_profile
 from tests.made_up import spectrum, write_edition, write_run
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory):
             own = config.to_dict()
             kind = repr(config.replace(name="", seed=0, transfer=()))
             level = 0.5 + zlib.crc32(kind.encode()) % 40 / 100 + 0.003 * config.seed
-            steps = config.steps if config.method in ("lora", "decoder", "full", "unet") else 0
+            steps = config.steps if config.method not in UNTRAINED else 0
             seen = {"steps": steps, "images_seen": steps * config.batch_size, "best_step": steps}
             if not steps:
                 seen |= {"trainable_parameters": 0, "seconds": 0.0}
