@@ -18,6 +18,7 @@ from lorasam_core.tables import interval, paired, run_ids, shown, test_rows
 
 METRICS = {"f1": "F1", "ap50": "AP50", "dice": "Dice"}  # judged on the test images
 PAIR = ["pred_iou_thresh", "stability_score_thresh"]
+RARE = 0.05  # share of the draws under which a pair does not count as one that may be chosen
 FILTERS = {  # name in a run's metrics: label, evaluator
     "own": ("the runs' own", "generator"),
     "study": ("the study's", "generator_study"),
@@ -39,6 +40,55 @@ def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
     table = (means * [100, 100, 100, 1]).reset_index()
     table.attrs.update(made_by="lorasam_core.chapters.thresholds.threshold_table", runs=run_ids(records))
     return table
+
+
+def choice_table(series: Series, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """How firmly each run's pair of thresholds was chosen: whole groups of its validation images are drawn anew, with
+    replacement, and the pair of the greatest mean F1 is chosen each time (ties as in `filters.best_thresholds`).
+
+    One row a run that swept thresholds: series, seed, pred_iou_thresh and stability_score_thresh (its choice), again
+    (share of the draws that choose it), pairs (chosen in one draw of twenty or more), behind (mean F1 of the choice
+    less that of the next best pair, 0 to 1), images, groups. Fewer than two groups: again is NaN, pairs is 0.
+    """
+    rows = []
+    for name, records in series.items():
+        for record in records:
+            if not len(table := record.table("thresholds")):
+                continue
+            scores = table.pivot(index=["id", "group"], columns=PAIR, values="f1")
+            means = np.sort(scores.mean().to_numpy())
+            best = scores.columns[int(scores.mean().to_numpy().argmax())]
+            index = np.unique(scores.index.get_level_values("group"), return_inverse=True)[1]
+            counts = np.bincount(index)
+            sums = np.zeros((counts.size, scores.shape[1]))
+            np.add.at(sums, index, scores.to_numpy(float))
+            drawn = np.random.default_rng(seed).integers(counts.size, size=(draws, counts.size))
+            chosen = (sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1, keepdims=True)).argmax(axis=1)
+            shares = np.bincount(chosen, minlength=scores.shape[1]) / draws
+            known = counts.size > 1
+            rows.append({
+                "series": name, "seed": record.config.seed, **dict(zip(PAIR, best, strict=True)),
+                "again": shares[scores.columns.get_loc(best)] if known else float("nan"),
+                "pairs": int((shares >= RARE).sum()) if known else 0, "behind": means[-1] - means[-2],
+                "images": len(scores), "groups": counts.size,
+            })  # fmt: skip
+    columns = ["series", "seed", *PAIR, "again", "pairs", "behind", "images", "groups"]
+    out = pd.DataFrame(rows, columns=columns)
+    out.attrs.update(made_by="lorasam_core.chapters.thresholds.choice_table", runs=run_ids(*series.values()))
+    return out
+
+
+def choice_display(table: pd.DataFrame) -> pd.DataFrame:
+    """A choice_table as the reader sees it."""
+    out = pd.DataFrame({
+        "model": table["series"], "seed": table["seed"],
+        "predicted IoU / stability": [f"{a:g} / {b:g}" for a, b in zip(*(table[c] for c in PAIR), strict=True)],
+        "ahead of the next pair, points of F1": [f"{100 * gap:.1f}" for gap in table["behind"]],
+        "chosen again, % of draws": ["–" if np.isnan(again) else f"{100 * again:.0f}" for again in table["again"]],
+        "pairs in 5 % of draws or more": [str(n) if n else "–" for n in table["pairs"]],
+    })  # fmt: skip
+    out.attrs.update(table.attrs)
+    return out
 
 
 def sweep_rows(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -124,6 +174,20 @@ def sweep_sentence(series: Series) -> str:
             f"{table['f1'].max():.1f} %. The AP50 is {best['ap50']:.1f} % there, {table['ap50'].max():.1f} % at most."
         )
     return " ".join(text) or "No other thresholds were tried for this edition."
+
+
+def choice_sentence(table: pd.DataFrame) -> str:
+    """What a choice_table says of the thresholds; an empty text where nothing was chosen or no draw can be made."""
+    known = table[table["again"].notna()]
+    if known.empty:
+        return ""
+    least, most = (f"{100 * share:.0f}" for share in (known["again"].min(), known["again"].max()))
+    share = f"{least} %" if least == most else f"{least} to {most} %"
+    return (
+        f"Drawn anew by group, {known['images'].iloc[0]} validation images choose the same pair in {share} of the "
+        f"draws, and up to {known['pairs'].max()} pairs are chosen in one draw of twenty or more. What follows on the "
+        "test images is what one choice of a pair gives; its intervals are of other test images, not of another choice."
+    )
 
 
 def thresholds_sentence(series: Series) -> str:
