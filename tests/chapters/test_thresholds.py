@@ -42,7 +42,7 @@ def test_the_share_of_draws_that_choose_again_is_that_of_the_formula(tmp_path):
 
 
 def test_a_pair_that_every_image_favours_is_always_chosen(tmp_path):
-    scores = np.random.default_rng(0).uniform(0, 0.5, (8, 3)) + [0, 0.6, 0]
+    scores = np.random.default_rng(0).uniform(0, 0.5, (8, 3)) + np.array([0, 0.6, 0])
     run = swept(tmp_path, "r", scores, list("AABBCDEF"))
     row = thresholds.choice_table({"adapted": [run]}).iloc[0]
     assert (row["again"], row["pairs"], row["images"], row["groups"]) == (1.0, 1, 8, 6)
