@@ -139,15 +139,19 @@ def _touching(edition: Edition) -> str:
 
 
 def _seeds(edition: Edition) -> str:
-    runs = adapted_runs(edition)
-    found, images = findings.seed_noise(runs), interval(runs, "predictor", "dice")
-    if found["n"] < 2:
-        return ""
-    level = shown(images["mean"], images["low"], images["high"])
-    return (
-        f"The predictor's Dice of {found['n']} seeds has a standard deviation of {found['std']:.2f} points and a range "
-        f"of {found['range']:.2f}. Their mean is {level} %, with its interval over test images."
-    )
+    runs, text = adapted_runs(edition), []
+    for evaluator, metric, what in (
+        ("predictor", "dice", "the predictor's Dice"),
+        ("generator_tuned", "f1", "the F1 of single particles, with thresholds chosen for each,"),
+    ):
+        found, images = findings.seed_noise(runs, evaluator, metric), interval(runs, evaluator, metric)
+        if found["n"] > 1:
+            level = shown(images["mean"], images["low"], images["high"])
+            text.append(
+                f"Over {found['n']} seeds {what} has a standard deviation of {found['std']:.2f} points and a range of "
+                f"{found['range']:.2f}; the mean is {level} %, with its interval over test images."
+            )
+    return " ".join(text)
 
 
 def _sizes(edition: Edition) -> str:
