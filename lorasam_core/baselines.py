@@ -1,4 +1,6 @@
-"""Segmentation without learning: Otsu's threshold, and a watershed that divides what touches (scikit-image)."""
+"""Segmentation without learning: Otsu's threshold, and a watershed that divides what touches, in its foreground or in
+that of a network (scikit-image).
+"""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def shown(mean: float, low: float = float("nan"), high: float = float("nan"), si
 
 def setting(value: Any) -> str:
     """A setting's value as profiles and the study write it: 0.00001, where :g would give 1e-05."""
-    return np.format_float_positional(value, trim="-") if isinstance(value, (int, float)) else str(value)
+    return np.format_float_positional(value, trim="-") if isinstance(value, (float, np.floating)) else str(value)
 
 
 def run_ids(*groups: Iterable[Record]) -> list[str]:
@@ -250,7 +250,7 @@ def settings_table(record: Record) -> pd.DataFrame:
     """What decided a run, as two columns of text: setting, value."""
     config = record.config.to_dict()
     rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
-    rows = [(name, ", ".join(v) if isinstance(v, list) else str(v)) for name, v in rows if v is not None]
+    rows = [(name, ", ".join(v) if isinstance(v, list) else setting(v)) for name, v in rows if v is not None]
     if record.config.method == "lora":
         rows.insert([name for name, _ in rows].index("scaling") + 1, ("factor of B A", f"{record.config.factor:.4g}"))
     rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))

@@ -122,13 +122,13 @@ if swept:
         "between two neighbours."
     )
 
-# %% [markdown]
-# How firm is the choice? The papers or specimens of the validation images are drawn anew, with replacement, and each
-# time the pair of the greatest F1 is chosen.
-
 # %% tags=["hide-input"]
 choice = thresholds.choice_table(series)
 if len(choice):
+    page.say(
+        "How firm is the choice? The papers or specimens of the validation images are drawn anew, with replacement, "
+        "and each time the pair of the greatest F1 is chosen."
+    )
     caption = "How firmly the thresholds of each model and seed were chosen: 1,000 draws of the validation images."
     page.table(thresholds.choice_display(choice), "filters-choice", caption, data=choice)
 page.say(thresholds.choice_sentence(choice))

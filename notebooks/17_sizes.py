@@ -86,7 +86,7 @@ if chosen["frozen"] and chosen["adapted"]:
     caption = "The same errors with thresholds chosen on validation images, for each model and seed."
     caption += f" {report.seeds_clause(chosen['adapted'])}"
     page.table(sizes.error_table(tuned), "size-errors-tuned", caption, data=tuned)
-    page.say(size_sentences.size_sentence(tuned), *(size_sentences.beside_sentence(tuned, name) for name in divided))
+    page.say(size_sentences.size_sentence(tuned), size_sentences.beside_sentence(tuned, list(divided)))
 else:
     page.say("The runs of this edition kept no particles of masks under thresholds chosen on validation images.")
 

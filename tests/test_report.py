@@ -377,7 +377,16 @@ def test_report_imports_no_torch():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1e-5, "0.00001"), (1e-2, "0.01"), (2.0, "2"), (np.int64(128), "128"), ("alpha/r", "alpha/r")]
+    ("value", "text"),
+    [
+        (1e-5, "0.00001"),
+        (1e-2, "0.01"),
+        (2.0, "2"),
+        (np.int64(128), "128"),
+        (np.float32(0.5), "0.5"),
+        (True, "True"),
+        ("alpha/r", "alpha/r"),
+    ],
 )
 def test_settings_are_written_as_in_the_profiles(value, text):
     assert tables.setting(value) == text

@@ -59,7 +59,7 @@ def test_metrics_agree_with_tables_and_adapter(record, settings):
     assert rows.columns[0] == "evaluator"
     assert metrics["trainable_parameters"] == sum(t.numel() for t in load_file(record.adapter).values())
     assert metrics["steps"] == 2 and metrics["images_seen"] == 4
-    assert metrics["peak_memory_mb"] > 0 and metrics["training_memory_mb"] > 0
+    assert metrics["peak_memory_mb"] > 0 and 0 < metrics["training_memory_mb"] <= metrics["peak_memory_mb"]
     assert not record.history.empty
 
 
@@ -271,7 +271,16 @@ def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
     assert set(run.metrics["test"]) == {"predictor", "generator"}
     assert 0 <= run.metrics["test"]["predictor"]["dice"]["mean"] <= 1
     assert run.adapter is None
+    assert ("training_memory_mb" in run.metrics) == (method not in ("otsu", "watershed"))
     assert (run.metrics.get("watershed_distance") in baselines.DISTANCES) == ("watershed" in method)
+
+
+def test_a_watershed_divides_the_nets_own_foreground(settings, tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    config = settings.replace(evaluate=("predictor", "generator"))
+    plain, divided = (runs.run_one(config.replace(method=m), tmp_path) for m in ("unet", "unet_watershed"))
+    foregrounds = [r.per_image.query("evaluator == 'predictor'").reset_index(drop=True) for r in (plain, divided)]
+    pd.testing.assert_frame_equal(*foregrounds)
 
 
 def test_few_labels_are_a_part_of_more(settings):

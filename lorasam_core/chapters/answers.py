@@ -145,7 +145,7 @@ def _seeds(edition: Edition) -> str:
         ("generator_tuned", "f1", "the F1 of single particles, with thresholds chosen for each,"),
     ):
         found, images = findings.seed_noise(runs, evaluator, metric), interval(runs, evaluator, metric)
-        if found["n"] > 1:
+        if found["n"] > 1 and math.isfinite(images["mean"]):
             level = shown(images["mean"], images["low"], images["high"])
             text.append(
                 f"Over {found['n']} seeds {what} has a standard deviation of {found['std']:.2f} points and a range of "

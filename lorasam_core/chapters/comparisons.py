@@ -70,7 +70,8 @@ def comparison_table(
     Columns: name, runs (seeds), reference (bool); for each measure MEASURE, _low, _high (%), _std (over seeds, points,
     NaN for one), _gain, _gain_low, _gain_high (paired difference to the reference, points, NaN for itself); trainable,
     steps, images_seen, minutes (mean), peak_memory_mb (greatest, of the whole run), training_memory_mb (greatest,
-    with its validations; 0: nothing was trained, or an older record). NaN where something was not measured.
+    with its validations; 0: nothing was trained, or an older record is among the runs). NaN where something was not
+    measured.
     """
     found = groups(records)
     names = [runs[0].config.name for runs in found]
@@ -96,6 +97,8 @@ def comparison_table(
             columns[measure + end] = [100 * gain[k] for gain in gains]
     for column, key, over in COSTS:
         columns[column] = [over([r.metrics.get(key) or 0 for r in runs]) for runs in found]
+    stated = [all(r.metrics.get("training_memory_mb") for r in runs) for runs in found]
+    columns["training_memory_mb"] = [mb * all_state for mb, all_state in zip(columns["training_memory_mb"], stated)]
     columns["minutes"] = [seconds / 60 for seconds in columns["minutes"]]
     table = pd.DataFrame(columns)
     table.attrs.update(made_by="lorasam_core.chapters.comparisons.comparison_table", runs=run_ids(records))
@@ -132,8 +135,8 @@ def _training_memory_known(table: pd.DataFrame) -> bool:
 def cost_note(table: pd.DataFrame) -> str:
     """What a caption of cost_display must say of its times and memory."""
     memory = (
-        "Peak memory is that of the process in training, validations included, with the libraries and the images that "
-        "it held before."
+        "Peak memory is that of training, validations included: on a CPU of the whole process, with libraries and "
+        "images, on a GPU what was allocated there."
         if _training_memory_known(table)
         else "Peak memory is that of training and of all that was evaluated, which was more for main runs: no measure "
         "of training alone."

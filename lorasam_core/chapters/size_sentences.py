@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -73,22 +73,23 @@ def filters_sentence(series: Series) -> str:
     )
 
 
-def beside_sentence(errors: pd.DataFrame, other: str) -> str:
-    """How the absolute error in D50 and number of a third series in `size_errors` stands to that of the adapted model;
-    an empty text where it is not there.
+def beside_sentence(errors: pd.DataFrame, others: Sequence[str]) -> str:
+    """The absolute error in D50 and number of other series in `size_errors`, beside the adapted model's; an empty text
+    where none of them is there.
     """
     rows: dict[Any, Any] = errors.set_index(["quantity", "series"]).to_dict("index")
-    parts = [
-        f"{shown(*_three(rows[q, other], 'size'))} % in the {_name(q)}"
-        for q in ("D50", "count")
-        if (q, other) in rows and (q, "adapted") in rows
-    ]
-    if not parts:
-        return ""
-    return (
-        f"The mean absolute error of *{other}* is {listed(parts)}; no interval of the difference to the adapted model "
-        "was drawn."
-    )
+    text = []
+    for other in others:
+        parts = [
+            f"{shown(*_three(rows[q, other], 'size'))} % in the {_name(q)}"
+            for q in ("D50", "count")
+            if (q, other) in rows and (q, "adapted") in rows
+        ]
+        if parts:
+            text.append(f"The mean absolute error of *{other}* is {listed(parts)}.")
+    if text:
+        text.append("No interval of a difference to the adapted model was drawn.")
+    return " ".join(text)
 
 
 def few_sentence(series: Series) -> str:

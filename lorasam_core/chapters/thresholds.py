@@ -44,11 +44,12 @@ def threshold_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def choice_table(series: Series, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
     """How firmly each run's pair of thresholds was chosen: whole groups of its validation images are drawn anew, with
-    replacement, and the pair of the greatest mean F1 is chosen each time (ties as in `filters.best_thresholds`).
+    replacement, and the pair of the greatest mean F1 is chosen each time (of equal ones the lowest).
 
     One row a run that swept thresholds: series, seed, pred_iou_thresh and stability_score_thresh (its choice), again
-    (share of the draws that choose it), pairs (chosen in one draw of twenty or more), behind (mean F1 of the choice
-    less that of the next best pair, 0 to 1), images, groups. Fewer than two groups: again is NaN, pairs is 0.
+    (share of the draws that choose it), pairs (each chosen in RARE of the draws or more), behind (mean F1 of the choice
+    less that of the next best pair, 0 to 1), images, groups. Fewer than two groups: again is NaN, pairs is 0. No row
+    for a run in which no pair finds a particle: nothing is chosen there.
     """
     rows = []
     for name, records in series.items():
@@ -57,6 +58,8 @@ def choice_table(series: Series, draws: int = 1000, seed: int = 0) -> pd.DataFra
                 continue
             scores = table.pivot(index=["id", "group"], columns=PAIR, values="f1")
             means = np.sort(scores.mean().to_numpy())
+            if not means[-1] > 0:
+                continue
             best = scores.columns[int(scores.mean().to_numpy().argmax())]
             index = np.unique(scores.index.get_level_values("group"), return_inverse=True)[1]
             counts = np.bincount(index)
@@ -183,10 +186,12 @@ def choice_sentence(table: pd.DataFrame) -> str:
         return ""
     least, most = (f"{100 * share:.0f}" for share in (known["again"].min(), known["again"].max()))
     share = f"{least} %" if least == most else f"{least} to {most} %"
+    first = known.iloc[0]
     return (
-        f"Drawn anew by group, {known['images'].iloc[0]} validation images choose the same pair in {share} of the "
-        f"draws, and up to {known['pairs'].max()} pairs are chosen in one draw of twenty or more. What follows on the "
-        "test images is what one choice of a pair gives; its intervals are of other test images, not of another choice."
+        f"Drawn anew by group ({first['images']} images of {first['groups']} groups), the validation images choose the "
+        f"same pair in {share} of the draws. Pairs that win at least one draw in twenty: up to {known['pairs'].max()} "
+        "for a model and seed. What follows on the test images is what one choice of a pair gives; its intervals are "
+        "of other test images, not of another choice."
     )
 
 

@@ -272,6 +272,6 @@ RULES: dict[str, Callable[[Cell, Edition], list[Numbers]]] = {
     "batch-size": _ablation, "batch-size-cost": _ablation, "cases": _cases, "edition-runs": _run,
     "batch-size-equal-images": _comparison, "batch-size-equal-steps": _comparison, "objective": _comparison,
     "longer": _comparison, "where": _comparison, "learning-rate-paired": _comparison, "labels": _labels,
-    "prompts": _frozen_and_adapted,
-    "where-cost": _comparison, "rivals-foreground": _comparison, "rivals-instances": _comparison,
+    "prompts": _frozen_and_adapted, "where-cost": _comparison, "rivals-cost": _comparison,
+    "rivals-foreground": _comparison, "rivals-instances": _comparison,
 }  # fmt: skip

@@ -110,7 +110,7 @@ def test_display_shows_what_there_is(table, runs):
     trained = table.assign(training_memory_mb=[1200.4, 800.0, 1e3, 0, 7], trainable=[1, 1, 1, 0, 1])
     memory = comparisons.cost_display(trained)["peak memory of training, MB"]
     assert memory.tolist() == ["1,200", "800", "1,000", "–", "7"]
-    assert "in training, validations included" in comparisons.cost_note(trained)
+    assert "of training, validations included" in comparisons.cost_note(trained)
     assert "peak memory, MB" in comparisons.cost_display(trained.assign(trainable=1))  # one of them does not state it
     minutes = comparisons.cost_display(table.assign(minutes=[0.0, 0.4, 1.4, 12.6, 2000.0]))["minutes"]
     assert minutes.tolist() == ["–", "under 1", "1", "13", "2,000"]

@@ -132,9 +132,9 @@ def test_chosen_filters_have_particles_of_their_own(tmp_path):
     assert "10.0 of the adapted model in the mean, and 5.0 labelled" in said
     assert "setting `quick`" in size_sentences.filters_sentence({"adapted": [without]})
     assert size_sentences.filters_sentence({"adapted": []}) == ""
-    beside = size_sentences.beside_sentence(sizes.size_errors(series, True), "watershed")
+    beside = size_sentences.beside_sentence(sizes.size_errors(series, True), ["watershed", "nobody"])
     assert "*watershed* is 100.0 % in the D50 and 0.0 % in the number of particles" in beside
-    assert size_sentences.beside_sentence(sizes.size_errors(series, True), "nobody") == ""
+    assert size_sentences.beside_sentence(sizes.size_errors(series, True), ["nobody"]) == ""
 
 
 def test_pooling_does_not_see_the_magnification(series):

@@ -22,22 +22,25 @@ def swept(tmp_path, name, scores, groups):
 
 
 def test_the_share_of_draws_that_choose_again_is_that_of_the_formula(tmp_path):
-    """Of two groups one favours the second pair, the other, less, the third: only a draw of the latter alone, one in
-    four, chooses otherwise.
+    """Of two groups one favours the second pair and the other, of two images, the third, which is the best of both
+    together (by groups that weigh the same it would not be): only a draw of the former alone, one in four, chooses
+    otherwise.
     """
-    run = swept(tmp_path, "r", [[0, 0.9, 0.1], [0, 0.2, 0.5], [0, 0.2, 0.5]], ["A", "B", "B"])
+    run = swept(tmp_path, "r", [[0, 0.5, 0.1], [0, 0.2, 0.5], [0, 0.2, 0.5]], ["A", "B", "B"])
     alone = swept(tmp_path, "s", [[0.1, 0.2, 0.3], [0.1, 0.2, 0.3]], ["A", "A"])
     table = thresholds.choice_table({"frozen": [alone], "adapted": [run]}, draws=4000)
     one, two = table.to_dict("records")
-    assert (two["pred_iou_thresh"], two["stability_score_thresh"], two["pairs"]) == (0.0, 0.8, 2)
-    assert two["again"] == pytest.approx(0.75, abs=0.03) and two["behind"] == pytest.approx((1.3 - 1.1) / 3)
+    assert (two["pred_iou_thresh"], two["stability_score_thresh"], two["pairs"]) == (0.5, 0.0, 2)
+    assert two["again"] == pytest.approx(0.75, abs=0.03) and two["behind"] == pytest.approx((1.1 - 0.9) / 3)
     assert (one["pred_iou_thresh"], one["stability_score_thresh"]) == (0.5, 0.0) and np.isnan(one["again"])
     shown = thresholds.choice_display(table)
-    assert shown["predicted IoU / stability"].tolist() == ["0.5 / 0", "0 / 0.8"]
+    assert shown["predicted IoU / stability"].tolist() == ["0.5 / 0", "0.5 / 0"]
     assert shown["chosen again, % of draws"].tolist() == ["–", f"{100 * two['again']:.0f}"]
     assert shown["ahead of the next pair, points of F1"].tolist() == ["10.0", "6.7"]
     said = thresholds.choice_sentence(table)
-    assert f"in {100 * two['again']:.0f} % of the draws" in said and "up to 2 pairs" in said
+    assert f"in {100 * two['again']:.0f} % of the draws" in said and "up to 2 for a model and seed" in said
+    nothing = swept(tmp_path, "z", [[0, 0, 0]] * 2, ["A", "B"])
+    assert thresholds.choice_table({"adapted": [nothing]}).empty
     assert not thresholds.choice_sentence(table[:1]) and not thresholds.choice_sentence(table[:0])
 
 
