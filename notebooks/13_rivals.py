@@ -64,8 +64,8 @@ page.say(
 #
 # A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
 # threshold are the connected parts of the foreground, so that particles which touch are one, unless a watershed on the
-# distance to the ground divides them. It leaves the foreground as it is; the U-Net beneath it was trained once more,
-# from the same seed, and where that was on another processor the foreground differs by rounding.
+# distance to the ground divides them. It leaves the foreground as it is: the U-Net beneath it is trained once more, from
+# the same seed.
 
 # %% tags=["hide-input"]
 instances = comparisons.measured(table, ("tuned_f1", "f1", "pq", "ap50", "point_iou"))
@@ -97,7 +97,9 @@ if len(table) > 1:
 
 # %% [markdown]
 # Left of zero LoRA is better. The intervals are of other test images; other settings of a rival are not in them. Rivals
-# that are trained are taken to vary with the seed as LoRA does; the frozen model and the thresholds have no seed.
+# that are trained are taken to vary with the seed as LoRA does; the frozen model and the thresholds have no seed. What
+# starts from nothing may vary more: [the same training on two kinds of processor](how-equal) parts a U-Net further than
+# LoRA.
 #
 # ## What it costs
 
