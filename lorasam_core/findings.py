@@ -13,6 +13,7 @@ from lorasam_core.phrases import UNCLEAR, difference, few_groups, listed, seed_l
 from lorasam_core.records import Edition, Record
 from lorasam_core.study import REPORTED, STUDY
 from lorasam_core.tables import (
+    METRICS,
     adapted_runs,
     frozen_runs,
     interval,
@@ -119,15 +120,19 @@ def gain_clause(
     """The paired difference in words, held against other images and other seeds, and a full stop; with `spread`, the
     standard deviation of the seeds.
     """
-    change, low, high = paired(frozen, adapted, evaluator, metric)
-    noise = seed_noise(adapted, evaluator, metric)
-    limit = seed_limit(noise["least"], 0, int(noise["n"]))
-    text = difference(change, low, high)
-    if verdict(100 * change, 100 * low, 100 * high, limit) == "noisy":
+    noise, text = seed_noise(adapted, evaluator, metric), difference(*paired(frozen, adapted, evaluator, metric))
+    if _is_noisy(frozen, adapted, evaluator, metric):
         text += " on these images, no more than other images and other seeds may do together"
     if noise["n"] < 2 or not spread:
         return f"{text}."
     return f"{text}. Over {noise['n']} seeds the adapted value has a standard deviation of {noise['std']:.1f} points."
+
+
+def _is_noisy(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> bool:
+    """Whether a paired difference is clear of zero on these images, and within what other seeds may add."""
+    gain, low, high = (100 * x for x in paired(frozen, adapted, evaluator, metric))
+    noise = seed_noise(adapted, evaluator, metric)
+    return verdict(gain, low, high, seed_limit(noise["least"], 0, int(noise["n"]))) == "noisy"
 
 
 def seeds_clause(adapted: Sequence[Record]) -> str:
@@ -137,15 +142,23 @@ def seeds_clause(adapted: Sequence[Record]) -> str:
 
 
 def outcomes_clause(edition: Edition) -> str:
-    """For captions: which metrics to judge by, and on how many images thresholds by validation were chosen."""
+    """For captions: which metrics to judge by, on how many images thresholds by validation were chosen, and which of
+    the gains that are clear of zero are no more than seeds may add.
+    """
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
     text = "The one to judge by is the predictor's Dice, our reading of the study's measure"
-    chosen = max((record.config.filters for record in adapted_runs(edition)), default=0)
+    chosen = max((record.config.filters for record in adapted), default=0)
     if not chosen:
-        return f"{text}; the others describe."
-    return (
-        f"{text}, and of single particles the F1 with thresholds by validation; the others describe. Those thresholds "
-        f"were chosen on up to {chosen} images, and no interval holds that choice."
-    )
+        text += "; the others describe."
+    else:
+        text += (
+            ", and of single particles the F1 with thresholds by validation; the others describe. Those thresholds "
+            f"were chosen on up to {chosen} images, and no interval holds that choice."
+        )
+    noisy = [f"*{label}*" for label, *measure in METRICS if _is_noisy(frozen, adapted, *measure)]
+    if noisy:
+        text += f" Clear of zero, but no more than other images and other seeds may do together: {listed(noisy)}."
+    return text
 
 
 def rivals_sentence(edition: Edition) -> str:

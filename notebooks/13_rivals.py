@@ -64,8 +64,8 @@ page.say(
 #
 # A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
 # threshold are the connected parts of the foreground, so that particles which touch are one, unless a watershed on the
-# distance to the ground divides them. It leaves the foreground as it is: the U-Net beneath it is trained once more, from
-# the same seed.
+# distance to the ground divides them. It leaves the foreground as it is: the U-Net beneath it is trained once more,
+# from the same seed.
 
 # %% tags=["hide-input"]
 instances = comparisons.measured(table, ("tuned_f1", "f1", "pq", "ap50", "point_iou"))

@@ -133,6 +133,10 @@ def test_findings_hold_a_gain_against_seeds_and_groups(tmp_path):
     (found,) = report.findings(edition, runs)
     assert "points on these images, no more than other images and other seeds may do together. Over 3 seeds" in found
     assert "may do together" not in report.findings(edition, runs[:1])[0]
+    metrics = "*predictor: Dice*, *predictor: IoU* and *predictor: pixel accuracy*"
+    rows = [{"name": record.config.name, "run_id": record.run_id} for record in edition.records]
+    (tmp_path / "edition.json").write_text(json.dumps({"experiments": {"main": rows}}))
+    assert report.outcomes_clause(read_edition(tmp_path)).endswith(f"other images and other seeds may do together: {metrics}.")
     for record in edition.records:
         rows = record.per_image.assign(group=[f"g{i % 4}" for i in range(12)])
         rows.to_csv(record.path / "per_image.csv", index=False)
