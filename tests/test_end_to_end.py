@@ -39,7 +39,7 @@ def test_ends_by_naming_the_index(made):
 
 def test_every_run_of_the_profile_is_finished_and_complete(made):
     edition, profile = read_edition(made.edition), load_profile("smoke")
-    assert edition.missing() == [] and len(edition.records) == 12
+    assert edition.missing() == [] and len(edition.records) == 13
     listed = {e["name"]: [run["name"] for run in e["runs"]] for e in profile.experiments}
     assert {name: [r.config.name for r in edition.experiment(name)] for name in listed} == listed
     for record in edition.records:
@@ -85,7 +85,7 @@ def test_a_second_call_redoes_nothing(made):
 
     before = state()
     status, output = call(made, "run", "--profile", "smoke")
-    assert status == 0 and "12 runs, 12 finished before" in output
+    assert status == 0 and "13 runs, 13 finished before" in output
     assert state() == before
     assert Path(output.strip().splitlines()[-1]) == made.index.resolve()
 
