@@ -120,19 +120,19 @@ def gain_clause(
     """The paired difference in words, held against other images and other seeds, and a full stop; with `spread`, the
     standard deviation of the seeds.
     """
-    noise, text = seed_noise(adapted, evaluator, metric), difference(*paired(frozen, adapted, evaluator, metric))
-    if _is_noisy(frozen, adapted, evaluator, metric):
+    gain, noise = paired(frozen, adapted, evaluator, metric), seed_noise(adapted, evaluator, metric)
+    text = difference(*gain)
+    if _is_noisy(gain, noise):
         text += " on these images, no more than other images and other seeds may do together"
     if noise["n"] < 2 or not spread:
         return f"{text}."
     return f"{text}. Over {noise['n']} seeds the adapted value has a standard deviation of {noise['std']:.1f} points."
 
 
-def _is_noisy(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> bool:
-    """Whether a paired difference is clear of zero on these images, and within what other seeds may add."""
-    gain, low, high = (100 * x for x in paired(frozen, adapted, evaluator, metric))
-    noise = seed_noise(adapted, evaluator, metric)
-    return verdict(gain, low, high, seed_limit(noise["least"], 0, int(noise["n"]))) == "noisy"
+def _is_noisy(gain: tuple[float, float, float], noise: dict[str, float]) -> bool:
+    """Whether a `paired` difference from the frozen model is clear of zero, and within what `seed_noise` adds."""
+    change, low, high = (100 * x for x in gain)
+    return verdict(change, low, high, seed_limit(noise["least"], 0, int(noise["n"]))) == "noisy"
 
 
 def seeds_clause(adapted: Sequence[Record]) -> str:
@@ -155,7 +155,11 @@ def outcomes_clause(edition: Edition) -> str:
             ", and of single particles the F1 with thresholds by validation; the others describe. Those thresholds "
             f"were chosen on up to {chosen} images, and no interval holds that choice."
         )
-    noisy = [f"*{label}*" for label, *measure in METRICS if _is_noisy(frozen, adapted, *measure)]
+    noisy = [
+        f"*{label}*"
+        for label, *measure in METRICS
+        if _is_noisy(paired(frozen, adapted, *measure), seed_noise(adapted, *measure))
+    ]
     if noisy:
         text += f" Clear of zero, but no more than other images and other seeds may do together: {listed(noisy)}."
     return text

@@ -30,10 +30,17 @@ MEASURES = {  # column: evaluator, column of per_image.csv, words
     "pq": ("generator", "pq", "PQ"),
     "tuned_f1": ("generator_tuned", "f1", "F1 with thresholds by validation"),
 }
+
+
+def _greatest_of_all(values: Sequence[float]) -> float:
+    """The greatest, 0 where one of them is not known (0)."""
+    return max(values) if all(values) else 0
+
+
 COSTS: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (  # column, key in metrics.json, over seeds
     ("trainable", "trainable_parameters", max), ("steps", "steps", max), ("images_seen", "images_seen", max),
     ("minutes", "seconds", np.mean), ("peak_memory_mb", "peak_memory_mb", max),
-    ("training_memory_mb", "training_memory_mb", max),
+    ("training_memory_mb", "training_memory_mb", _greatest_of_all),
 )  # fmt: skip
 UNKNOWN = dict.fromkeys(("mean", "low", "high"), float("nan"))
 NOWHERE = (float("nan"),) * 3
@@ -97,8 +104,6 @@ def comparison_table(
             columns[measure + end] = [100 * gain[k] for gain in gains]
     for column, key, over in COSTS:
         columns[column] = [over([r.metrics.get(key) or 0 for r in runs]) for runs in found]
-    stated = [all(r.metrics.get("training_memory_mb") for r in runs) for runs in found]
-    columns["training_memory_mb"] = [mb * all_state for mb, all_state in zip(columns["training_memory_mb"], stated)]
     columns["minutes"] = [seconds / 60 for seconds in columns["minutes"]]
     table = pd.DataFrame(columns)
     table.attrs.update(made_by="lorasam_core.chapters.comparisons.comparison_table", runs=run_ids(records))

@@ -47,7 +47,7 @@ def choice_table(series: Series, draws: int = 1000, seed: int = 0) -> pd.DataFra
     replacement, and the pair of the greatest mean F1 is chosen each time (of equal ones the lowest).
 
     One row a run that swept thresholds: series, seed, pred_iou_thresh and stability_score_thresh (its choice), again
-    (share of the draws that choose it), pairs (each chosen in RARE of the draws or more), behind (mean F1 of the choice
+    (share of the draws that choose it), pairs (each chosen in RARE of the draws or more), ahead (mean F1 of the choice
     less that of the next best pair, 0 to 1), images, groups. Fewer than two groups: again is NaN, pairs is 0. No row
     for a run in which no pair finds a particle: nothing is chosen there.
     """
@@ -57,25 +57,23 @@ def choice_table(series: Series, draws: int = 1000, seed: int = 0) -> pd.DataFra
             if not len(table := record.table("thresholds")):
                 continue
             scores = table.pivot(index=["id", "group"], columns=PAIR, values="f1")
-            means = np.sort(scores.mean().to_numpy())
-            if not means[-1] > 0:
+            means = scores.mean().to_numpy()
+            if not means.max() > 0:
                 continue
-            best = scores.columns[int(scores.mean().to_numpy().argmax())]
-            index = np.unique(scores.index.get_level_values("group"), return_inverse=True)[1]
-            counts = np.bincount(index)
-            sums = np.zeros((counts.size, scores.shape[1]))
-            np.add.at(sums, index, scores.to_numpy(float))
+            best, best_two = int(means.argmax()), np.sort(means)[-2:]
+            groups = scores.groupby(level="group")
+            sums, counts = groups.sum().to_numpy(), groups.size().to_numpy()
             drawn = np.random.default_rng(seed).integers(counts.size, size=(draws, counts.size))
             chosen = (sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1, keepdims=True)).argmax(axis=1)
             shares = np.bincount(chosen, minlength=scores.shape[1]) / draws
             known = counts.size > 1
             rows.append({
-                "series": name, "seed": record.config.seed, **dict(zip(PAIR, best, strict=True)),
-                "again": shares[scores.columns.get_loc(best)] if known else float("nan"),
-                "pairs": int((shares >= RARE).sum()) if known else 0, "behind": means[-1] - means[-2],
+                "series": name, "seed": record.config.seed, **dict(zip(PAIR, scores.columns[best], strict=True)),
+                "again": shares[best] if known else float("nan"),
+                "pairs": int((shares >= RARE).sum()) if known else 0, "ahead": best_two[1] - best_two[0],
                 "images": len(scores), "groups": counts.size,
             })  # fmt: skip
-    columns = ["series", "seed", *PAIR, "again", "pairs", "behind", "images", "groups"]
+    columns = ["series", "seed", *PAIR, "again", "pairs", "ahead", "images", "groups"]
     out = pd.DataFrame(rows, columns=columns)
     out.attrs.update(made_by="lorasam_core.chapters.thresholds.choice_table", runs=run_ids(*series.values()))
     return out
@@ -86,7 +84,7 @@ def choice_display(table: pd.DataFrame) -> pd.DataFrame:
     out = pd.DataFrame({
         "model": table["series"], "seed": table["seed"],
         "predicted IoU / stability": [f"{a:g} / {b:g}" for a, b in zip(*(table[c] for c in PAIR), strict=True)],
-        "ahead of the next pair, points of F1": [f"{100 * gap:.1f}" for gap in table["behind"]],
+        "ahead of the next pair, points of F1": [f"{100 * gap:.1f}" for gap in table["ahead"]],
         "chosen again, % of draws": ["–" if np.isnan(again) else f"{100 * again:.0f}" for again in table["again"]],
         "pairs in 5 % of draws or more": [str(n) if n else "–" for n in table["pairs"]],
     })  # fmt: skip

@@ -31,7 +31,7 @@ def test_the_share_of_draws_that_choose_again_is_that_of_the_formula(tmp_path):
     table = thresholds.choice_table({"frozen": [alone], "adapted": [run]}, draws=4000)
     one, two = table.to_dict("records")
     assert (two["pred_iou_thresh"], two["stability_score_thresh"], two["pairs"]) == (0.5, 0.0, 2)
-    assert two["again"] == pytest.approx(0.75, abs=0.03) and two["behind"] == pytest.approx((1.1 - 0.9) / 3)
+    assert two["again"] == pytest.approx(0.75, abs=0.03) and two["ahead"] == pytest.approx((1.1 - 0.9) / 3)
     assert (one["pred_iou_thresh"], one["stability_score_thresh"]) == (0.5, 0.0) and np.isnan(one["again"])
     shown = thresholds.choice_display(table)
     assert shown["predicted IoU / stability"].tolist() == ["0.5 / 0", "0.5 / 0"]
@@ -50,4 +50,4 @@ def test_a_pair_that_every_image_favours_is_always_chosen(tmp_path):
     row = thresholds.choice_table({"adapted": [run]}).iloc[0]
     assert (row["again"], row["pairs"], row["images"], row["groups"]) == (1.0, 1, 8, 6)
     means = np.sort(scores.mean(axis=0))
-    assert row["behind"] == pytest.approx(means[2] - means[1])
+    assert row["ahead"] == pytest.approx(means[2] - means[1])
