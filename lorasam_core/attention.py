@@ -115,7 +115,7 @@ class FastAttention(Attention):
         """(B, H, W, C) tokens to (B, H, W, C); any floating dtype, under autocast too."""
         batch, height, width, _ = x.shape
         heads, tokens = self.num_heads, height * width
-        if x.device.type == "cpu" and tokens <= FEW_TOKENS:
+        if self.use_rel_pos and x.device.type == "cpu" and tokens <= FEW_TOKENS:
             original: Tensor = super().forward(x)
             return original
         # B N 3*heads*C -> 3 B heads N C

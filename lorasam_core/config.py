@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-RESULT_VERSION = 2  # raised whenever the code's results change, so that old runs are not mistaken for new ones
+RESULT_VERSION = 3  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 METHODS = ("lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed")
 UNRATED = ("unet", "unet_watershed", "otsu", "watershed")  # no mask generator: no ratings to filter by
@@ -67,7 +67,7 @@ class RunConfig:
     train_data: str | None = None  # train and validate on another data set than the one of the test; None: on the same
     train_limit: int | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
     # model
-    model: str = "vit_t"
+    model: str = "lite"
     checkpoint: str | None = None
     image_size: int | None = None  # side of the model's square input, pixels; None: the model's own
     # adapter
@@ -109,7 +109,7 @@ class RunConfig:
     device: str = "auto"
     workers: int | None = None  # data-loading processes; None: what the device likes
     checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory, more time
-    compile: bool = False  # torch.compile the encoder's blocks: slow to start, no gain for vit_t on a CPU
+    compile: bool = False  # torch.compile the encoder's blocks: slow to start, no gain for lite on a CPU
 
     def __post_init__(self) -> None:
         for name in ("data", "checkpoint", "train_data"):

@@ -208,7 +208,7 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
         sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
         _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)
-        decoder = PromptDecoder(sam.mask_decoder, predictor.features + dense, sam.prompt_encoder.get_dense_pe())
+        decoder = PromptDecoder(sam.mask_decoder, predictor.features, dense, sam.prompt_encoder.get_dense_pe())
         at_once = self.points_per_batch
         if predictor.device.type == "cpu":
             at_once = max(1, min(at_once, CPU_CACHE // (decoder.keys.numel() * decoder.keys.element_size())))

@@ -22,16 +22,19 @@ from lorasam_core.losses import iou_head_loss, mask_iou, minimum_mask_loss, per_
 from lorasam_core.prompts import choose_instances, jittered_boxes, points_inside, whole_image_box
 
 # bytes of the image tokens in one decoder call on a CPU: below it calls themselves cost, above it memory bounds them
-# (forward and backward, 32 to 128 prompts of vit_t, 0.3 MB each, and 2 to 4 of vit_b, 4 MB each, are the fastest)
+# (forward and backward, 32 to 128 prompts of 0.3 MB each (a compact model), and 2 to 4 of vit_b, 4 MB each, are the fastest)
 CPU_TOKEN_BYTES = 2**24
-# numbers of image tokens that go through the encoder at once on a CPU: of vit_t 37 images, whose steps are faster
-# together; of vit_b at 1024 pixels one: eight take an eighth less time one by one, and a quarter of the memory
+# numbers of image tokens that go through the encoder at once on a CPU: of a compact model dozens of images, whose
+# steps are faster together; of vit_b at 1024 pixels one: eight take an eighth less time one by one, and a quarter of the memory
 CPU_ENCODER_NUMBERS = 2**22
+RATING = 3.0  # weight of the squared error of the predicted IoU
+INSTANCES_AN_EMPTY = 7  # instances for which one point is asked where nothing is: a mask generator asks mostly such
 
 
 class TrainingItems(Dataset[dict[str, Any]]):
     """The virtual set as SAM's input: image uint8 (3, S, S), semantic target bool (m, m), and up to K instances with
-    their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels. m: the decoder's side.
+    their targets bool (K, m, m), a point (K, 2) and a jittered box (K, 4) each, in input pixels; empty (E, 2), points
+    where nothing is labelled, one for every INSTANCES_AN_EMPTY of `k`. m: the decoder's side.
     extent: (h, w) of the part that is not padding. A share `oblong` of the square crops is cut to a random aspect, for
     the predictor pads whole images that are not square, and a model that never saw padding marks too much beside it.
 
@@ -63,6 +66,7 @@ class TrainingItems(Dataset[dict[str, Any]]):
             "targets": pad(torch.from_numpy(targets), self.mask_size),
             "points": torch.from_numpy(points),
             "boxes": torch.from_numpy(boxes),
+            "empty": torch.from_numpy(points_outside(labels, extent, max(1, self.k // INSTANCES_AN_EMPTY), rng)),
         }
 
 
@@ -108,6 +112,17 @@ def prompts_for(
     return targets[seen], points_inside(frame, ids[seen], rng), jittered_boxes(frame, ids[seen], rng)
 
 
+def points_outside(labels: np.ndarray, size: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Points without a label, float32 (count, 2), X and Y in pixels of the image resized to `size`; (0, 2) where every
+    pixel has one.
+    """
+    ys, xs = np.nonzero(_resize_labels(labels, *size) == 0)
+    if not len(ys):
+        return np.empty((0, 2), np.float32)
+    picked = rng.integers(len(ys), size=count)
+    return np.stack([xs[picked], ys[picked]], axis=1).astype(np.float32)
+
+
 def shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bool (H, W) to bool (height, width): True where at least half of the area is."""
     return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
@@ -120,12 +135,14 @@ def _resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch: images (B, 3, S, S), semantic (B, m, m), extents B times (h, w); instances of all images in a row,
-    `owner` (N,) their image, `by_point` (N,) whether a point asks for them, which is every other one, or their box.
+    `owner` (N,) their image, `by_point` (N,) whether a point asks for them, which is every other one, or their box;
+    `empty` (E, 2) and `empty_owner` (E,).
     """
     batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("image", "semantic")}
-    batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes")}
-    counts = torch.tensor([len(item["targets"]) for item in items])
-    batch["owner"] = torch.repeat_interleave(torch.arange(len(items)), counts)
+    batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes", "empty")}
+    for key, name in (("targets", "owner"), ("empty", "empty_owner")):
+        counts = torch.tensor([len(item[key]) for item in items])
+        batch[name] = torch.repeat_interleave(torch.arange(len(items)), counts)
     batch["by_point"] = torch.arange(len(batch["owner"])) % 2 == 0
     extents = [item["extent"] for item in items]
     return batch | {"ids": [item["id"] for item in items], "size": len(items), "extents": extents}
@@ -136,6 +153,8 @@ def part(batch: dict[str, Any], first: int, end: int) -> dict[str, Any]:
     images, instances = slice(first, end), (batch["owner"] >= first) & (batch["owner"] < end)
     piece = {key: batch[key][images] for key in ("image", "semantic", "ids", "extents")}
     piece |= {key: batch[key][instances] for key in ("targets", "points", "boxes", "by_point")}
+    nowhere = (batch["empty_owner"] >= first) & (batch["empty_owner"] < end)
+    piece |= {"empty": batch["empty"][nowhere], "empty_owner": batch["empty_owner"][nowhere] - first}
     return piece | {"owner": batch["owner"][instances] - first, "size": end - first}
 
 
@@ -143,9 +162,8 @@ def images_at_once(sam: Sam) -> int:
     """Images in one forward and backward pass of the encoder: a GPU takes whole batches, a CPU what is fastest."""
     if sam.device.type != "cpu":
         return sys.maxsize
-    patches = sam.image_encoder.patch_embed.proj
-    tokens = (sam.image_encoder.img_size // patches.kernel_size[0]) ** 2
-    return max(1, CPU_ENCODER_NUMBERS // (tokens * patches.out_channels))
+    rows, columns = sam.prompt_encoder.image_embedding_size
+    return max(1, CPU_ENCODER_NUMBERS // (rows * columns * sam.image_encoder.blocks[0].norm1.normalized_shape[0]))
 
 
 def endless(items: TrainingItems, config: RunConfig, device: torch.device) -> Generator[dict[str, Any]]:
@@ -196,11 +214,12 @@ def decode(
     """
     nothing = torch.zeros_like(embeddings[:1])
     position = sam.prompt_encoder.get_dense_pe()
+    further = (0, 0, 0, 0, 0, embeddings.shape[1] - dense.shape[1])  # channels of details, where the model has them
     if chunk is None:
         fitting = CPU_TOKEN_BYTES // (embeddings[0].numel() * embeddings.element_size())
         chunk = max(1, fitting if embeddings.device.type == "cpu" else len(owner))
     parts = [
-        sam.mask_decoder.predict_masks(nothing, position, sparse[rows], embeddings[owner[rows]] + dense[rows])
+        sam.mask_decoder.predict_masks(nothing, position, sparse[rows], embeddings[owner[rows]] + F.pad(dense[rows], further))
         for rows in torch.arange(len(owner), device=owner.device).split(chunk)
     ]
     return torch.cat([masks for masks, _ in parts]), torch.cat([scores for _, scores in parts])
@@ -208,7 +227,8 @@ def decode(
 
 class Objective(nn.Module):
     """The loss of a batch. semantic: Dice + cross-entropy of the single mask for the whole-image box. instance: the
-    best of three masks for a point, the single mask for a box, and the IoU head's error. mixed alternates them.
+    best of three masks for a point, the single mask for a box, and RATING times the IoU head's square error, which for
+    a point where nothing is asks for 0 and leaves the masks alone. mixed alternates them.
     """
 
     def __init__(self, sam: Sam, kind: str) -> None:
@@ -222,11 +242,11 @@ class Objective(nn.Module):
         images, size = images_at_once(self.sam), batch["size"]
         if size <= images:
             return [(1.0, batch)]
-        instances = len(batch["targets"]) if self.is_instance(step) else 0
+        asked = prompts_in(batch) if self.is_instance(step) else 0
         found = []
         for first in range(0, size, images):
             piece = part(batch, first, min(first + images, size))
-            share = len(piece["targets"]) / instances if instances else piece["size"] / size
+            share = prompts_in(piece) / asked if asked else piece["size"] / size
             if share:
                 found.append((share, piece))
         return found
@@ -245,7 +265,7 @@ class Objective(nn.Module):
         embeddings = self.sam.image_encoder(images)
         # coordinates in bf16 would be rounded to whole pixels, so prompts and decoder stay in float32
         with torch.autocast(embeddings.device.type, enabled=False):
-            if self.is_instance(step) and len(batch["targets"]):
+            if self.is_instance(step) and prompts_in(batch):
                 return self.instance(embeddings.float(), batch)
             valid = inside([on_grid(extent, side, grid) for extent in extents], grid, device)
             return self.semantic(embeddings.float(), batch["semantic"], valid, extents)
@@ -266,26 +286,37 @@ class Objective(nn.Module):
         return masks[:, 0]
 
     def instance(self, embeddings: Tensor, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Each instance by a point, or by its box where `by_point` (N,) is False."""
-        target, owner = batch["targets"], batch["owner"]
-        by_point = batch["by_point"]
-        points, boxes = batch["points"][by_point, None], batch["boxes"][~by_point]
+        """Each instance by a point, or by its box where `by_point` (N,) is False; and the points where nothing is."""
+        target, owner, by_point = batch["targets"], batch["owner"], batch["by_point"]
+        points, boxes, empty = batch["points"][by_point, None], batch["boxes"][~by_point], batch["empty"][:, None]
         encode = self.sam.prompt_encoder
-        losses, measures = [], []
+        losses, errors, measures = [embeddings.new_zeros(0)], [], []
         if len(points):
-            sparse_p, dense_p = encode((points, torch.ones(points.shape[:2], device=points.device)), None, None)
-            masks, scores = decode(self.sam, embeddings, owner[by_point], sparse_p, dense_p)
+            sparse, dense = encode((points, torch.ones(points.shape[:2], device=points.device)), None, None)
+            masks, scores = decode(self.sam, embeddings, owner[by_point], sparse, dense)
             best, index = minimum_mask_loss(masks[:, 1:], target[by_point])
-            losses += [best, iou_head_loss(scores[:, 1:], masks[:, 1:], target[by_point]).expand(len(best))]
+            losses.append(best)
+            errors.append(len(points) * iou_head_loss(scores[:, 1:], masks[:, 1:], target[by_point]))
             measures.append(masks[torch.arange(len(index), device=index.device), index + 1])
         if len(boxes):
-            sparse_b, dense_b = encode(None, boxes, None)
-            masks, scores = decode(self.sam, embeddings, owner[~by_point], sparse_b, dense_b)
-            losses += [per_mask_dice_ce(masks[:, 0], target[~by_point])]
-            losses += [iou_head_loss(scores[:, :1], masks[:, :1], target[~by_point]).expand(len(boxes))]
+            sparse, dense = encode(None, boxes, None)
+            masks, scores = decode(self.sam, embeddings, owner[~by_point], sparse, dense)
+            losses.append(per_mask_dice_ce(masks[:, 0], target[~by_point]))
+            errors.append(len(boxes) * iou_head_loss(scores[:, :1], masks[:, :1], target[~by_point]))
             measures.append(masks[:, 0])
-        loss = torch.cat(losses).sum() / len(target)
+        if len(empty):
+            sparse, dense = encode((empty, torch.ones(empty.shape[:2], device=empty.device)), None, None)
+            _, scores = decode(self.sam, embeddings, batch["empty_owner"], sparse, dense)
+            errors.append(scores[:, 1:].square().mean(1).sum())
+        loss = (torch.cat(losses).sum() + RATING * torch.stack(errors).sum()) / prompts_in(batch)
+        if not measures:  # nothing to find
+            return loss, dict.fromkeys(("accuracy", "miou"), torch.ones_like(loss))
         return loss, agreement(torch.cat(measures), torch.cat([target[by_point], target[~by_point]]))
+
+
+def prompts_in(batch: dict[str, Any]) -> int:
+    """Instances and empty points of a batch."""
+    return len(batch["targets"]) + len(batch["empty"])
 
 
 @torch.no_grad()

@@ -42,12 +42,14 @@ def _shared(x: Tensor, matrix: Tensor) -> Tensor:
 class PromptDecoder:
     """The mask decoder of `decoder`, prepared for one image.
 
-    image: (1, C, h, w) embedding with the dense prompt embedding added; position: (1, C, h, w), the decoder's
-    positional encoding. Nothing here is trained: call it without gradients, in float32 or float64.
+    embedding: (1, C, h, w) of the image encoder, with the details of `lite` as further channels where it has them;
+    dense, position: (1, C, h, w), the prompt embedding without a mask and the decoder's positional encoding. Nothing
+    here is trained: call it without gradients, in float32 or float64.
     """
 
-    def __init__(self, decoder: MaskDecoder, image: Tensor, position: Tensor) -> None:
-        self.decoder, self.grid = decoder, image.shape[-2:]
+    def __init__(self, decoder: MaskDecoder, embedding: Tensor, dense: Tensor, position: Tensor) -> None:
+        self.decoder, self.grid = decoder, embedding.shape[-2:]
+        image, self.details = embedding[:, : dense.shape[1]] + dense, embedding[:, dense.shape[1] :]
         self.keys = image.flatten(2).transpose(1, 2)  # 1 C h w -> 1 N C
         code = position.flatten(2).transpose(1, 2)
         layers = list(decoder.transformer.layers)
@@ -83,7 +85,7 @@ class PromptDecoder:
         keys = keys[wanted]
         tokens = self._last(tokens[:, wanted], keys)
         image = keys.transpose(1, 2).unflatten(2, self.grid)  # B N C -> B C h w
-        upscaled = decoder.output_upscaling(image)
+        upscaled = decoder.upscale(image, self.details) if len(self.details[0]) else decoder.output_upscaling(image)
         mlps = decoder.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, k]) for k, mlp in enumerate(mlps)], dim=1)  # B masks c
         return (weights @ upscaled.flatten(2))[chosen[wanted]].unflatten(1, tuple(upscaled.shape[-2:]))

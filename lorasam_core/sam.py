@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 
 from lorasam_core.attention import use_fast_attention
 from lorasam_core.devices import resolve_device
+from lorasam_core.lite import MULTIPLE, STRIDE, LiteEncoder, build_lite
 from lorasam_core.lora import hash_base
 
-WEIGHTS = Path(__file__).parent / "weights" / "vit_t.safetensors"
+WEIGHTS = Path(__file__).parent / "weights" / "lite.safetensors"
 WEIGHTS_SHA256 = "57711717101276d31aec0e18a3430f284add498e87c004bb6559e776e2bfe36d"
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
@@ -27,48 +27,27 @@ CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_l": ("sam_vit_l_0b3195.pth", "md5:0b3195507c641ddb6910d2bb5adee89c"),
     "vit_h": ("sam_vit_h_4b8939.pth", "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
-MODELS = ("vit_t", *CHECKPOINTS)
-
-
-def build_vit_t(image_size: int = 384) -> Sam:
-    """The compact SAM with random weights, from segment-anything's own modules: 384-pixel input, patches of 16."""
-    patch, width, depth, prompt_width = 16, 192, 6, 128
-    grid = image_size // patch
-    sam = Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=image_size, patch_size=patch, embed_dim=width, depth=depth, num_heads=3, window_size=8,
-            global_attn_indexes=(2, 5), use_rel_pos=True, out_chans=prompt_width,
-            norm_layer=partial(nn.LayerNorm, eps=1e-6),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=prompt_width, image_embedding_size=(grid, grid), input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=3, transformer_dim=prompt_width, iou_head_depth=3, iou_head_hidden_dim=prompt_width,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=prompt_width, mlp_dim=512, num_heads=4),
-        ),
-        pixel_mean=[123.675, 116.28, 103.53], pixel_std=[58.395, 57.12, 57.375],
-    )  # fmt: skip
-    return sam.eval()
+MODELS = ("lite", *CHECKPOINTS)
 
 
 def load_sam(
-    name: str = "vit_t", checkpoint: str | Path | None = None, image_size: int | None = None, device: str = "cpu"
+    name: str = "lite", checkpoint: str | Path | None = None, image_size: int | None = None, device: str = "cpu"
 ) -> Sam:
     """Load a SAM in evaluation mode, with exact fast attention.
 
-    name: vit_t (weights in this package) or vit_b, vit_l, vit_h (official checkpoints: downloaded once, checked by
-    hash). checkpoint: a local file instead. image_size: side of the square input in pixels, a multiple of the patch;
-    position tables are resized to it and the originals kept in `sam.original_tables`. The model carries `base_name`
-    and `base_hash` (SHA-256 of its weights before any resizing). device: auto, or one that the machine has. Raises
-    ValueError for an unknown name, a missing, truncated or tampered file, or one of another architecture.
+    name: lite (weights in this package) or vit_b, vit_l, vit_h (official checkpoints: downloaded once, checked by
+    hash). checkpoint: a local file instead. image_size: side of the square input in pixels, a multiple of the patch
+    (lite: of 32); position tables are resized to it and the originals kept in `sam.original_tables`. The model carries
+    `base_name` and `base_hash` (SHA-256 of its weights before any resizing). device: auto, or one that the machine has.
+    Raises ValueError for an unknown name, a missing, truncated or tampered file, or one of another architecture.
     """
+    if name == "vit_t":
+        raise ValueError("model is 'vit_t', the name of MobileSAM's and of this project's first base; choose lite.")
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; choose one of {', '.join(MODELS)}.")
     path = Path(checkpoint) if checkpoint is not None else _default_checkpoint(name)
     state = _read_state(path, name)
-    sam = build_vit_t() if name == "vit_t" else sam_model_registry[name]()
+    sam = build_lite() if name == "lite" else sam_model_registry[name]()
     try:
         sam.load_state_dict(state)
     except RuntimeError as error:
@@ -86,7 +65,7 @@ def load_sam(
 
 
 def _default_checkpoint(name: str) -> Path:
-    if name == "vit_t":
+    if name == "lite":
         if not WEIGHTS.exists():
             raise ValueError(f"{WEIGHTS.name} is missing from the package; reinstall it, or run: nox -s pretrain.")
         return WEIGHTS
@@ -144,15 +123,18 @@ def save_weights(sam: Sam, path: Path, metadata: dict[str, str]) -> str:
 def resize_input(sam: Sam, image_size: int) -> Sam:
     """Give the encoder another square input, in place: absolute and global relative position tables are resized.
 
-    image_size: pixels, a multiple of the patch size (ValueError otherwise). Absolute tables (1, h, w, C) bicubically,
-    relative ones (2h - 1, C) linearly, as ViTDet does (Li et al. 2022).
+    image_size: pixels, a multiple of the patch size, of 32 for lite (ValueError otherwise), which has no tables.
+    Absolute ones (1, h, w, C) are resized bicubically, relative ones (2h - 1, C) linearly, as ViTDet does (Li et al.
+    2022).
     """
     encoder, prompts = sam.image_encoder, sam.prompt_encoder
-    patch = encoder.patch_embed.proj.kernel_size[0]
-    if image_size < patch or image_size % patch:
-        raise ValueError(f"image_size is {image_size}; give a multiple of the model's patch of {patch} pixels.")
-    old, new = encoder.pos_embed.shape[1], image_size // patch
-    if new != old:
+    lite = isinstance(encoder, LiteEncoder)
+    patch = STRIDE if lite else encoder.patch_embed.proj.kernel_size[0]
+    least = MULTIPLE if lite else patch
+    if image_size < least or image_size % least:
+        raise ValueError(f"image_size is {image_size}; give a multiple of {least} pixels, which the model needs.")
+    new = image_size // patch
+    if not lite and new != encoder.pos_embed.shape[1]:
         originals = {"image_encoder.pos_embed": encoder.pos_embed.detach().clone()}
         # 1 h w C -> 1 C h w and back
         table = F.interpolate(encoder.pos_embed.permute(0, 3, 1, 2), (new, new), mode="bicubic", antialias=True)

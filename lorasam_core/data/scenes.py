@@ -44,7 +44,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """What the objects of one scene share."""
 
     light: np.ndarray  # (2,) unit vector XY towards which things darken
@@ -54,7 +54,7 @@ class _Look:
     scale: float  # image side over the reference side
 
 
-def _background(rng: Rng, size: int, look: _Look) -> np.ndarray:
+def background(rng: Rng, size: int, look: Look) -> np.ndarray:
     """Float32 (3, S, S): plain, textured, split by a horizon, or crossed by lines that belong to no object."""
     base = look.palette[0]
     canvas: np.ndarray = np.empty((3, size, size), dtype=np.float32)
@@ -133,7 +133,7 @@ def _covers(item: Object, size: int) -> list[Cover | None]:
     return covers
 
 
-def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) -> None:
+def shadow(canvas: np.ndarray, alpha: np.ndarray, window: Window, look: Look) -> None:
     """Darken the ground beside a silhouette, on the side away from the light."""
     size = canvas.shape[1]
     reach = int(2 + 0.1 * min(alpha.shape))
@@ -147,7 +147,7 @@ def _shadow(canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) 
         canvas[:, y0:y1, x0:x1] *= 1 - np.float32(look.shadow / 255) * soft[y0 - y : y1 - y, x0 - x : x1 - x]
 
 
-def _paint(rng: Rng, canvas: np.ndarray, alpha: np.ndarray, window: Window, look: _Look) -> None:
+def paint(rng: Rng, canvas: np.ndarray, alpha: np.ndarray, window: Window, look: Look) -> None:
     """Blend one region into the canvas: colour or near-ground colour, texture, lighting, sometimes a contour line."""
     ground = canvas[:, window[0], window[1]]
     weight = alpha * np.float32(1 / 255)
@@ -168,14 +168,14 @@ def _paint(rng: Rng, canvas: np.ndarray, alpha: np.ndarray, window: Window, look
 def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Compose a scene: canvas (3, S, S) float32, owner (S, S) uint8 (0: ground), parents (K,), own areas (K,)."""
     angle = rng.uniform(0, 2 * np.pi)
-    look = _Look(
+    look = Look(
         light=np.array([np.cos(angle), np.sin(angle)]),
         shading=rng.uniform(0, 0.4) * rng.integers(2),
         shadow=rng.uniform(0.2, 0.7) * (rng.random() < 0.5),
         palette=colours(rng, int(rng.integers(5, 13))),
         scale=size / _REFERENCE,
     )
-    canvas = _background(rng, size, look)
+    canvas = background(rng, size, look)
     owner: np.ndarray = np.zeros((size, size), dtype=np.uint8)
     parents: list[int] = []
     areas: list[int] = []
@@ -192,7 +192,7 @@ def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
             first = len(parents)
             covers = _covers(item, size)
             if look.shadow and covers[0] is not None and len(group) == 1:
-                _shadow(canvas, *covers[0], look)
+                shadow(canvas, *covers[0], look)
             for part, cover in zip(item, covers, strict=True):
                 parents.append(part.parent + first if part.parent >= 0 else -1)
                 areas.append(0)
@@ -203,7 +203,7 @@ def _draw(rng: Rng, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
                 areas[-1] = int(np.count_nonzero(hard))
                 if part.contours:
                     owner[window][hard] = len(parents)
-                    _paint(rng, canvas, alpha, window, look)
+                    paint(rng, canvas, alpha, window, look)
     return canvas, owner, np.array(parents, dtype=np.int32), np.array(areas)
 
 
@@ -233,7 +233,7 @@ def _masks(owner: np.ndarray, parents: np.ndarray, areas: np.ndarray) -> tuple[n
     return masks.view(bool), np.array(levels, dtype=np.int8), np.array(new_parents, dtype=np.int32)
 
 
-def _finish(rng: Rng, canvas: np.ndarray, scale: float) -> np.ndarray:
+def finish(rng: Rng, canvas: np.ndarray, scale: float) -> np.ndarray:
     """The camera: light across the image, contrast, blur, noise; three images in ten are grey. uint8 (S, S, 3)."""
     size = canvas.shape[1]
     np.clip(canvas, 0, 255, out=canvas)
@@ -266,4 +266,4 @@ def generate_scene(seed: int, index: int, size: int = 256) -> Scene:
         canvas, owner, parents, areas = _draw(rng, size)
         masks, levels, new_parents = _masks(owner, parents, areas)
         if len(masks) >= MIN_MASKS:
-            return Scene(_finish(rng, canvas, size / _REFERENCE), masks, levels, new_parents)
+            return Scene(finish(rng, canvas, size / _REFERENCE), masks, levels, new_parents)
