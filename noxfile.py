@@ -71,13 +71,12 @@ def lint(session: nox.Session) -> None:
     session.run("mypy")
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def pretrain(session: nox.Session) -> None:
-    """Train the compact model's weights on generated scenes; -- takes the recipe's arguments."""
-    # the process that draws scenes needs a core too: threads that spin while they wait would take it
-    environment = ENV | {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-    python = shared_python(session)
-    session.run(python, "-m", "lorasam_core.pretraining", *session.posargs, external=True, env=environment)
+    """Train the compact model's weights, resumed where it was left; -- takes the recipe's arguments."""
+    install(session, "pretrain")
+    # the process that draws windows needs a core too: threads that spin while they wait would take it
+    session.run("python", "-m", "pretrain", *session.posargs, env=ENV | {"OMP_WAIT_POLICY": "passive"})
 
 
 @nox.session(venv_backend="none")

@@ -53,9 +53,9 @@ page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in th
 
 # %% tags=["hide-input"]
 from lorasam_core.data import Sample
-from lorasam_core.data.scenes import generate_scene
+from pretrain.scenes import generate_scene
 from lorasam_core.metrics import paint
-from lorasam_core.base_measures import HELD_OUT_SEED
+from pretrain.measure import HELD_OUT_SEED
 
 scenes = [generate_scene(HELD_OUT_SEED, index) for index in range(6)]
 wholes = [scene.masks[scene.levels == 0] for scene in scenes]

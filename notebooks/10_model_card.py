@@ -52,7 +52,7 @@ page.say(
 # generated, was used.
 
 # %% tags=["hide-input"]
-from lorasam_core.base_measures import Scenes
+from pretrain.measure import Scenes
 
 scenes = list(Scenes(8))
 pictures = {scene.id: scene.image for scene in scenes}

@@ -39,8 +39,8 @@ page.banner()
 # %%
 import numpy as np
 
-from lorasam_core.base_measures import HELD_OUT_SEED
-from lorasam_core.data.scenes import generate_scene
+from pretrain.measure import HELD_OUT_SEED
+from pretrain.scenes import generate_scene
 
 scene = generate_scene(HELD_OUT_SEED, 46, 384)
 image, true = scene.image[:288], scene.masks[:, :288]

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from lorasam_core.data.outlines import Part, Rng, outline
-from lorasam_core.data.scenes import Look, background, coverage, finish, paint, shadow
-from lorasam_core.data.textures import colours
+from pretrain.outlines import Part, Rng, outline
+from pretrain.scenes import Look, background, coverage, finish, paint, shadow
+from pretrain.textures import colours
 
 HEAPS_VERSION = 1
 REFERENCE = 512  # pixels: the side for which the sizes below are

@@ -17,7 +17,7 @@ from skimage.measure import label as connected
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorasam_core.data.scenes import generate_scene
+from pretrain.scenes import generate_scene
 from lorasam_core.lite import IMAGE_SIZE, STRIDE
 from lorasam_core.objectives import pad
 from lorasam_core.prompts import jittered_boxes, points_inside

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from lorasam_core.data.outlines import Rng
+from pretrain.outlines import Rng
 
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _KINDS = ("flat", "gradient", "stripes", "checks", "dots", "cloud", "grain")

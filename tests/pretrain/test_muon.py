@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from lorasam_core.muon import MuonAdamW
+from pretrain.muon import MuonAdamW
 
 
 def network() -> nn.Module:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lorasam_core.data.outlines import Part, Points, Rng, box, ellipse, outline, shifted, stroke
+from pretrain.outlines import Part, Points, Rng, box, ellipse, outline, shifted, stroke
 
 Object = list[Part]
 

@@ -12,7 +12,7 @@ from segment_anything import SamPredictor
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from lorasam_core import base_measures
-from lorasam_core.base_measures import (
+from pretrain.measure import (
     HELD_OUT_SEED,
     LARGE,
     Particles,
@@ -23,7 +23,7 @@ from lorasam_core.base_measures import (
     measure_generator,
     measure_prompts,
 )
-from lorasam_core.data.scenes import generate_scene
+from pretrain.scenes import generate_scene
 from lorasam_core.mask_generator import MaskGenerator
 from lorasam_core.model_card import read_card
 from lorasam_core.pretraining import TRAIN_SEED

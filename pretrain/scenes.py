@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from lorasam_core.data.outlines import Part, Rng, outline
-from lorasam_core.data.shapes import Object, composed, touching
-from lorasam_core.data.textures import apart, colours, slope, smooth_noise, surface
+from pretrain.outlines import Part, Rng, outline
+from pretrain.shapes import Object, composed, touching
+from pretrain.textures import apart, colours, slope, smooth_noise, surface
 
 SCENES_VERSION = 1  # part of every fingerprint: raise it whenever a scene of the same seed and index changes
 MIN_AREA = 12  # visible pixels of a mask

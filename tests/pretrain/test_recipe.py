@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from lorasam_core import pretraining, scene_objectives
 from lorasam_core.attention import FastAttention
-from lorasam_core.base_measures import HELD_OUT_SEED
-from lorasam_core.data.scenes import Scene, generate_scene
+from pretrain.measure import HELD_OUT_SEED
+from pretrain.scenes import Scene, generate_scene
 from lorasam_core.lora import hash_base
 from lorasam_core.pretraining import (
     TRAIN_SEED,

@@ -5,10 +5,9 @@ The same questions on three kinds of image: generated scenes that training never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,21 +19,29 @@ from tqdm import tqdm
 
 from lorasam_core import metrics
 from lorasam_core.data import load_dataset
-from lorasam_core.data.scenes import generate_scene
 from lorasam_core.evaluation import score_prompts
-from lorasam_core.mask_generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
+from lorasam_core.mask_generator import Autocast, MaskGenerator, Predictor, evaluating
 from lorasam_core.prompts import jittered_boxes, points_inside, whole_image_box
+from pretrain.scenes import generate_scene
 
 HELD_OUT_SEED = 2  # of the scenes measured here; training never draws from it
-SCENE_SIDE = 384  # pixels: the model's input
+SCENE_SIDE = 512  # pixels: the model's input
 SCENES = 1000
+IMAGES = 24  # of each data set: evenly spaced, but for scenes, of which prompts are asked on all
 OBJECTS = 8  # an image, drawn from all that are visible
-LARGE = 1 / 16  # of the image's side: 16 pixels of the 256 in which scenes are described
-GENERATOR = QUICK_SETTINGS | {"points_per_side": 32, "points_per_batch": 64, "min_mask_region_area": 0}
 DATA = ("scenes", "synthetic", "emps")
-GENERATOR_IMAGES = {"scenes": 50, "synthetic": 12, "emps": 16}  # a thousand points an image take a while
 CORRECTIONS = 2
 PROMPT_MEASURES = ("point_best_iou", "point_rated_iou", "corrected_iou", "box_iou", "iou_error")
+CANDIDATE_MEASURES = ("recall", "f1_perfect", "ap50")
+EVERYTHING: dict[str, Any] = {  # 256 points, three masks each, nothing filtered or suppressed
+    "points_per_side": 16, "points_per_batch": 8, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0,
+    "box_nms_thresh": 1.0, "min_mask_region_area": 0,
+}  # fmt: skip
+LARGEST = 0.9  # of the image: a larger mask is dropped
+OVERLAP = 0.5  # of the smaller of two masks: with more of it inside a better one a mask is dropped
+MOST = 300  # masks an image
+THRESHOLDS = tuple(round(0.1 + 0.05 * k, 2) for k in range(13))  # of the score: predicted IoU x stability
+FOUND = 0.5  # IoU
 
 
 class Picture(NamedTuple):
@@ -63,16 +70,18 @@ class Scenes(Sequence[Picture]):
 
 
 class Particles(Sequence[Picture]):
-    """The test images of a data set that `load_dataset` knows, an instance a mask."""
+    """`count` evenly spaced images of a part of a data set that `load_dataset` knows, an instance a mask."""
 
-    def __init__(self, source: str) -> None:
-        self.samples = load_dataset(source, "test")
+    def __init__(self, source: str, part: str = "test", count: int = IMAGES) -> None:
+        self.samples = load_dataset(source, part)
+        last = len(self.samples) - 1
+        self.chosen = np.unique(np.linspace(0, last, min(count, last + 1)).astype(int))
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.chosen)
 
     def __getitem__(self, index: Any) -> Any:
-        sample = self.samples[index]
+        sample = self.samples[int(self.chosen[index])]
         ids = np.unique(sample.labels)
         return Picture(sample.image, sample.labels == ids[ids > 0][:, None, None], sample.id, sample.group)
 
@@ -151,58 +160,97 @@ def _answers(
     return masks, rated, low
 
 
-def measure_generator(
-    sam: Sam, pictures: Iterable[Picture], count: int, *, autocast: Autocast = nullcontext
-) -> pd.DataFrame:
-    """One row an image, of the first `count`: AP50 of the mask generator (GENERATOR) over objects whose side (as in
-    `measure_prompts`) is at least LARGE, and over all; n_pred and n_true, masks returned and large objects.
+def measure_candidates(
+    sam: Sam, pictures: Sequence[Picture], *, autocast: Autocast = nullcontext
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The masks for a grid of 16 x 16 points, before any is filtered: (images, candidates).
+
+    images, a row each: id, group, n_true, n_candidates, recall (share of the true masks that some candidate finds at
+    IoU 0.5), f1_perfect (F1 were the choice among them perfect: 2 recall / (1 + recall)), ap50 of what `choose` keeps,
+    and f1_<t> of the same from each threshold t of the score on. candidates, a row each: id, predicted_iou, stability,
+    iou (with the true mask that fits best).
     """
-    generator, rows = MaskGenerator(sam, autocast=autocast, **GENERATOR), []
-    for picture in tqdm(islice(pictures, count), "mask generator", unit="image", total=count):
-        found = generator.generate(picture.image)
-        masks = [a["segmentation"] for a in found]
-        scores: np.ndarray = np.array([a["predicted_iou"] for a in found])
-        least = LARGE**2 * picture.image.shape[0] * picture.image.shape[1]
-        large = int((picture.masks.sum((1, 2)) >= least).sum())
-        rows.append(
-            {
-                "id": picture.id, "group": picture.group, "n_pred": len(found),
-                "ap50": metrics.average_precision(masks, scores, picture.masks, min_area=least) if large else np.nan,
-                "ap50_all": metrics.average_precision(masks, scores, picture.masks),
-                "n_true": large,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+    generator, images, tables = MaskGenerator(sam, autocast=autocast, **EVERYTHING), [], []
+    for picture in tqdm(pictures, "candidates", unit="image"):
+        found = [a for a in generator.generate(picture.image) if 0 < a["area"] <= LARGEST * picture.masks[0].size]
+        masks, n_true = [a["segmentation"] for a in found], len(picture.masks)
+        iou = metrics.mask_iou_matrix(masks, picture.masks).reshape(len(masks), n_true)
+        columns = {name: np.nan_to_num([a[name] for a in found]) for name in ("predicted_iou", "stability_score")}
+        score = columns["predicted_iou"] * columns["stability_score"]
+        kept = choose(masks, score)
+        recall = float((iou.max(axis=0, initial=0.0) >= FOUND).mean())
+        row = {"id": picture.id, "group": picture.group, "n_true": n_true, "n_candidates": len(found), "recall": recall}
+        row |= {"f1_perfect": 2 * recall / (1 + recall)}
+        row |= {"ap50": metrics.average_precision([masks[i] for i in kept], score[kept], picture.masks)}
+        row |= {f"f1_{t:g}": _f1(iou[[i for i in kept if score[i] >= t]]) for t in THRESHOLDS}
+        images.append(row)
+        tables.append(pd.DataFrame({"id": picture.id, **columns, "iou": iou.max(axis=1, initial=0.0)}))
+    return pd.DataFrame(images), pd.concat(tables, ignore_index=True)
+
+
+def choose(masks: Sequence[np.ndarray], score: np.ndarray, threshold: float = THRESHOLDS[0]) -> list[int]:
+    """Rows of at most MOST masks, in descending score from the threshold on, none of which lies by more than OVERLAP
+    (of the smaller area) in one before it. A higher threshold keeps the beginning of the same list.
+    """
+    order = [int(i) for i in np.argsort(-score, kind="stable") if score[i] >= threshold]
+    if not order:
+        return []
+    few = [masks[i] for i in order]
+    iou, area = metrics.mask_iou_matrix(few, few), np.array([mask.sum() for mask in few])
+    shared = iou / (1 + iou) * (area[:, None] + area[None, :])
+    inside = shared / np.minimum(area[:, None], area[None, :])
+    kept: list[int] = []
+    for i in range(len(order)):
+        if len(kept) < MOST and not (inside[i, kept] > OVERLAP).any():
+            kept.append(i)
+    return [order[i] for i in kept]
+
+
+def _f1(iou: np.ndarray) -> float:
+    """F1 at IoU 0.5 of masks, the rows of (N, M), each of which takes the free true mask that fits it best."""
+    free, hits = np.ones(iou.shape[1]), 0
+    for row in iou * 1.0:
+        fits = row * free
+        if fits.max() >= FOUND:
+            free[fits.argmax()] = 0
+            hits += 1
+    return 2 * hits / sum(iou.shape)
+
+
+def best_f1(images: pd.DataFrame) -> tuple[float, str]:
+    """The threshold of the score whose F1, the mean over images, is best, and the name of its column."""
+    name = images[[f"f1_{t:g}" for t in THRESHOLDS]].mean().idxmax()
+    return float(name.removeprefix("f1_")), name
 
 
 def measure(
-    sam: Sam, out: Path, *, data: Sequence[str] = DATA, scenes: int = SCENES,
+    sam: Sam, out: Path, *, data: Sequence[str] = DATA, part: str = "test", scenes: int = SCENES,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Any]:  # fmt: skip
     """The card's numbers, {data: {measure: {mean, low, high, n}}}; a data set that cannot be had is left out.
 
-    What is finished is kept under `out` as CSV, a file for each table and number of images, and read again. Means
-    over objects (AP50, Dice: over images) with 95 % bootstrap intervals over scenes, specimens or papers; "large"
-    repeats the measures of prompts on objects whose side is at least LARGE of the image's.
+    What is finished is kept under `out` as CSV and read again. Means over objects (of candidates and of the foreground:
+    over images) with 95 % bootstrap intervals over scenes, specimens or papers. `correlation` is Pearson's, of the
+    predicted with the true IoU over all candidates; f1 is that of the best threshold, named beside it.
     """
     out.mkdir(parents=True, exist_ok=True)
     card: dict[str, Any] = {}
     for name in data:
         try:
-            pictures: Sequence[Picture] = Scenes(scenes) if name == "scenes" else Particles(name)
+            pictures: Sequence[Picture] = Scenes(scenes) if name == "scenes" else Particles(name, part)
         except (OSError, ValueError) as error:
             print(f"{name} is left out: {error}")
             continue
-        count = min(GENERATOR_IMAGES[name], len(pictures))
-        prompts = _kept(
-            out / f"{name}_{len(pictures)}_prompts.csv", partial(measure_prompts, sam, pictures, autocast=autocast)
-        )
-        make = partial(measure_generator, sam, pictures, count, autocast=autocast)
-        generated = _kept(out / f"{name}_{count}_generator.csv", make)
-        large = prompts[prompts["side"] >= LARGE]
+        few: Sequence[Picture] = Scenes(min(scenes, IMAGES)) if name == "scenes" else pictures
+        stem = f"{name}_{part}_{len(pictures)}"
+        (prompts,) = _kept(out, [f"{stem}_prompts"], lambda p=pictures: [measure_prompts(sam, p, autocast=autocast)])
+        asked = partial(measure_candidates, sam, few, autocast=autocast)
+        images, candidates = _kept(out, [f"{stem}_images", f"{stem}_candidates"], asked)
+        threshold, column = best_f1(images)
         card[name] = {measure: _mean(prompts, measure) for measure in PROMPT_MEASURES}
-        card[name] |= {f"large_{measure}": _mean(large, measure) for measure in PROMPT_MEASURES}
-        card[name] |= {measure: _mean(generated, measure) for measure in ("ap50", "ap50_all")}
+        card[name] |= {measure: _mean(images, measure) for measure in CANDIDATE_MEASURES}
+        card[name] |= {"f1": _mean(images, column), "threshold": threshold}
+        card[name]["correlation"] = round(float(candidates["predicted_iou"].corr(candidates["iou"])), 4)
         card[name]["foreground_dice"] = _mean(prompts.drop_duplicates("id"), "foreground_dice")
         card[name]["by_size"] = by_size(prompts).to_dict("list")
     return card
@@ -217,12 +265,15 @@ def by_size(prompts: pd.DataFrame) -> pd.DataFrame:
     return table.rename_axis("side").reset_index()
 
 
-def _kept(path: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    if not path.exists():
-        part = path.with_suffix(".part")
-        make().to_csv(part, index=False)
-        part.replace(path)
-    return pd.read_csv(path, keep_default_na=False, na_values=[""])  # a group may be called NA
+def _kept(out: Path, names: Sequence[str], make: Callable[[], Sequence[pd.DataFrame]]) -> list[pd.DataFrame]:
+    paths = [out / f"{name}.csv" for name in names]
+    if not all(path.exists() for path in paths):
+        for path, table in zip(paths, make(), strict=True):
+            part = path.with_suffix(".part")
+            table.to_csv(part, index=False)
+            part.replace(path)
+    # a group may be called NA
+    return [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths]
 
 
 def _mean(table: pd.DataFrame, measure: str) -> dict[str, float]:
