@@ -52,7 +52,7 @@ def has_bf16() -> bool:
 def loader_processes(device: str) -> int:
     """Data-loading processes that the device likes: none beside a model on the CPU, else up to four.
 
-    Measured with vit_t on two cores: without one the model waits for a tenth of the time, but one takes a core from the
+    Measured with lite on two cores: without one the model waits for a tenth of the time, but one takes a core from the
     model's threads, and where these spin while they wait (OpenMP's default) nothing is gained.
     """
     return 0 if device.startswith("cpu") else max(1, min(4, torch.get_num_threads()))

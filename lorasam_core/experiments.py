@@ -226,6 +226,7 @@ def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd
     Columns as `compare` gives them. Raises ValueError when no edition has the run.
     """
     from lorasam_core.runs import prepare
+    from lorasam_core.sam import REPLACED
 
     published = root() / "book" / "results"
     editions = [p for p in [*Path(runs).glob("*"), *published.glob("*")] if "." not in p.name]
@@ -233,6 +234,11 @@ def rerun(run_id: str, runs: str | Path = "runs", wandb: str = "disabled") -> pd
     if not found:
         raise ValueError(f"no finished run {run_id!r} is in {runs} or {published}; list them with --dry-run.")
     old = read_record(found[0])
+    if old.config.model in REPLACED:
+        raise ValueError(
+            f"run {run_id} was made on {old.config.model}, a base that {REPLACED[old.config.model]} has replaced: its "
+            "record can be read, and not made again."
+        )
     folder = Path(runs) / f"{found[0].parent.name}-rerun"
     prepared = prepare(old.config)
     if prepared.run_id != run_id:

@@ -157,30 +157,35 @@ class LiteDecoder(MaskDecoder):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """All masks (N, 4, 4h, 4w) and IoU predictions (N, 4) of N prompts.
 
-        image_embeddings, image_pe: of one image, or of N, one a prompt; dense: (N, C, h, w), or with the channels of
-        the embeddings, to which it is added.
+        image_embeddings: (B, C + ..., h, w) of B images, of which each has the next N / B prompts; image_pe: (1 or B, C,
+        h, w); dense: (N, C, h, w), or with the channels of the embeddings, to which it is added.
         """
-        width = self.transformer_dim
+        width, images = self.transformer_dim, len(image_embeddings)
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        count, masks = len(sparse_prompt_embeddings), self.num_mask_tokens
+        count = len(sparse_prompt_embeddings)
         tokens = torch.cat([own.expand(count, -1, -1), sparse_prompt_embeddings], dim=1)
-        image = image_embeddings[:, :width] + dense_prompt_embeddings[:, :width]
-        details = image_embeddings[:, width:]
-        if dense_prompt_embeddings.shape[1] > width:
-            details = details + dense_prompt_embeddings[:, width:]
-        states, keys = self.transformer(image, image_pe.expand_as(image), tokens)
+        # N C h w -> B N/B C h w
+        dense = dense_prompt_embeddings.unflatten(0, (images, count // images))
+        image, details = image_embeddings.tensor_split([width], dim=1)
+        image, details = image[:, None] + dense[:, :, :width], details[:, None]
+        if dense.shape[2] > width:
+            details = details + dense[:, :, width:]
+        code = image_pe[:, None].expand_as(image).flatten(0, 1)
+        states, keys = self.transformer(image.flatten(0, 1), code, tokens)
         upscaled = self.upscale(keys.transpose(1, 2).reshape(image.shape), details)  # B N C -> B C h w
         mlps = self.output_hypernetworks_mlps
         weights = torch.stack([mlp(states[:, 1 + k]) for k, mlp in enumerate(mlps)], dim=1)  # N masks c
         logits = (weights @ upscaled.flatten(2)).unflatten(2, tuple(upscaled.shape[-2:]))
-        return logits, self.iou_prediction_head(states[:, 0]).reshape(count, masks)
+        return logits, self.iou_prediction_head(states[:, 0])
 
     def upscale(self, image: Tensor, details: Tensor) -> Tensor:
-        """(N, C, h, w) to (N, FINE, 4h, 4w), with the details (1 or N, 4 COARSE + 16 FINE, h, w)."""
+        """(B, K, C, h, w) of K prompts an image to (B * K, FINE, 4h, 4w), with the details (B, 1 or K, ..., h, w)."""
         first, norm, act, second, act_again = self.output_upscaling
-        coarse, fine = details.split([4 * COARSE, 16 * FINE], dim=1)
-        x = act(norm(first(image) + F.pixel_shuffle(coarse, 2)))
-        upscaled: Tensor = act_again(second(x) + F.pixel_shuffle(fine, 4))
+        coarse, fine = details.split([4 * COARSE, 16 * FINE], dim=2)
+        prompts = image.shape[:2]
+        x = first(image.flatten(0, 1)).unflatten(0, prompts) + F.pixel_shuffle(coarse, 2)
+        x = second(act(norm(x.flatten(0, 1)))).unflatten(0, prompts) + F.pixel_shuffle(fine, 4)
+        upscaled: Tensor = act_again(x).flatten(0, 1)
         return upscaled
 
 

@@ -85,7 +85,10 @@ class PromptDecoder:
         keys = keys[wanted]
         tokens = self._last(tokens[:, wanted], keys)
         image = keys.transpose(1, 2).unflatten(2, self.grid)  # B N C -> B C h w
-        upscaled = decoder.upscale(image, self.details) if len(self.details[0]) else decoder.output_upscaling(image)
+        if self.details.numel():
+            upscaled = decoder.upscale(image[None], self.details[None])
+        else:
+            upscaled = decoder.output_upscaling(image)
         mlps = decoder.output_hypernetworks_mlps
         weights = torch.stack([mlp(tokens[:, k]) for k, mlp in enumerate(mlps)], dim=1)  # B masks c
         return (weights @ upscaled.flatten(2))[chosen[wanted]].unflatten(1, tuple(upscaled.shape[-2:]))

@@ -84,6 +84,13 @@ def main_config(edition: Edition) -> RunConfig:
         return next(c for runs in table.values() for c in reversed(runs) if c.method == "lora")
 
 
+def load_base(config: RunConfig, device: str = "cpu") -> Any:
+    """The base model of a run, to draw pictures with; where it no longer exists, what took its place."""
+    from lorasam_core.sam import REPLACED, load_sam
+
+    return load_sam(REPLACED.get(config.model, config.model), config.checkpoint, config.image_size, device)
+
+
 def picture_set(edition: Edition) -> tuple[Any, str]:
     """(SampleSet to draw from, a sentence on what it is): the edition's data, or generated particles in their stead.
 
@@ -197,10 +204,10 @@ def _main_picture(out: Path) -> str:
 
 def _stand_in(edition: Edition) -> str:
     """Which model the result is of, where it is not SAM itself."""
-    if main_config(edition).model != "vit_t":
+    if (model := main_config(edition).model) not in ("lite", "vit_t"):
         return ""
     return (
-        "This is shown on `vit_t`, a compact stand-in for SAM that this project trained on generated scenes: "
+        f"This is shown on `{model}`, a compact stand-in for SAM that this project trained: "
         "{doc}`what cannot be said of SAM </limits>`.\n"
     )
 

@@ -20,7 +20,7 @@ from lorasam_core.lite import MULTIPLE, STRIDE, LiteEncoder, build_lite
 from lorasam_core.lora import hash_base
 
 WEIGHTS = Path(__file__).parent / "weights" / "lite.safetensors"
-WEIGHTS_SHA256 = "57711717101276d31aec0e18a3430f284add498e87c004bb6559e776e2bfe36d"
+WEIGHTS_SHA256 = "ebb3101d197a85e562822a0cf6679394253c5e3af9d4528321504cf181640c49"
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_b": ("sam_vit_b_01ec64.pth", "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
@@ -28,6 +28,7 @@ CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_h": ("sam_vit_h_4b8939.pth", "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
 MODELS = ("lite", *CHECKPOINTS)
+REPLACED = {"vit_t": "lite"}  # bases of published records that no longer exist, and what took their place
 
 
 def load_sam(
@@ -41,8 +42,8 @@ def load_sam(
     `base_name` and `base_hash` (SHA-256 of its weights before any resizing). device: auto, or one that the machine has.
     Raises ValueError for an unknown name, a missing, truncated or tampered file, or one of another architecture.
     """
-    if name == "vit_t":
-        raise ValueError("model is 'vit_t', the name of MobileSAM's and of this project's first base; choose lite.")
+    if name in REPLACED:
+        raise ValueError(f"model is {name!r}, this project's first base, which no longer exists; choose {REPLACED[name]}.")
     if name not in MODELS:
         raise ValueError(f"model is {name!r}; choose one of {', '.join(MODELS)}.")
     path = Path(checkpoint) if checkpoint is not None else _default_checkpoint(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 REPORTED = "reported by the study"
-MODEL_WIDTHS = {"vit_t": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}  # channels of the image encoder
+MODEL_WIDTHS = {"lite": 192, "vit_t": 192, "vit_b": 768, "vit_l": 1024, "vit_h": 1280}  # channels of the image encoder
 
 STUDY: dict[str, Any] = {
     "model": "vit_b",

@@ -38,10 +38,9 @@ page.banner()
 
 # %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
-from lorasam_core.sam import load_sam
 
 config, device = frozen.config, resolve_device("auto")
-sam = load_sam(config.model, config.checkpoint, config.image_size, device)
+sam = report.load_base(config, device)
 total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
 page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in the image encoder.")
 
@@ -145,14 +144,14 @@ page.say(
 # ## The gap
 #
 # Six scenes are few. For the compact model the same questions were asked on a thousand scenes, on all generated test
-# particles and on the test images of EMPS; [its card](10_model_card.ipynb) says how. The aims are those that the
-# project set itself for a base trained on two CPU cores and for one trained on a GPU.
+# particles and on 24 test images of EMPS; [its card](10_model_card.ipynb) says how. The aims are those that the project
+# set itself.
 
 # %% tags=["hide-input"]
 from lorasam_core import model_card
 
 card = model_card.read_card()
-if config.model == "vit_t":
+if config.model == "lite":
     caption = "The frozen compact model on what it was trained for and on particles: means with 95 % intervals, in %."
     page.table(model_card.card_table(card), "zero-shot-card", caption, data=model_card.card_rows(card))
 else:
@@ -166,7 +165,6 @@ if len(gap):
     )
     caption += "over objects, the Dice over images; 95 % intervals over scenes, and over groups."
     page.table(gap, "zero-shot-gap", caption)
-page.say(model_card.gap_sentence(gap))
 
 # %% [markdown]
 # Where there is a gap, there are several ways to go at it: better prompts, an encoder that has learnt what a particle

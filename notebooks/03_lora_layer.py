@@ -112,10 +112,9 @@ page.say(f"Merged and unmerged outputs differ by {difference:.1e} at most, which
 
 # %%
 from lorasam_core.lora import LoRAConfig, add_lora, count_trainable
-from lorasam_core.sam import load_sam
 
 config = report.main_config(page.edition)
-sam = load_sam(config.model, config.checkpoint, config.image_size)
+sam = report.load_base(config)
 image = torch.rand(1, 3, sam.image_encoder.img_size, sam.image_encoder.img_size)
 with torch.no_grad():
     untouched = sam.image_encoder(image)

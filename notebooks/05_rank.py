@@ -170,7 +170,6 @@ page.say(spectra.truncation_sentence(cut) or "No adapter of this edition was cut
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
-from lorasam_core.sam import load_sam
 
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
 (sample,), note = report.picture_samples(page.edition, count=1)
@@ -180,7 +179,7 @@ there = [record for record in records if record.adapter][:3]
 # %% tags=["hide-input"]
 counts = []
 for record in there:
-    sam = load_sam(config.model, config.checkpoint, config.image_size, resolve_device("auto"))
+    sam = report.load_base(config, resolve_device("auto"))
     load_adapter(sam, record.adapter)
     found = MaskGenerator(sam, **settings).generate(sample.image)
     counts.append(f"{len(found)} at rank {record.config.rank}")

@@ -52,13 +52,15 @@ page.say(report.cases_sentence(cases))
 # %% tags=["hide-input"]
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
-from lorasam_core.sam import load_sam
 
 config, device = adapted[0].config, resolve_device("auto")
-base = load_sam(config.model, config.checkpoint, config.image_size, device)
-tuned = load_sam(config.model, config.checkpoint, config.image_size, device)
-about = load_adapter(tuned, adapted[0].adapter)
-page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
+base = report.load_base(config, device)
+tuned = report.load_base(config, device)
+if shown := adapted[0].adapter is not None:
+    load_adapter(tuned, adapted[0].adapter)
+    page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
+else:
+    page.say("The adapter of this run is not part of the edition: its images cannot be shown.")
 
 # %% tags=["hide-input"]
 from functools import partial
@@ -66,7 +68,7 @@ from functools import partial
 from lorasam_core import devices
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
-samples, note = report.picture_samples(page.edition, ids=list(cases["id"]))
+samples, note = report.picture_samples(page.edition, ids=list(cases["id"])) if shown else ([], "")
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
 autocast = partial(devices.autocast, config.precision, device)  # as the runs were judged
 before = [MaskGenerator(base, autocast=autocast, **settings).generate(s.image) for s in samples]
@@ -114,7 +116,8 @@ for name, title, s, masks in zip(names, titled, samples, marked, strict=True):
 
 # %% tags=["hide-input"]
 better = sum(dice(new, s.foreground) > dice(old, s.foreground) for s, (old, new) in zip(samples, marked))
-page.say(f"As a predictor, the adapted model has the higher Dice in {better} of these {len(samples)} images.")
+if shown:
+    page.say(f"As a predictor, the adapted model has the higher Dice in {better} of these {len(samples)} images.")
 
 # %% [markdown]
 # ## The whole in one picture
@@ -122,21 +125,23 @@ page.say(f"As a predictor, the adapted model has the higher Dice in {better} of 
 # The case in the middle; of two, the lower.
 
 # %% tags=["hide-input"]
-k = (len(samples) - 1) // 2
-s, (old, new) = samples[k], marked[k]
-pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
-pictures["adapted: predictor"] = plots.overlay(s.image, new)
-pictures["labels"] = plots.instance_mosaic(s.image, s.labels)
-pictures["frozen: mask generator"] = plots.instance_mosaic(s.image, before[k])
-pictures["adapted: mask generator"] = plots.instance_mosaic(s.image, after[k])
+pictures, k = {}, (len(samples) - 1) // 2
+if shown:
+    s, (old, new) = samples[k], marked[k]
+    pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
+    pictures["adapted: predictor"] = plots.overlay(s.image, new)
+    pictures["labels"] = plots.instance_mosaic(s.image, s.labels)
+    pictures["frozen: mask generator"] = plots.instance_mosaic(s.image, before[k])
+    pictures["adapted: mask generator"] = plots.instance_mosaic(s.image, after[k])
 
 # %% tags=["hide-input"]
 colors = {title: plots.COLORS.get(title.split(":")[0], "black") for title in pictures}
-figure = plots.panels(pictures, plots.pick_inset(old, new), columns=3, colors=colors)
 place = f"Test case {k + 1} of {len(samples)}, from the lowest Dice up" if cased else "Stand-in"
 caption = f"{place}: input and labels, the frozen model, the adapted model. {note}"
 alt = "Six pictures: a micrograph and its labels; the frozen and the adapted predictor's mask in blue; their instances."
-page.figure(figure, "main-picture", caption, alt, runs=adapted)
+if shown:
+    figure = plots.panels(pictures, plots.pick_inset(old, new), columns=3, colors=colors)
+    page.figure(figure, "main-picture", caption, alt, runs=adapted)
 
 # %% [markdown]
 # What to look for in the enlarged regions: particles that touch and were taken for one, particles that lie beneath

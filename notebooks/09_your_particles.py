@@ -34,7 +34,7 @@ images: str = ""  # your folder with images/ and labels/ or masks/; "": that of 
 unlabelled: str = ""  # folder of images to segment; "": the test images of the folder above
 pixel_size: float = 0.0  # nm a pixel of the images in unlabelled; 0: not known
 output: str = ""  # folder for adapter, masks and tables; "": your-particles beside the edition's figures
-model: str = "vit_t"  # vit_t, vit_b, vit_l or vit_h
+model: str = "lite"  # lite, vit_b, vit_l or vit_h
 checkpoint: str = ""  # file of its weights; "": those that belong to it
 rank: int = 16  # of A and B
 steps: int = 12  # optimiser steps; a few hundred for real data
@@ -162,7 +162,7 @@ pictures = {name: read_image(path) for name, path in files.items()} or {s.id: s.
 from lorasam_core import filters
 from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
 
-usual = QUICK_SETTINGS if model == "vit_t" else {}
+usual = QUICK_SETTINGS if model == "lite" else {}
 tried = filters.sweep(sam, filters.spread(parts["val"], 12), usual)[1]
 chosen = filters.best_thresholds(tried, usual)
 means = 100 * tried.groupby(filters.CHOSEN)["f1"].mean()
@@ -252,7 +252,7 @@ page.say(f"Written: `{'`, `'.join(written)}`. The adapter is {size:.1f} MB.")
 # The adapter holds A and B alone and names the base that it belongs to. To use it elsewhere:
 #
 # ```python
-# sam = load_sam("vit_t")
+# sam = load_sam("lite")
 # load_adapter(sam, "adapter.safetensors")
 # thresholds = json.loads(Path("thresholds.json").read_text())
 # MaskGenerator(sam, **QUICK_SETTINGS | thresholds).generate(image)  # larger models: without QUICK_SETTINGS

@@ -128,7 +128,7 @@ tables.show(page, records, cases.GENERATOR, caption)
 # The reference is the loop of common LoRA scripts: segment-anything's modules with eager attention, one image a call,
 # float32, the low-rank products beside the frozen projection. Both sides compute the same loss at the mask's
 # resolution; what differs is how. Encoder and decoder take as many images and prompts at once as the device likes (a
-# CPU one image of ViT-B, whole batches of vit_t), no frozen weight keeps a gradient, and for a large rank $W + sBA$ is
+# CPU one image of ViT-B, whole batches of lite), no frozen weight keeps a gradient, and for a large rank $W + sBA$ is
 # formed once rather than applied to every token.
 
 # %% tags=["hide-input"]
@@ -150,7 +150,7 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 # ## How it grows
 #
 # Time and memory, beyond what the process held before, of both sides over image size (encoder, ViT-B), points (mask
-# generator, vit_t, after encoding), batch size (training, vit_t) and rank (training, vit_t, batch 4).
+# generator, lite, after encoding), batch size (training, lite) and rank (training, lite, batch 4).
 
 # %% tags=["hide-input"]
 for kind, axis, rows in tables.growths(records):

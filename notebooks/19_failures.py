@@ -66,10 +66,9 @@ page.say(failures.overlap_sentence(record, worst))
 from lorasam_core.devices import resolve_device
 from lorasam_core.lora import load_adapter
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
-from lorasam_core.sam import load_sam
 
 config, device = record.config, resolve_device("auto")
-sam = load_sam(config.model, config.checkpoint, config.image_size, device)
+sam = report.load_base(config, device)
 if record.adapter:
     load_adapter(sam, record.adapter)
 page.say("" if record.adapter else "The adapter of this run is not part of the edition: its images cannot be shown.")

@@ -53,10 +53,9 @@ wholes = sorted((m for m, level in zip(true, scene.levels) if level == 0 and m.a
 
 # %%
 from lorasam_core.devices import resolve_device
-from lorasam_core.sam import load_sam
 
 config = report.main_config(page.edition)
-sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
+sam = report.load_base(config, resolve_device("auto"))
 costs = stages.part_costs(sam, image)
 shares = stages.cost_shares(costs)
 

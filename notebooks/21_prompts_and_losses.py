@@ -42,10 +42,9 @@ from lorasam_core.data.synthetic import generate
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.devices import resolve_device
 from lorasam_core.objectives import TrainingItems
-from lorasam_core.sam import load_sam
 
 config = report.main_config(page.edition)
-sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
+sam = report.load_base(config, resolve_device("auto"))
 side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
 item = TrainingItems(VirtualSet([generate(seed=0, index=15)], size=6, crop_size=256), side, grid, k=5)[3]
 

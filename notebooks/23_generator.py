@@ -36,10 +36,9 @@ page.banner()
 from lorasam_core.data.synthetic import generate
 from lorasam_core.devices import resolve_device
 from lorasam_core.mask_generator import MaskGenerator
-from lorasam_core.sam import load_sam
 
 config = report.main_config(page.edition)
-sam = load_sam(config.model, config.checkpoint, config.image_size, device=resolve_device("auto"))
+sam = report.load_base(config, resolve_device("auto"))
 sample = generate(seed=0, index=18, size=(384, 384))
 generator = MaskGenerator(sam, **stages.lesson_settings(config.generator))
 passed = stages.stages(generator, sample.image)

@@ -231,7 +231,8 @@ def measure(
 
     What is finished is kept under `out` as CSV and read again. Means over objects (of candidates and of the foreground:
     over images) with 95 % bootstrap intervals over scenes, specimens or papers. `correlation` is Pearson's, of the
-    predicted with the true IoU over all candidates; f1 is that of the best threshold, named beside it.
+    predicted with the true IoU over all candidates, its interval over images; f1 is that of the best threshold, named
+    beside it.
     """
     out.mkdir(parents=True, exist_ok=True)
     card: dict[str, Any] = {}
@@ -250,7 +251,7 @@ def measure(
         card[name] = {measure: _mean(prompts, measure) for measure in PROMPT_MEASURES}
         card[name] |= {measure: _mean(images, measure) for measure in CANDIDATE_MEASURES}
         card[name] |= {"f1": _mean(images, column), "threshold": threshold}
-        card[name]["correlation"] = round(float(candidates["predicted_iou"].corr(candidates["iou"])), 4)
+        card[name]["correlation"] = _correlation(candidates)
         card[name]["foreground_dice"] = _mean(prompts.drop_duplicates("id"), "foreground_dice")
         card[name]["by_size"] = by_size(prompts).to_dict("list")
     return card
@@ -274,6 +275,19 @@ def _kept(out: Path, names: Sequence[str], make: Callable[[], Sequence[pd.DataFr
             part.replace(path)
     # a group may be called NA
     return [pd.read_csv(path, keep_default_na=False, na_values=[""]) for path in paths]
+
+
+def _correlation(candidates: pd.DataFrame, resamples: int = 2000) -> dict[str, float]:
+    """Pearson's correlation of predicted and true IoU over all candidates, with its bootstrap interval over images."""
+    x, y = candidates["predicted_iou"], candidates["iou"]
+    moments = pd.DataFrame({"n": 1.0, "x": x, "y": y, "xx": x * x, "yy": y * y, "xy": x * y}).groupby(candidates["id"])
+    images = moments.sum().to_numpy()
+    drawn = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
+    n, x, y, xx, yy, xy = (np.concatenate([np.ones((1, len(images))), drawn]) @ images).T
+    spread = np.sqrt((n * xx - x * x) * (n * yy - y * y))
+    r = np.divide(n * xy - x * y, spread, out=np.zeros_like(spread), where=spread > 0)
+    low, high = np.quantile(r[1:], [0.025, 0.975])
+    return {"mean": round(r[0], 4), "low": round(low, 4), "high": round(high, 4), "n": len(candidates)}
 
 
 def _mean(table: pd.DataFrame, measure: str) -> dict[str, float]:

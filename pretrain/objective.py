@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from lorasam_core.lite import EMBEDDING, STRIDE, LiteDecoder
+from lorasam_core.lite import EMBEDDING, STRIDE
 from lorasam_core.objectives import inside
 from pretrain.windows import BOXES, EMPTY, MASK, POINTS
 
@@ -166,18 +166,17 @@ class PromptedObjective(nn.Module):
             ]
             points, labels = torch.cat([points, parts[0][0]], 1), torch.cat([labels, parts[1][0]], 1)
             extra, masks = (parts[0][1], parts[1][1]), (parts[2][0], parts[2][1])
+        encode = sam.prompt_encoder
         with torch.autocast(embeddings.device.type, enabled=False):  # bf16 would round positions to whole pixels
-            by_point = sam.prompt_encoder((points, labels), None, masks[0])
-            by_box = sam.prompt_encoder(extra, boxes, masks[1])
-            code = sam.prompt_encoder.get_dense_pe()[0]
+            by_point, by_box = encode((points, labels), None, masks[0]), encode(extra, boxes, masks[1])
+            code = encode.get_dense_pe()[0]
         at = (batch["place"] // STRIDE).tolist()
         position = torch.stack([code[:, y : y + rows, x : x + columns] for x, y in at])
-        decoder: LiteDecoder = sam.mask_decoder
         answers = []
-        for (sparse, dense), k in ((by_point, each), (by_box, BOXES)):
-            owner = torch.arange(count, device=embeddings.device).repeat_interleave(k)
-            # what says that there is no mask is the same everywhere, and comes at the frame's size
-            found = decoder.predict_masks(embeddings[owner], position[owner], sparse, dense[..., :rows, :columns])
+        for (sparse, dense), k, mask in ((by_point, each, masks[0]), (by_box, BOXES, masks[1])):
+            if mask is None:  # what says so is the same everywhere, and comes at the frame's size
+                dense = encode.no_mask_embed.weight[..., None, None].expand(len(sparse), -1, rows, columns)
+            found = sam.mask_decoder.predict_masks(embeddings, position, sparse, dense)
             answers.append([part.float().unflatten(0, (count, k)) for part in found])
         (point, rated), (box, box_rated) = answers
         # points, boxes, empty points

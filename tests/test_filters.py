@@ -11,7 +11,7 @@ from segment_anything.modeling import Sam
 from lorasam_core import evaluation, filters, runs
 from lorasam_core.config import RunConfig
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
-from lorasam_core.sam import build_vit_t
+from lorasam_core.lite import build_lite
 from tests.disc_set import disc_sample, disc_set
 from tests.tiny_sam import tiny_sam
 
@@ -153,7 +153,7 @@ def test_measure_tunes_on_validation_and_judges_on_test(sam: Sam, monkeypatch: p
 def settings(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("base") / "random.pth"
-    torch.save(build_vit_t().state_dict(), path)
+    torch.save(build_lite().state_dict(), path)
     yield RunConfig(
         checkpoint=str(path), image_size=64, limit=10, method="frozen", evaluate=("predictor",), filters=12,
         device="cpu", precision="32-true", test_limit=1,

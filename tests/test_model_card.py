@@ -13,18 +13,14 @@ from lorasam_core.model_card import (
     CLEAR,
     LEAD,
     MEASURES,
-    TARGETS,
     _over_objects,
-    aims_sentence,
     card_rows,
     card_table,
-    gap_sentence,
     gap_table,
     read_card,
     read_curve,
     size_rows,
 )
-from lorasam_core.pretraining import PHASES
 from lorasam_core.sam import WEIGHTS, WEIGHTS_SHA256, load_sam
 from tests.made_records import make_record, per_image
 from tests.test_report import edition  # noqa: F401
@@ -34,20 +30,20 @@ def test_the_card_is_that_of_the_weights():
     """The committed numbers are of the file that load_sam checks by its hash."""
     card = read_card()
     assert card["weights_sha256"] == WEIGHTS_SHA256
-    assert [phase["steps"] for phase in card["phases"]] == [phase.steps for phase in PHASES]
     scenes = card["measures"]["scenes"]
-    assert scenes["point_best_iou"]["n"] >= 5000 and set(card["measures"]) >= {"scenes", "synthetic", "emps"}
+    assert scenes["point_best_iou"]["n"] >= 5000 and card["measures"]["emps"]["recall"]["n"] == 24 and set(card["measures"]) >= {"scenes", "synthetic", "emps"}
     assert scenes["point_best_iou"]["mean"] >= scenes["point_rated_iou"]["mean"]
-    assert card["base_hash"] == load_sam("vit_t").base_hash
+    assert card["base_hash"] == load_sam("lite").base_hash
     with safe_open(WEIGHTS, "pt") as file:
         inside = {key: json.loads(value) for key, value in file.metadata().items()}
     assert inside == {key: value for key, value in card.items() if key not in ("weights_sha256", "base_hash")}
 
 
 def test_the_curve_runs_through_all_phases():
-    curve = read_curve()
-    assert curve["phase"].unique().tolist() == [phase.name for phase in PHASES]
-    assert curve["step"].is_monotonic_increasing and curve["step"].max() == sum(phase.steps for phase in PHASES)
+    curve, phases = read_curve(), read_card()["phases"]
+    assert curve["phase"].unique().tolist() == [phase["name"] for phase in phases]
+    assert curve["step"].is_monotonic_increasing
+    assert curve["step"].max() == pytest.approx(sum(phase["steps"] for phase in phases), abs=50)
 
 
 def numbers(mean: float) -> dict:
@@ -57,26 +53,25 @@ def numbers(mean: float) -> dict:
 @pytest.fixture
 def card() -> dict:
     bins = {"side": [0, 0.0625], "n": [30, 5], "point_best_iou": [0.1, 0.2], "box_iou": [0.3, 0.4]}
-    names = list(MEASURES)
-    scenes = {name: numbers(0.8) for name in names} | {"large_box_iou": numbers(0.9), "by_size": bins}
-    emps = {name: numbers(0.5) for name in names} | {"large_box_iou": numbers(0.6)}
+    scenes = {name: numbers(0.8) for name in MEASURES} | {"by_size": bins}
+    emps = {name: numbers(0.5) for name in MEASURES}
     more = {"side": [0, 0.0625], "n": [9, 21], "point_best_iou": [0.2, 0.3], "box_iou": [0.4, 0.5]}
     return {"base_hash": "b" * 64, "measures": {"scenes": scenes, "emps": emps | {"by_size": more}}}
 
 
 def test_the_table_shows_measures_by_kind_of_image(card):
     table = card_table(card).set_index("measure, %")
-    assert list(table.columns) == ["generated scenes", "EMPS, test", "aim on scenes: CPU, GPU"]
+    assert list(table.columns) == [
+        "generated scenes", "generated scenes: at least, aim", "EMPS, test", "EMPS, test: at least, aim",
+    ]  # fmt: skip
     row = table.loc["box, 5 % jitter: IoU, single mask"]
-    assert row.tolist() == ["80.0 [70.0,\u00a090.0]", "50.0 [40.0,\u00a060.0]", "65, 85"]
-    large = [row for row in table.index if "box" in row and "at least" in row]
-    assert len(large) == 1 and table.loc[large[0], "EMPS, test"].startswith("60.0")
-    assert table.loc["whole-image box: Dice of the foreground"].iloc[-1] == "–"
+    assert row.tolist() == ["80.0 [70.0,\u00a090.0]", "68, 80", "50.0 [40.0,\u00a060.0]", "76, 82"]
+    assert table.loc["whole-image box: Dice of the foreground"].tolist()[1::2] == ["–", "82, 88"]
 
 
 def test_the_rows_hold_the_same_numbers(card):
     rows = card_rows(card)
-    assert len(rows) == 16 and set(rows["series"]) == {"generated scenes", "EMPS, test"}
+    assert len(rows) == 2 * len(MEASURES) and set(rows["series"]) == {"generated scenes", "EMPS, test"}
     assert rows.set_index(["series", "metric"]).loc[("EMPS, test", "box, 5 % jitter: IoU, single mask"), "mean"] == 50
 
 
@@ -118,16 +113,6 @@ def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, c
     assert gap_table(replace(edition, records=frozen), card).empty
 
 
-def test_the_sentence_counts_the_questions_in_which_scenes_lead(edition, card):  # noqa: F811
-    card |= {"base_hash": "ab" * 32}
-    table = gap_table(edition, card)
-    assert gap_sentence(table.iloc[:0]) == ""
-    some = gap_sentence(table.iloc[[0, 0, 0]].assign(**{CLEAR: ["no", "yes", "no"], "metric, %": ["a", "b", "c"]}))
-    assert some.startswith("In 1 of 3 questions") and "beyond its interval: *b*." in some and "In the others" in some
-    every = gap_sentence(table.assign(**{CLEAR: "yes"}))
-    assert f"In {len(table)} of {len(table)} questions" in every and "In the others" not in every
-
-
 def test_a_lead_counts_beyond_the_frozen_models_interval(edition, card):  # noqa: F811
     card |= {"base_hash": "ab" * 32}
     row = gap_table(edition, card).set_index("metric, %").loc[MEASURES["box_iou"]]
@@ -135,13 +120,3 @@ def test_a_lead_counts_beyond_the_frozen_models_interval(edition, card):  # noqa
     for mean, clear in ((high + 0.01, "yes"), (high - 0.01, "no")):
         card["measures"]["scenes"]["box_iou"] = numbers(mean)
         assert gap_table(edition, card).set_index("metric, %").loc[row.name, CLEAR] == clear
-
-
-def test_aims_are_counted_and_a_small_error_is_a_good_one(card):
-    assert "reached 4: *one point: IoU, best of three masks*" in aims_sentence(card)  # 0.8 is no small error
-    scenes = card["measures"]["scenes"]
-    for measure, (_, aim) in TARGETS.items():
-        scenes[measure] = numbers(aim + (0.01 if measure == "iou_error" else -0.01))
-    assert aims_sentence(card).endswith("the base reached none.")
-    scenes["iou_error"] = numbers(0.05)
-    assert aims_sentence(card).endswith("the base reached 1: *IoU head: mean absolute error*.")

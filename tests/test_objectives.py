@@ -294,8 +294,11 @@ def part(batch: dict, image: int) -> dict:
     mine = batch["owner"] == image
     found = {key: batch[key][image : image + 1] for key in ("image", "semantic")}
     found |= {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point")}
-    found["extents"] = [batch["extents"][image]]
-    return found | {"owner": torch.zeros(int(mine.sum()), dtype=torch.long)}
+    nowhere = batch["empty_owner"] == image
+    found |= {"extents": [batch["extents"][image]], "empty": batch["empty"][nowhere]}
+    zeros = {name: torch.zeros(int(rows.sum()), dtype=torch.long) for name, rows in
+             (("owner", mine), ("empty_owner", nowhere))}  # fmt: skip
+    return found | zeros
 
 
 def test_the_semantic_loss_is_the_predictors_mask_against_the_union(sam, batch):
@@ -316,8 +319,8 @@ def test_the_semantic_loss_is_the_predictors_mask_against_the_union(sam, batch):
 def test_the_instance_losss_gradient_is_that_of_a_loop_over_images(sam, batch):
     objective = Objective(sam, "instance")
     loss, _ = objective(batch, 0)
-    counts = [4, 2, 4]
-    parts = [count / 10 * objective(part(batch, image), 0)[0] for image, count in enumerate(counts)]
+    counts = [4 + 1, 2 + 1, 4 + 1]  # instances and a point where nothing is
+    parts = [count / 13 * objective(part(batch, image), 0)[0] for image, count in enumerate(counts)]
     assert loss.item() == pytest.approx(sum(parts).item(), rel=1e-5)
     close(gradients(sam, loss), gradients(sam, sum(parts)))
 
@@ -333,8 +336,14 @@ def test_the_instance_loss_is_that_of_a_loop_over_prompts(sam, batch):
         logits, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, by_point)
         overlap = ((logits[0] > 0) & target).sum((1, 2)) / ((logits[0] > 0) | target).sum((1, 2))
         each = torch.stack([per_mask_dice_ce(mask[None], target[None])[0] for mask in logits[0]])
-        expected.append(each.min() + F.mse_loss(rated[0], overlap))
+        expected.append(each.min() + 3 * F.mse_loss(rated[0], overlap))
         trained.append(logits[0, each.argmin()])
+    for image, nowhere in zip(batch["empty_owner"], batch["empty"], strict=True):
+        embedding = sam.image_encoder(sam.preprocess(batch["image"][image][None]))
+        sparse, dense = sam.prompt_encoder((nowhere[None, None], torch.ones(1, 1)), None, None)
+        _, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, True)
+        expected.append(3 * F.mse_loss(rated[0], torch.zeros(3)))
+    assert len(expected) == 10 + 3
     mean = torch.stack(expected).mean()
     for name, value in agreement(torch.stack(trained), batch["targets"]).items():
         assert measures[name].item() == pytest.approx(value.item(), rel=1e-5)
@@ -380,11 +389,40 @@ def test_mixed_alternates_and_instance_without_instances_is_semantic(sam, batch)
     mixed = Objective(sam, "mixed")
     assert [mixed(batch, step)[0].item() for step in range(4)] == [values["semantic"], values["instance"]] * 2
     instances = ("targets", "points", "boxes", "owner", "by_point")
-    none = batch | {key: batch[key][:0] for key in instances}
+    nowhere = ("empty", "empty_owner")
+    none = batch | {key: batch[key][:0] for key in (*instances, *nowhere)}
     assert Objective(sam, "instance")(none, 1)[0].item() == values["semantic"]
     for n in (0, 1):  # a point and no box, a box and no point
         one = {key: batch[key][n : n + 1] for key in instances}
         assert torch.isfinite(Objective(sam, "instance")(batch | one, 0)[0])
+
+
+def test_points_where_nothing_is_are_rated_0_and_their_masks_are_not_trained(sam, batch, monkeypatch):
+    only = batch | {key: batch[key][:0] for key in ("targets", "points", "boxes", "owner", "by_point")}
+    loss, measures = Objective(sam, "instance")(only, 0)
+    assert loss.item() > 0 and measures == {"accuracy": 1, "miou": 1}
+    answers, plain = [], objectives.decode
+
+    def watched(*args, **kwargs):
+        answers.append(plain(*args, **kwargs))
+        return answers[-1]
+
+    monkeypatch.setattr(objectives, "decode", watched)
+    loss, _ = Objective(sam, "instance")(only, 0)
+    ((masks, rated),) = answers
+    assert loss.item() == pytest.approx(3 * rated[:, 1:].square().mean().item(), rel=1e-5)
+    by_mask, by_rating = torch.autograd.grad(loss, [masks, rated], allow_unused=True)
+    assert by_mask is None and (by_rating[:, 1:] * rated[:, 1:] > 0).all() and not by_rating[:, 0].any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(labelled=st.floats(0, 1), count=st.integers(1, 5), seed=st.integers(0, 99))
+def test_points_outside_have_no_label(labelled, count, seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((12, 9)) < labelled).astype(np.int32)
+    found = objectives.points_outside(labels, (12, 9), count, rng)
+    assert found.shape == ((count, 2) if (labels == 0).any() else (0, 2)) and found.dtype == np.float32
+    assert all(labels[int(y), int(x)] == 0 for x, y in found)
 
 
 def test_prompts_and_decoder_stay_in_float32_under_autocast(sam, batch):

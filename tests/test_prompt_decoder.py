@@ -40,7 +40,7 @@ def test_ratings_and_masks_are_those_of_the_decoder(width, heads, depth, height,
     sparse = 2 * torch.randn(prompts, tokens, width, dtype=torch.float64)
     nothing = torch.zeros(prompts, width, height, columns, dtype=torch.float64)
     masks, rated = decoder.predict_masks(image, position, sparse, nothing)
-    prepared = PromptDecoder(decoder, image, position)
+    prepared = PromptDecoder(decoder, image, torch.zeros_like(image), position)
     ours, mask_tokens, keys = prepared.rate(sparse)
     torch.testing.assert_close(ours, rated, rtol=1e-9, atol=1e-9)
     for chosen in (torch.ones(prompts, 4).bool(), torch.rand(prompts, 4) > 0.6):
@@ -53,7 +53,7 @@ def test_ratings_and_masks_are_those_of_the_decoder(width, heads, depth, height,
 def test_only_what_is_wanted_is_upscaled(chosen):
     decoder = random_decoder(16, 2, 2, 0)
     image, position = torch.randn(2, 1, 16, 4, 4, dtype=torch.float64)
-    prepared = PromptDecoder(decoder, image, position)
+    prepared = PromptDecoder(decoder, image, torch.zeros_like(image), position)
     upscaled = []
     decoder.output_upscaling.register_forward_hook(lambda module, args, out: upscaled.append(len(out)))
     _, tokens, keys = prepared.rate(torch.randn(3, 2, 16, dtype=torch.float64))

@@ -27,7 +27,7 @@ def edition(tmp_path):
         write_run(folder, run_id, level, name=f"rank {rank}", rank=rank, objective="semantic")
     lists = {"main": ["f0", "m0", "m1"], "rank": ["r32", "r64", "r128"]}
     info = {
-        "name": "quick", "profile": "quick", "data": "synthetic", "model": "vit_t", "base_hash": "ab" * 32,
+        "name": "quick", "profile": "quick", "data": "synthetic", "model": "lite", "base_hash": "ab" * 32,
         "device_name": "a CPU", "created": "2025-01-02T03:04:05", "images": {"train": 84, "val": 24, "test": 12},
         "experiments": {k: [{"name": i, "run_id": i} for i in ids] for k, ids in lists.items()},
     }  # fmt: skip
@@ -232,8 +232,8 @@ def test_curves_sentence_reads_the_history(edition):
 
 def test_study_numbers_agree_with_each_other():
     assert study.break_even() == 384 and study.break_even(192) == 96
-    assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "vit_t") == (96.14, 11.44)
-    assert study.reported("learning_rate", 1e-4, "vit_t")[0] == study.STUDY["test_dice"]
+    assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "lite") == (96.14, 11.44)
+    assert study.reported("learning_rate", 1e-4, "lite")[0] == study.STUDY["test_dice"]
     assert study.reported("scaling", "none") == (None, None) and study.equivalent("scaling") == []
     assert study.STUDY["test_cases"][study.STUDY["lowest_case"]][1] == min(
         b for _, b in study.STUDY["test_cases"].values()
@@ -285,7 +285,7 @@ def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     landing, facts = report.write_fragments(edition, out)
     text = landing.read_text()
     assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
-    assert "Frozen and adapted `vit_t` on the test images" in text and "a compact stand-in for SAM" in text
+    assert "Frozen and adapted `lite` on the test images" in text and "a compact stand-in for SAM" in text
     assert "mean of 2 seeds" in text and "12 test images in the split" in text
     assert all(f"- {line}" in text for line in report.headline(edition)) and "`quick`" in text and "a CPU" in text
     assert (out / "tables" / "landing.csv").is_file() and ":name: tab-landing" in text
@@ -373,7 +373,7 @@ def test_edition_folder_is_given_or_the_profiles_own():
 def test_main_settings_come_from_the_profile_where_nothing_was_run(tmp_path):
     (tmp_path / "edition.json").write_text(json.dumps({"profile": "quick", "data": "emps", "experiments": {}}))
     config = report.main_config(read_edition(tmp_path))
-    assert (config.data, config.method, config.model) == ("emps", "lora", "vit_t")
+    assert (config.data, config.method, config.model) == ("emps", "lora", "lite")
 
 
 def test_report_imports_no_torch():

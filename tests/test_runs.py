@@ -18,7 +18,7 @@ from lorasam_core.data import Split
 from lorasam_core.executor import RunError
 from lorasam_core.lora import load_adapter, read_adapter
 from lorasam_core.records import read_record
-from lorasam_core.sam import build_vit_t
+from lorasam_core.lite import build_lite
 
 FILES = {
     "adapter.safetensors", "config.json", "environment.json", "history.csv", "log.jsonl", "log.txt", "metrics.json",
@@ -31,7 +31,7 @@ def settings(tmp_path_factory):
     """Settings of a tiny run; the base is a file of random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("base") / "random.pth"
-    torch.save(build_vit_t().state_dict(), path)
+    torch.save(build_lite().state_dict(), path)
     yield RunConfig(
         checkpoint=str(path), image_size=64, limit=10, rank=2, steps=2, batch_size=2, crop_size=96, prompts_per_image=2,
         evaluate=("predictor", "box"), test_limit=1, device="cpu", precision="32-true",
@@ -64,7 +64,7 @@ def test_metrics_agree_with_tables_and_adapter(record, settings):
 
 
 def test_record_says_where_it_comes_from(record, settings):
-    data, base = runs.dataset("synthetic", 0, 10), runs.base_sam("vit_t", settings.checkpoint, 64)
+    data, base = runs.dataset("synthetic", 0, 10), runs.base_sam("lite", settings.checkpoint, 64)
     environment = record.environment
     assert environment["base_hash"] == base.base_hash and environment["data_fingerprint"] == data.fingerprint
     assert environment["precision"] == "32-true" and environment["wall_seconds"] > 0
@@ -81,7 +81,7 @@ def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
     assert (metadata["run_id"], metadata["base_hash"]) == (record.run_id, record.environment["base_hash"])
     assert metadata["split_hash"] == record.environment["split_hash"]
     assert metadata["metrics"]["test"] == record.metrics["test"]
-    sam = copy.deepcopy(runs.base_sam("vit_t", settings.checkpoint, 64))
+    sam = copy.deepcopy(runs.base_sam("lite", settings.checkpoint, 64))
     load_adapter(sam, record.adapter)
     test = runs.dataset("synthetic", 0, 10).subset("test")
     _, rows = runs.evaluate(sam, test, record.config, "cpu")
@@ -90,8 +90,8 @@ def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
 
 def test_base_in_memory_is_not_changed_by_a_run(record, settings):
     torch.manual_seed(0)
-    fresh = build_vit_t().state_dict()
-    kept = runs.base_sam("vit_t", settings.checkpoint, 64).state_dict()
+    fresh = build_lite().state_dict()
+    kept = runs.base_sam("lite", settings.checkpoint, 64).state_dict()
     assert set(fresh) == set(kept)
     resized = {"image_encoder.pos_embed"} | {k for k in fresh if fresh[k].shape != kept[k].shape}
     assert all(torch.equal(fresh[k], kept[k]) for k in set(fresh) - resized)
@@ -299,7 +299,7 @@ def test_an_adapter_is_cut_down_and_whole_again_and_judged_on_other_data(setting
     rows = pd.read_csv(run.path / "transfer.csv")
     assert set(rows["data"]) == {"synthetic"}
     assert run.metrics["transfer"]["synthetic"]["predictor"]["dice"]["mean"] == pytest.approx(rows["dice"].mean())
-    sam = copy.deepcopy(runs.base_sam("vit_t", settings.checkpoint, 64))
+    sam = copy.deepcopy(runs.base_sam("lite", settings.checkpoint, 64))
     load_adapter(sam, run.adapter)
     test = runs.dataset("synthetic", 0, 10).subset("test")
     assert runs.evaluate(sam, test, run.config, "cpu")[0]["predictor"]["dice"]["mean"] == pytest.approx(whole, rel=1e-6)

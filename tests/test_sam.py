@@ -24,7 +24,8 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from lorasam_core import sam as module
 from lorasam_core.attention import FastAttention, use_fast_attention
 from lorasam_core.lora import LoRAConfig, add_lora, hash_base, lora_parameters, merge, unmerge
-from lorasam_core.sam import build_vit_t, load_sam, preprocess, resize_input, save_weights
+from lorasam_core.lite import build_lite
+from lorasam_core.sam import load_sam, preprocess, resize_input, save_weights
 from tests.tiny_sam import outputs, randomise, same, snapshot, tiny_sam
 
 
@@ -67,48 +68,48 @@ def test_safetensors_and_half_precision_are_read_as_float32(tmp_path, small_vit_
 
 
 @torch.no_grad()
-def test_vit_t_equals_itself_through_its_weights(tmp_path):
+def test_lite_equals_itself_through_its_weights(tmp_path):
     torch.manual_seed(3)
-    sam, path = build_vit_t(), tmp_path / "weights" / "vit_t.safetensors"
+    sam, path = build_lite(), tmp_path / "weights" / "lite.safetensors"
     digest = save_weights(sam, path, {"date": "today"})
     assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"date": "today"}
-    loaded = load_sam("vit_t", path)
+    loaded = load_sam("lite", path)
     for parameter in use_fast_attention(sam).parameters():
         parameter.copy_(parameter.half().float())
     sam.load_state_dict({name: tensor.half().float() for name, tensor in sam.state_dict().items()})
     assert all(torch.equal(a, b) for a, b in zip(outputs(loaded), outputs(sam), strict=True))
     again = tmp_path / "again.safetensors"
     assert save_weights(loaded, again, {"date": "today"}) == digest
-    assert load_sam("vit_t", again).base_hash == loaded.base_hash
+    assert load_sam("lite", again).base_hash == loaded.base_hash
 
 
-def test_vit_t_is_compact():
-    sam = build_vit_t()
-    assert sum(p.numel() for p in sam.parameters()) < 6e6
+def test_lite_is_compact():
+    sam = build_lite()
+    assert sum(p.numel() for p in sam.parameters()) < 8e6
     windows = [block.window_size for block in sam.image_encoder.blocks]
     assert 0 in windows and any(windows)
 
 
 def test_the_shipped_weights_load_and_are_small():
     sam = load_sam()
-    assert sam.base_name == "vit_t" and module.WEIGHTS.stat().st_size < 12e6
+    assert sam.base_name == "lite" and module.WEIGHTS.stat().st_size < 16e6
     assert all(torch.isfinite(p).all() for p in sam.parameters())
 
 
 def test_the_packaged_weights_are_checked_by_hash(tmp_path, monkeypatch):
-    path = tmp_path / "vit_t.safetensors"
-    digest = save_weights(build_vit_t(), path, {})
+    path = tmp_path / "lite.safetensors"
+    digest = save_weights(build_lite(), path, {})
     monkeypatch.setattr(module, "WEIGHTS", path)
     monkeypatch.setattr(module, "WEIGHTS_SHA256", digest)
-    assert load_sam().base_name == "vit_t"
+    assert load_sam().base_name == "lite"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    refused(f"vit_t.safetensors has sha256 .*, not {digest[:12]}...; delete it and fetch it again", "vit_t")
+    refused(f"lite.safetensors has sha256 .*, not {digest[:12]}...; delete it and fetch it again", "lite")
     path.unlink()
-    refused("vit_t.safetensors is missing from the package; reinstall it, or run: nox -s pretrain", "vit_t")
+    refused("lite.safetensors is missing from the package; reinstall it, or run: nox -s pretrain", "lite")
 
 
 @pytest.mark.slow
@@ -193,7 +194,7 @@ def test_resizing_twice_keeps_the_files_tables_and_what_is_frozen(checkpoint):
 
 @pytest.mark.parametrize("image_size", [0, -8, 4, 60])
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused(checkpoint, image_size):
-    refused(f"image_size is {image_size}; give a multiple of the model's patch of 8", "vit_b", checkpoint, image_size)
+    refused(f"image_size is {image_size}; give a multiple of 8 pixels, which the model needs", "vit_b", checkpoint, image_size)
 
 
 # ------------------------------------------------------------------------------------------------- base hash
@@ -247,7 +248,7 @@ def refused(pattern: str, *arguments) -> None:
 
 
 def test_an_unknown_model():
-    refused("model is 'vit_x'; choose one of vit_t, vit_b, vit_l, vit_h", "vit_x")
+    refused("model is 'vit_x'; choose one of lite, vit_b, vit_l, vit_h", "vit_x")
 
 
 def test_a_device_that_is_not_there(checkpoint, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 ENCODER, TRAINING, GENERATOR, MERGED, GROWTH = "encoder", "training", "generator", "merged", "growth"
 GROUPS = (ENCODER, TRAINING, GENERATOR, MERGED, GROWTH)
 ALL_PASS, TENTH = 1.0, 0.1  # share of masks that the filter by predicted IoU lets through
-NAMES = {"vit_b": "ViT-B", "vit_t": "vit_t"}
+NAMES = {"vit_b": "ViT-B", "lite": "lite"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def cases(device: str) -> list[Case]:
 
 def _encoder(device: str) -> Iterator[Case]:
     bf16_aims, float32_aims = ({("vit_b", 1024): aim} if device == "cpu" else {} for aim in (3.5, 1.3))
-    for model, size in (("vit_b", 1024), ("vit_b", 512), ("vit_t", 1024), ("vit_t", 512), ("vit_t", 384)):
+    for model, size in (("vit_b", 1024), ("vit_b", 512), ("lite", 1024), ("lite", 512), ("lite", 384)):
         settings = {"model": model, "size": size}
         shown = f"{NAMES[model]} at {size}"
         axes = {"image size": size} if model == "vit_b" else {}
@@ -81,16 +81,16 @@ def _generator(device: str) -> Iterator[Case]:
             at_least=aims[passing],
         )  # fmt: skip
     yield Case(
-        "generator-vit_t", GENERATOR, "vit_t, quick settings with 32 points a side, encoding included", "generate",
-        {"model": "vit_t", "side": 32, "crops": 0, "encoding": True},
+        "generator-lite", GENERATOR, "lite, quick settings with 32 points a side, encoding included", "generate",
+        {"model": "lite", "side": 32, "crops": 0, "encoding": True},
     )  # fmt: skip
     yield Case(
-        "generator-vit_t-bf16", GENERATOR, "vit_t, the same, image encoder in bf16 (other masks)", "generate",
-        {"model": "vit_t", "side": 32, "crops": 0, "encoding": True}, {"precision": "bf16-mixed"},
+        "generator-lite-bf16", GENERATOR, "lite, the same, image encoder in bf16 (other masks)", "generate",
+        {"model": "lite", "side": 32, "crops": 0, "encoding": True}, {"precision": "bf16-mixed"},
     )  # fmt: skip
     yield Case(
-        "generator-vit_t-approximate", GENERATOR, "vit_t, the same, covered points skipped (other masks) against ours",
-        "generate", {"model": "vit_t", "side": 32, "crops": 0, "encoding": True}, {"approximate": True},
+        "generator-lite-approximate", GENERATOR, "lite, the same, covered points skipped (other masks) against ours",
+        "generate", {"model": "lite", "side": 32, "crops": 0, "encoding": True}, {"approximate": True},
         {"exact": True},
     )  # fmt: skip
 
@@ -137,18 +137,18 @@ def _growth(device: str) -> Iterator[Case]:
         )  # fmt: skip
     for side in (8, 16, 32):
         yield Case(
-            f"growth-prompts-{side**2}", GROWTH, f"mask generator, vit_t, {side**2} prompts, after encoding",
-            "generate", {"model": "vit_t", "side": side, "crops": 0, "encoding": False}, axes={"prompts": side**2},
+            f"growth-prompts-{side**2}", GROWTH, f"mask generator, lite, {side**2} prompts, after encoding",
+            "generate", {"model": "lite", "side": side, "crops": 0, "encoding": False}, axes={"prompts": side**2},
         )  # fmt: skip
-    small = {"model": "vit_t", "size": 384, "rank": 32}
+    small = {"model": "lite", "size": 384, "rank": 32}
     for batch in (1, 4, 16):
         axes = {"batch size": batch} | ({"rank": 32} if batch == 4 else {})
         yield Case(
-            f"growth-batch-{batch}", GROWTH, f"training step, vit_t at 384, rank 32, batch {batch}", "train_step",
+            f"growth-batch-{batch}", GROWTH, f"training step, lite at 384, rank 32, batch {batch}", "train_step",
             small | {"batch": batch}, {"precision": "auto"}, {"precision": "32-true"}, axes=axes,
         )  # fmt: skip
     for rank in (8, 128):
         yield Case(
-            f"growth-rank-{rank}", GROWTH, f"training step, vit_t at 384, batch 4, rank {rank}", "train_step",
+            f"growth-rank-{rank}", GROWTH, f"training step, lite at 384, batch 4, rank {rank}", "train_step",
             small | {"rank": rank, "batch": 4}, {"precision": "auto"}, {"precision": "32-true"}, axes={"rank": rank},
         )  # fmt: skip

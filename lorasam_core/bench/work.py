@@ -25,7 +25,8 @@ from lorasam_core.loop import fit, make_fabric
 from lorasam_core.lora import LoRAConfig, add_lora, lora_parameters, merge
 from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator, as_rgb
 from lorasam_core.objectives import Objective, TrainingItems, collate
-from lorasam_core.sam import build_vit_t, load_sam, resize_input
+from lorasam_core.lite import build_lite
+from lorasam_core.sam import load_sam, resize_input
 
 IMAGE = (768, 1024)  # rows, columns
 
@@ -40,12 +41,12 @@ class Job:
 
 
 def plain_sam(model: str, size: int | None, device: str) -> Sam:
-    """segment-anything's own modules: vit_t with its weights, ViT-B with random ones (position tables too), the same
+    """segment-anything's own modules: lite with its weights, ViT-B with random ones (position tables too), the same
     at every call.
     """
-    if model == "vit_t":
-        sam = build_vit_t()
-        sam.load_state_dict(load_sam("vit_t").state_dict())
+    if model == "lite":
+        sam = build_lite()
+        sam.load_state_dict(load_sam("lite").state_dict())
     else:
         torch.manual_seed(0)
         sam = sam_model_registry[model]()
@@ -199,11 +200,11 @@ def generate_masks(
 
 
 def generator_sam(ours: bool, model: str, encoding: bool, device: str) -> Sam:
-    """vit_t, or a larger model of random weights with a merged random adapter; without `encoding` its image encoder
+    """lite, or a larger model of random weights with a merged random adapter; without `encoding` its image encoder
     returns one embedding for any image, so that what is timed are the prompts.
     """
     sam = make_sam(ours, model, None, device)
-    if model != "vit_t":
+    if model != "lite":
         random_adapter(sam, 32)
         merge(sam)
     if not encoding:
@@ -223,10 +224,10 @@ def micrograph() -> np.ndarray:
 def generator_settings(
     model: str, side: int, crops: int, passing: float | None, threshold: float | None
 ) -> dict[str, Any]:
-    """The study's settings for ViT-B and the quick ones for vit_t; random weights have no meaningful thresholds, so
+    """The study's settings for ViT-B and the quick ones for lite; random weights have no meaningful thresholds, so
     that what passes is chosen.
     """
-    base = QUICK_SETTINGS if model == "vit_t" else STUDY_SETTINGS
+    base = QUICK_SETTINGS if model == "lite" else STUDY_SETTINGS
     settings = {k: v for k, v in base.items() if k != "points_per_batch"}  # the original's default
     settings |= {"points_per_side": side, "crop_n_layers": crops}
     if passing is not None:

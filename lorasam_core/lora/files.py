@@ -125,7 +125,7 @@ def export_checkpoint(sam: Sam, path: str | os.PathLike[str]) -> None:
     """Write the adapted model, merged, as a plain float32 checkpoint with exactly the base's keys (a .pth file).
 
     segment-anything's own builders load it for vit_b, vit_l and vit_h, whose position tables are the checkpoint's own
-    even where `load_sam` resized them; vit_t loads with `load_sam`. The model itself does not change.
+    even where `load_sam` resized them; lite loads with `load_sam`. The model itself does not change.
 
     Raises:
         ValueError: the model has no LoRA, or the path does not end in .pth.

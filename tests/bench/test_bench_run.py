@@ -11,7 +11,7 @@ from lorasam_core.bench import run
 from lorasam_core.bench.cases import GROUPS, Case, cases
 from lorasam_core.bench.work import WORK
 
-CASE = Case("encoder-x", "encoder", "x", "encode", {"model": "vit_t"}, {"precision": "a"}, {"precision": "b"})
+CASE = Case("encoder-x", "encoder", "x", "encode", {"model": "lite"}, {"precision": "a"}, {"precision": "b"})
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_sides_take_turns_and_the_reference_has_the_systems_allocator(calls):
 
 def test_two_sides_of_ours_have_one_allocator(calls):
     same = [case.name for case in cases("cpu") if case.against_ours]
-    assert same == ["merged-vit_b", "generator-vit_t-approximate", "merged-control", "training-checkpointing"]
+    assert same == ["merged-vit_b", "generator-lite-approximate", "merged-control", "training-checkpointing"]
     run.compare(next(case for case in cases("cpu") if case.against_ours), "cpu")
     assert not any(allocator for module, _, allocator in calls if module == "child")
 
@@ -132,7 +132,7 @@ def test_unknown_cases_and_devices_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_real_comparison_of_the_encoder(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "RUNS", 1)
-    row = json.loads(run.bench("cpu", tmp_path, only="encoder-vit_t-512-float32").read_text())["rows"][0]
+    row = json.loads(run.bench("cpu", tmp_path, only="encoder-lite-512-float32").read_text())["rows"][0]
     assert row["answers"]["relative_error"] < 1e-5 and row["answers"]["cosine"] == pytest.approx(1, abs=1e-9)
     for side in ("ours", "reference"):
         assert 0 < row[side]["seconds"][0] < 60

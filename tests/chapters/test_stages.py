@@ -31,7 +31,7 @@ def sam() -> Sam:
 @pytest.fixture(scope="module")
 def compact() -> Sam:
     """The compact model on a small input: its masks have outlines and boxes of their own."""
-    return load_sam("vit_t", image_size=128)
+    return load_sam("lite", image_size=128)
 
 
 def picture(seed: int = 0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The mask generator against segment-anything's: every filter, small and flat images, vit_t and an adapted ViT-B."""
+"""The mask generator against segment-anything's: every filter, small and flat images, lite and an adapted ViT-B."""
 
 from copy import deepcopy
 
@@ -18,7 +18,8 @@ from lorasam_core.data import load_dataset
 from lorasam_core.lora import LoRAConfig, add_lora, lora_parameters, merge
 from lorasam_core.mask_generator import MaskGenerator, as_rgb
 from lorasam_core.parity import TOLERANCE, compare, matched_iou, reference_logits
-from lorasam_core.sam import build_vit_t, load_sam, resize_input
+from lorasam_core.lite import build_lite
+from lorasam_core.sam import load_sam, resize_input
 from tests.tiny_sam import randomise, tiny_sam
 
 ALL_MASKS = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
@@ -40,8 +41,8 @@ def tiny() -> tuple[Sam, Sam]:
 
 
 @pytest.fixture(scope="module")
-def vit_t() -> tuple[Sam, Sam]:
-    ours, original = load_sam("vit_t"), build_vit_t()
+def lite() -> tuple[Sam, Sam]:
+    ours, original = load_sam("lite"), build_lite()
     original.load_state_dict(ours.state_dict())
     return ours, original
 
@@ -145,10 +146,10 @@ def test_output_modes_hold_the_same_masks(tiny, area: int) -> None:
 
 
 @pytest.mark.parametrize("area", [0, 100])
-def test_vit_t_on_a_micrograph(vit_t, area: int) -> None:
+def test_lite_on_a_micrograph(lite, area: int) -> None:
     image = load_dataset("synthetic", limit=3)[0].image[:160, :224]
     chosen = {"points_per_side": 8, "pred_iou_thresh": 0.1, "stability_score_thresh": 0.3, "box_nms_thresh": 0.9}
-    assert len(assert_identical(vit_t, image, **chosen, min_mask_region_area=area)) > 50
+    assert len(assert_identical(lite, image, **chosen, min_mask_region_area=area)) > 50
 
 
 def test_adapted_and_merged_vit_b(adapted_vit_b) -> None:

@@ -96,7 +96,10 @@ def instance_loop(sam, batch: dict) -> Tensor:
         masks, rated = decode(sam, embedding, by_point, **prompt)
         best = min((dice_and_entropy(mask, target) for mask in masks), key=Tensor.item)
         errors = [(rating - overlap(mask, target)) ** 2 for mask, rating in zip(masks, rated, strict=True)]
-        losses.append(best + sum(errors) / len(errors))
+        losses.append(best + 3 * sum(errors) / len(errors))
+    for image, nowhere in zip(batch["empty_owner"], batch["empty"], strict=True):
+        _, rated = decode(sam, embed(sam, batch, int(image)), True, points=(nowhere.reshape(1, 1, 2), torch.ones(1, 1)))
+        losses.append(3 * sum(rating**2 for rating in rated) / len(rated))
     return sum(losses) / len(losses)
 
 
@@ -128,10 +131,11 @@ def test_the_gradient_of_a_batch_in_pieces_is_that_of_a_loop(original, ours, bat
     assert_equal(found, LOOPS[kind](original, batch), ours, original)
 
 
-def test_a_piece_without_instances_is_left_out_where_instances_are_asked_for(ours, batch, monkeypatch):
+def test_a_piece_without_prompts_is_left_out_where_instances_are_asked_for(ours, batch, monkeypatch):
     monkeypatch.setattr("lorasam_core.objectives.images_at_once", lambda sam: 1)
-    mine = batch["owner"] != 2
+    mine, nowhere = batch["owner"] != 2, batch["empty_owner"] != 2
     rows = {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point", "owner")}
+    rows |= {key: batch[key][nowhere] for key in ("empty", "empty_owner")}
     named = [piece["ids"] for _, piece in Objective(ours, "instance").pieces(batch | rows, 0)]
     assert named == [[batch["ids"][i]] for i in (0, 1, 3)]
     assert len(Objective(ours, "semantic").pieces(batch | rows, 0)) == 4

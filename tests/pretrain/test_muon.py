@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
 from pretrain.muon import MuonAdamW
+
+RATE, MUON, SLOWED = 1e-3, 10.0, 0.25
 
 
 def network() -> nn.Module:
@@ -23,48 +26,75 @@ def step(model: nn.Module, *optimizers, seed: int) -> None:
         optimizer.zero_grad()
 
 
-def test_matrices_of_linear_layers_take_muon_and_the_rest_adamw():
+def both_of(model: nn.Module, muon: float = MUON) -> MuonAdamW:
+    """The convolution is slow."""
+    return MuonAdamW(model, RATE, muon, model[0].parameters(), SLOWED)
+
+
+def test_matrices_of_linear_layers_take_muon_and_the_rest_adamw_slowly_or_not():
     ours, theirs = network(), network()
-    both = MuonAdamW(ours, 1e-3, 1e-2)
-    hidden = [theirs[2].weight, theirs[4].weight]
-    muon = torch.optim.Muon(hidden, lr=1e-2, weight_decay=0.01)
-    others = [theirs[0].weight, theirs[0].bias, theirs[2].bias, theirs[3].weight, theirs[3].bias, theirs[4].bias]
-    adamw = torch.optim.AdamW(others, lr=1e-3, weight_decay=0.05, betas=(0.9, 0.98))
+    both = both_of(ours)
+    muon = torch.optim.Muon([theirs[2].weight, theirs[4].weight], lr=MUON * RATE, weight_decay=0.01)
+    plain = [theirs[2].bias, theirs[3].weight, theirs[3].bias, theirs[4].bias]
+    options = {"weight_decay": 0.05, "betas": (0.9, 0.98)}
+    adamw = torch.optim.AdamW(plain, lr=RATE, **options)
+    slow = torch.optim.AdamW(theirs[0].parameters(), lr=SLOWED * RATE, **options)
     for seed in range(4):
-        scale = 1 / (seed + 1)
+        now = RATE / (seed + 1)
         for group in both.param_groups:
-            group["lr"] = 1e-3 * scale  # what loop.fit sets: one learning rate for all
-        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = 1e-2 * scale, 1e-3 * scale
+            group["lr"] = now  # what loop.fit sets: one learning rate for all
+        for optimizer, share in ((muon, MUON), (adamw, 1), (slow, SLOWED)):
+            optimizer.param_groups[0]["lr"] = share * now
         step(ours, both, seed=seed)
-        step(theirs, muon, adamw, seed=seed)
+        step(theirs, muon, adamw, slow, seed=seed)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_every_trained_parameter_is_in_one_group():
+    model = network()
+    model[4].requires_grad_(False)
+    found = [p for group in both_of(model).param_groups for p in group["params"]]
+    assert len({id(p) for p in found}) == len(found)
+    assert {id(p) for p in found} == {id(p) for p in model.parameters() if p.requires_grad}
 
 
 def test_a_step_of_a_matrix_is_nearly_orthogonal():
     model = network()
     before = model[4].weight.detach().clone()
-    step(model, MuonAdamW(model, 1e-3, 1.0), seed=1)
+    step(model, both_of(model, muon=1 / RATE), seed=1)  # a learning rate of 1
     singular = torch.linalg.svdvals(model[4].weight.detach() - 0.99 * before)  # 0.99: weight decay
     assert (singular > 0.5).all() and (singular < 1.5).all()
 
 
-def test_frozen_parameters_stay():
+@pytest.mark.parametrize("frozen", [{2}, {0}, {0, 3}])  # of all slow parameters none may be left
+def test_frozen_parameters_stay(frozen):
     model = network()
-    model[2].requires_grad_(False)
+    for number in frozen:
+        model[number].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
-    step(model, MuonAdamW(model, 1e-3, 1e-2), seed=1)
+    step(model, both_of(model), seed=1)
     after = model.state_dict()
-    assert {name for name in after if torch.equal(after[name], before[name])} == {"2.weight", "2.bias"}
+    same = {name for name in after if torch.equal(after[name], before[name])}
+    assert same == {f"{number}.{name}" for number in frozen for name in ("weight", "bias")}
+
+
+def test_without_slow_parameters_the_rates_keep_their_proportion():
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = both_of(model)
+    optimizer.param_groups[0]["lr"] = 2e-4
+    step(model, optimizer, seed=1)
+    assert [group["lr"] for group in optimizer.param_groups] == [2e-4, pytest.approx(MUON * 2e-4)]
 
 
 def test_a_state_is_taken_up_where_it_was_left():
     ours, theirs = network(), network()
-    one, other = MuonAdamW(ours, 1e-3, 1e-2), MuonAdamW(theirs, 1e-3, 1e-2)
+    one, other = both_of(ours), both_of(theirs)
     for seed in range(3):
         step(ours, one, seed=seed)
         step(theirs, other, seed=seed)
-    fresh = MuonAdamW(theirs, 1e-3, 1e-2)
+    fresh = both_of(theirs)
     fresh.load_state_dict(copy.deepcopy(other.state_dict()))
     step(ours, one, seed=9)
     step(theirs, fresh, seed=9)

