@@ -56,6 +56,8 @@ from lorasam_core.lora import load_adapter
 config, device = adapted[0].config, resolve_device("auto")
 base = report.load_base(config, device)
 tuned = report.load_base(config, device)
+
+# %% tags=["hide-input"]
 if shown := adapted[0].adapter is not None:
     load_adapter(tuned, adapted[0].adapter)
     page.say(f"The adapter is that of run `{adapted[0].run_id}`; everything else of the two models is equal.")
@@ -125,8 +127,9 @@ if shown:
 # The case in the middle; of two, the lower.
 
 # %% tags=["hide-input"]
-pictures, k = {}, (len(samples) - 1) // 2
+pictures = {}
 if shown:
+    k = (len(samples) - 1) // 2
     s, (old, new) = samples[k], marked[k]
     pictures = {"input": plots.rgb(s.image), "frozen: predictor": plots.overlay(s.image, old)}
     pictures["adapted: predictor"] = plots.overlay(s.image, new)

@@ -1,0 +1,125 @@
+"""What results pages compute with: means and paired differences with intervals, what seeds do, and what may be claimed.
+
+All on tidy tables of scores (`records.load`): a row a run, image and measure, with columns run, id, group and value, and
+whatever setting was merged in to group by. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+LEVEL, RESAMPLES = 0.95, 2000
+HIGHER, LOWER, NEITHER, OPEN = "higher", "lower", "no detectable difference", "too few groups"
+
+
+def bootstrap_interval(
+    values: ArrayLike, groups: Sequence[Any] | NDArray[Any], level: float = LEVEL, n: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """Mean of per-image values with a percentile bootstrap interval over groups: (mean, low, high).
+
+    Images of one specimen or paper are not independent, so whole groups are drawn with replacement, n times, and
+    the mean is taken over all images in them (percentile intervals: Efron and Tibshirani 1993, chapter 13, whose draws
+    are single values; here they are whole groups). `values` (N,) may hold NaN (nothing to measure on that image), which
+    are left out. Fewer than two groups: low and high are NaN, and so is the mean when no value is left. Raises
+    ValueError when there is not one group a value.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    names = np.asarray(groups)
+    if data.ndim != 1 or names.shape != data.shape:
+        raise ValueError(f"values has shape {data.shape} and groups {names.shape}; give one group a value.")
+    data, names = data[~np.isnan(data)], names[~np.isnan(data)]
+    if data.size == 0:
+        return float("nan"), float("nan"), float("nan")
+    mean = float(data.mean())
+    index = np.unique(names, return_inverse=True)[1]
+    counts = np.bincount(index)
+    if counts.size < 2:
+        return mean, float("nan"), float("nan")
+    sums = np.bincount(index, weights=data)
+    draws = np.random.default_rng(seed).integers(counts.size, size=(n, counts.size))
+    means = sums[draws].sum(axis=1) / counts[draws].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return mean, float(low), float(high)
+
+
+def mean_interval(scores: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
+    """Mean value of each group of rows, with its bootstrap interval over specimens or papers.
+
+    scores: a row a run and image; by: the columns whose values make a row of the result. Several runs of one row are its
+    seeds: an image counts with its mean over them. Returns by, mean, low, high (as the values: 0 to 1 for Dice), images,
+    groups, runs. Intervals reflect the sampling of images, not the variance of seeds.
+    """
+    keys = [by] if isinstance(by, str) else list(by)
+    rows = []
+    for values, part in scores.groupby(keys, sort=False, dropna=False):
+        images = _by_image(part)
+        mean, low, high = bootstrap_interval(images["value"], images["group"])
+        counts = {"images": len(images), "groups": images["group"].nunique(), "runs": part["run"].nunique()}
+        rows.append(dict(zip(keys, values, strict=True)) | {"mean": mean, "low": low, "high": high} | counts)
+    return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "images", "groups", "runs"])
+
+
+def paired(scores: pd.DataFrame, by: str, reference: Any) -> pd.DataFrame:
+    """Mean difference of each value of `by` to `reference`, on the images that both have, with its bootstrap interval.
+
+    Returns by, reference, difference, low, high, images, groups, and runs and reference_runs, the seeds behind either
+    side; no row for the reference itself. Raises ValueError where no row has the reference.
+    """
+    base = scores[scores[by] == reference]
+    if base.empty:
+        raise ValueError(f"no row has {by} {reference!r}; there are {', '.join(map(str, scores[by].unique()))}.")
+    before, rows = _by_image(base), []
+    for value, part in scores[scores[by] != reference].groupby(by, sort=False):
+        both = _by_image(part).merge(before, on=["id", "group"], suffixes=("", "_before"))
+        change, low, high = bootstrap_interval(both["value"] - both["value_before"], both["group"])
+        row = {by: value, "reference": reference, "difference": change, "low": low, "high": high, "images": len(both)}
+        row |= {"groups": both["group"].nunique(), "runs": part["run"].nunique()}
+        rows.append(row | {"reference_runs": base["run"].nunique()})
+    names = [by, "reference", "difference", "low", "high", "images", "groups", "runs", "reference_runs"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _by_image(scores: pd.DataFrame) -> pd.DataFrame:
+    """id, group and value, the mean over runs; images with no value are left out."""
+    return scores.dropna(subset=["value"]).groupby(["id", "group"], as_index=False, sort=False)["value"].mean()
+
+
+def seed_noise(scores: pd.DataFrame) -> float:
+    """How far two single runs of one configuration may differ by seed alone, in 19 of 20 cases; NaN for one run.
+
+    scores: rows of several seeds. t(0.975, n - 1) * sqrt(2) * s, half a 95 % prediction interval for the difference of
+    two runs: s is the standard deviation of the n runs' means, and Student's t allows for an s that few runs have given.
+    """
+    means = scores.groupby("run")["value"].mean().dropna()
+    if len(means) < 2:
+        return math.nan
+    return float(stats.t.ppf(0.975, len(means) - 1)) * math.sqrt(2) * float(means.std(ddof=1))
+
+
+def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Sequence[Any] = ()) -> pd.DataFrame:
+    """The table of `paired` with a column `verdict`: what may be claimed of each difference.
+
+    higher or lower: clear of zero by more than images and seeds together may do; otherwise "no detectable difference",
+    which does not mean that there is none; "too few groups" without an interval. noise: `seed_noise`, for two single
+    runs (NaN: not known, and left out); it falls with the seeds behind each side, and values in `untrained` (first
+    column) have none. Images and seeds add up as the root of their squares.
+    """
+    kinds = []
+    for row in differences.itertuples(index=False):
+        if not (math.isfinite(row.low) and math.isfinite(row.high)):
+            kinds.append(OPEN)
+            continue
+        half = row.difference - row.low if row.difference > 0 else row.high - row.difference
+        sides = ((row[0], row.runs), (row.reference, row.reference_runs))
+        shares = [0.0 if value in untrained else 1 / runs for value, runs in sides]
+        seeds = noise * math.sqrt(sum(shares) / 2) if math.isfinite(noise) else 0.0
+        clear = not row.low <= 0 <= row.high and abs(row.difference) > math.hypot(half, seeds)
+        kinds.append((HIGHER if row.difference > 0 else LOWER) if clear else NEITHER)
+    return differences.assign(verdict=kinds)

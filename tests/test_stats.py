@@ -1,0 +1,96 @@
+"""Means, paired differences, the noise of seeds and verdicts, against formulas, scipy and cases made by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap, t
+
+from lorasam_core.stats import HIGHER, LOWER, NEITHER, OPEN, mean_interval, paired, seed_noise, verdict
+
+
+def scores(**runs: list[float]) -> pd.DataFrame:
+    """A row an image of each run; images come in twos of one group."""
+    parts = [
+        pd.DataFrame({"run": run, "rank": int(run[1:].split("_")[0]), "value": values}).assign(
+            id=[f"i{k}" for k in range(len(values))], group=[f"g{k // 2}" for k in range(len(values))]
+        )
+        for run, values in runs.items()
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_a_mean_over_seeds_counts_an_image_once():
+    found = mean_interval(scores(r4_0=[0.0, 1.0], r4_1=[1.0, 1.0], r8_0=[0.5, 0.5]), "rank").set_index("rank")
+    assert found["mean"].tolist() == [0.75, 0.5]
+    assert found["images"].tolist() == [2, 2] and found["runs"].tolist() == [2, 1] and found["groups"].tolist() == [1, 1]
+    assert found[["low", "high"]].isna().all(axis=None)  # one group has no interval
+
+
+def test_the_interval_is_scipys_where_every_image_is_a_group():
+    values = np.random.default_rng(0).normal(0.7, 0.1, 40)
+    table = pd.DataFrame({"run": "a", "id": range(40), "group": range(40), "value": values, "all": 1})
+    found = mean_interval(table, "all").iloc[0]
+    theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=9999, random_state=1).confidence_interval
+    assert found["mean"] == pytest.approx(values.mean())
+    assert (found["low"], found["high"]) == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_images_without_a_value_are_left_out():
+    table = scores(r1_0=[0.2, math.nan, 0.4, 0.6])
+    assert mean_interval(table, "rank").loc[0, "images"] == 3
+    assert mean_interval(table, "rank").loc[0, "mean"] == pytest.approx(0.4)
+
+
+def test_a_difference_is_paired_on_the_images_that_both_have():
+    table = scores(r4_0=[0.1, 0.2, 0.3, 0.4], r8_0=[0.2, 0.3, 0.4, 0.5, 0.9, 0.9])
+    found = paired(table, "rank", 4)
+    assert found["rank"].tolist() == [8] and found.loc[0, "images"] == 4 and found.loc[0, "groups"] == 2
+    assert found.loc[0, ["difference", "low", "high"]].tolist() == pytest.approx([0.1, 0.1, 0.1])
+    with pytest.raises(ValueError, match="no row has rank 16; there are 4, 8"):
+        paired(table, "rank", 16)
+
+
+@settings(max_examples=30, deadline=None)
+@given(shift=st.floats(-0.3, 0.3), seed=st.integers(0, 99))
+def test_a_shift_of_every_image_is_the_difference_and_turns_with_the_reference(shift, seed):
+    values = np.random.default_rng(seed).uniform(0.3, 0.7, 12)
+    table = scores(r1_0=list(values), r2_0=list(values + shift))
+    forth, back = (paired(table, "rank", reference).iloc[0] for reference in (1, 2))
+    assert forth["difference"] == pytest.approx(shift, abs=1e-9) == pytest.approx(-back["difference"], abs=1e-9)
+    assert forth["low"] - 1e-9 <= forth["difference"] <= forth["high"] + 1e-9
+
+
+def test_the_noise_of_seeds_is_a_prediction_interval_of_two_runs():
+    table = scores(r1_0=[0.70, 0.70], r1_1=[0.72, 0.72], r1_2=[0.71, 0.73])
+    expected = t.ppf(0.975, 2) * math.sqrt(2) * np.std([0.70, 0.72, 0.72], ddof=1)
+    assert seed_noise(table) == pytest.approx(expected)
+    assert math.isnan(seed_noise(scores(r1_0=[0.7, 0.8])))
+
+
+def row(difference: float, low: float, high: float, runs: int = 1, reference_runs: int = 1) -> pd.DataFrame:
+    columns = {"rank": 8, "reference": 4, "difference": difference, "low": low, "high": high, "images": 9, "groups": 9}
+    return pd.DataFrame([columns | {"runs": runs, "reference_runs": reference_runs}])
+
+
+@pytest.mark.parametrize(
+    ("table", "noise", "untrained", "expected"),
+    [
+        (row(0.05, 0.02, 0.08), math.nan, (), HIGHER),
+        (row(-0.05, -0.08, -0.02), math.nan, (), LOWER),
+        (row(0.05, -0.01, 0.11), math.nan, (), NEITHER),
+        (row(0.05, math.nan, math.nan), math.nan, (), OPEN),
+        (row(0.05, 0.02, 0.08), 0.03, (), HIGHER),  # hypot(0.03, 0.03) = 0.042
+        (row(0.05, 0.02, 0.08), 0.045, (), NEITHER),  # hypot(0.03, 0.045) = 0.054
+        (row(0.05, 0.02, 0.08), 0.045, (4,), HIGHER),  # one side alone is trained: 0.045 / sqrt(2)
+        (row(0.05, 0.02, 0.08, 3, 3), 0.045, (), HIGHER),  # three seeds each: 0.045 / sqrt(3)
+        (row(0.05, 0.02, 0.08), 9.0, (4, 8), HIGHER),  # nothing is trained: seeds do nothing
+    ],
+)
+def test_a_verdict_needs_more_than_images_and_seeds_may_do(table, noise, untrained, expected):
+    assert verdict(table, noise, untrained)["verdict"].tolist() == [expected]
