@@ -45,13 +45,13 @@ def shared_python(session: nox.Session) -> str:
 def experiments(session: nox.Session) -> None:
     """Make the report: do the runs that are missing, execute the notebooks, build the book; prints its index.html."""
     install(session, "book")
-    session.run("python", "-m", "lorasam_core.experiments", "run", *session.posargs, env=ENV)
+    session.run("python", "-m", "lorasam_core.cli", "experiments", *session.posargs, env=ENV)
 
 
 @nox.session(venv_backend="none")
 def book(session: nox.Session) -> None:
     """Build the book from records: the newest local edition, else the published one; -- --edition NAME chooses."""
-    session.run(shared_python(session), "-m", "lorasam_core.pages", "build", *session.posargs, external=True, env=ENV)
+    session.run(shared_python(session), "-m", "lorasam_core.cli", "book", *session.posargs, external=True, env=ENV)
 
 
 @nox.session
@@ -82,4 +82,4 @@ def pretrain(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def bench(session: nox.Session) -> None:
     """Time everything against segment-anything, side by side; -- --device cuda, --only TEXT, --list, --publish."""
-    session.run(shared_python(session), "-m", "lorasam_core.bench.run", *session.posargs, external=True, env=ENV)
+    session.run(shared_python(session), "-m", "bench.run", *session.posargs, external=True, env=ENV)

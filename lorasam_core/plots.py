@@ -21,9 +21,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lorasam_core.metrics import paint
-from lorasam_core.particles import readable_unit
-from lorasam_core.tables import setting
+from lorasam_core.measure.metrics import paint
+from lorasam_core.measure.sizes import readable_unit
 
 FROZEN, ADAPTED, STUDY, LABELS = "#0072B2", "#D55E00", "#000000", "#666666"  # Okabe and Ito's palette, and a grey
 TRAIN, VALIDATION = "#009E73", "#CC79A7"
@@ -308,3 +307,8 @@ def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
     axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def setting(value: Any) -> str:
+    """A setting's value as profiles and the study write it: 0.00001, where :g would give 1e-05."""
+    return np.format_float_positional(value, trim="-") if isinstance(value, (float, np.floating)) else str(value)

@@ -1,7 +1,7 @@
-"""What results pages compute with: means and paired differences with intervals, what seeds do, and what may be claimed.
+"""What results pages compute with: means and paired differences with intervals, what seeds do, what may be claimed.
 
-All on tidy tables of scores (`records.load`): a row a run, image and measure, with columns run, id, group and value, and
-whatever setting was merged in to group by. Imports no torch.
+All on tidy tables of scores (`records.load`): a row a run, image and measure, with columns run, id, group and value,
+and whatever setting was merged in to group by. Imports no torch.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def bootstrap_interval(
 def mean_interval(scores: pd.DataFrame, by: str | Sequence[str]) -> pd.DataFrame:
     """Mean value of each group of rows, with its bootstrap interval over specimens or papers.
 
-    scores: a row a run and image; by: the columns whose values make a row of the result. Several runs of one row are its
-    seeds: an image counts with its mean over them. Returns by, mean, low, high (as the values: 0 to 1 for Dice), images,
-    groups, runs. Intervals reflect the sampling of images, not the variance of seeds.
+    scores: a row a run and image; by: the columns whose values make a row of the result. Several runs of one row are
+    its seeds: an image counts with its mean over them. Returns by, mean, low, high (as the values: 0 to 1 for Dice),
+    images, groups, runs. Intervals reflect the sampling of images, not the variance of seeds.
     """
     keys = [by] if isinstance(by, str) else list(by)
     rows = []
     for values, part in scores.groupby(keys, sort=False, dropna=False):
         images = _by_image(part)
-        mean, low, high = bootstrap_interval(images["value"], images["group"])
+        mean, low, high = bootstrap_interval(images["value"], images["group"].to_numpy())
         counts = {"images": len(images), "groups": images["group"].nunique(), "runs": part["run"].nunique()}
         rows.append(dict(zip(keys, values, strict=True)) | {"mean": mean, "low": low, "high": high} | counts)
     return pd.DataFrame(rows, columns=[*keys, "mean", "low", "high", "images", "groups", "runs"])
@@ -78,7 +78,7 @@ def paired(scores: pd.DataFrame, by: str, reference: Any) -> pd.DataFrame:
     before, rows = _by_image(base), []
     for value, part in scores[scores[by] != reference].groupby(by, sort=False):
         both = _by_image(part).merge(before, on=["id", "group"], suffixes=("", "_before"))
-        change, low, high = bootstrap_interval(both["value"] - both["value_before"], both["group"])
+        change, low, high = bootstrap_interval(both["value"] - both["value_before"], both["group"].to_numpy())
         row = {by: value, "reference": reference, "difference": change, "low": low, "high": high, "images": len(both)}
         row |= {"groups": both["group"].nunique(), "runs": part["run"].nunique()}
         rows.append(row | {"reference_runs": base["run"].nunique()})
@@ -88,14 +88,14 @@ def paired(scores: pd.DataFrame, by: str, reference: Any) -> pd.DataFrame:
 
 def _by_image(scores: pd.DataFrame) -> pd.DataFrame:
     """id, group and value, the mean over runs; images with no value are left out."""
-    return scores.dropna(subset=["value"]).groupby(["id", "group"], as_index=False, sort=False)["value"].mean()
+    return scores.dropna(subset=["value"]).groupby(["id", "group"], sort=False)["value"].mean().reset_index()
 
 
 def seed_noise(scores: pd.DataFrame) -> float:
     """How far two single runs of one configuration may differ by seed alone, in 19 of 20 cases; NaN for one run.
 
     scores: rows of several seeds. t(0.975, n - 1) * sqrt(2) * s, half a 95 % prediction interval for the difference of
-    two runs: s is the standard deviation of the n runs' means, and Student's t allows for an s that few runs have given.
+    two runs: s is the standard deviation of the n runs' means, and Student's t allows for an s from few runs.
     """
     means = scores.groupby("run")["value"].mean().dropna()
     if len(means) < 2:
@@ -111,15 +111,16 @@ def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Seque
     runs (NaN: not known, and left out); it falls with the seeds behind each side, and values in `untrained` (first
     column) have none. Images and seeds add up as the root of their squares.
     """
-    kinds = []
-    for row in differences.itertuples(index=False):
-        if not (math.isfinite(row.low) and math.isfinite(row.high)):
+    kinds, by = [], differences.columns[0]
+    for row in differences.to_dict("records"):
+        change, low, high = (float(row[name]) for name in ("difference", "low", "high"))
+        if not (math.isfinite(low) and math.isfinite(high)):
             kinds.append(OPEN)
             continue
-        half = row.difference - row.low if row.difference > 0 else row.high - row.difference
-        sides = ((row[0], row.runs), (row.reference, row.reference_runs))
+        half = change - low if change > 0 else high - change
+        sides = ((row[by], row["runs"]), (row["reference"], row["reference_runs"]))
         shares = [0.0 if value in untrained else 1 / runs for value, runs in sides]
         seeds = noise * math.sqrt(sum(shares) / 2) if math.isfinite(noise) else 0.0
-        clear = not row.low <= 0 <= row.high and abs(row.difference) > math.hypot(half, seeds)
-        kinds.append((HIGHER if row.difference > 0 else LOWER) if clear else NEITHER)
+        clear = not low <= 0 <= high and abs(change) > math.hypot(half, seeds)
+        kinds.append((HIGHER if change > 0 else LOWER) if clear else NEITHER)
     return differences.assign(verdict=kinds)

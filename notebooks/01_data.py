@@ -23,8 +23,10 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "data", folder, data)
@@ -40,7 +42,7 @@ page.banner()
 # blur and shot noise.
 
 # %% tags=["hide-input"]
-from lorasam_core.data.synthetic import generate
+from lorasam_core.data.particles import generate
 
 generated = [generate(seed=0, index=3 * i) for i in range(12)]
 caption = "Generated micrographs, each of another specimen."
@@ -179,7 +181,7 @@ page.say(
 # reports the same letters by volume. Particles that the image's edge cuts are left out.
 
 # %% tags=["hide-input"]
-from lorasam_core.particles import measure, readable_unit, size_distribution
+from lorasam_core.measure.sizes import measure, readable_unit, size_distribution
 
 groups = [s.group for s in chosen for _ in range(s.labels.max())]
 busiest = max(set(groups), key=groups.count)  # one group: sizes of different powders make no distribution

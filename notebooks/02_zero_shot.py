@@ -25,8 +25,10 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 frozen = experiments.sweep(profile, "zero_shot", folder, data)[0]
@@ -37,7 +39,7 @@ page.banner()
 # The model is the base of this edition, frozen: no adapter, no training on particles.
 
 # %% tags=["hide-input"]
-from lorasam_core.devices import resolve_device
+from lorasam_core.models.devices import resolve_device
 
 config, device = frozen.config, resolve_device("auto")
 sam = report.load_base(config, device)
@@ -53,7 +55,7 @@ page.say(f"`{sam.base_name}` has {total:,} parameters, {encoder:,} of them in th
 # %% tags=["hide-input"]
 from lorasam_core.data import Sample
 from pretrain.scenes import generate_scene
-from lorasam_core.metrics import paint
+from lorasam_core.measure.metrics import paint
 from pretrain.measure import HELD_OUT_SEED
 
 scenes = [generate_scene(HELD_OUT_SEED, index) for index in range(6)]
@@ -68,9 +70,9 @@ described = [Sample(s.image, y, f"scene {i + 1}", f"scene {i + 1}") for i, (s, y
 # %% tags=["hide-input"]
 from functools import partial
 
-from lorasam_core import devices
-from lorasam_core.evaluation import evaluate, predict_foreground
-from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+from lorasam_core.models import devices
+from lorasam_core.measure.evaluation import evaluate, predict_foreground
+from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 autocast = partial(devices.autocast, config.precision, device)  # as the run was judged
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
@@ -148,7 +150,7 @@ page.say(
 # set itself.
 
 # %% tags=["hide-input"]
-from lorasam_core import model_card
+from lorasam_core.report import model_card
 
 card = model_card.read_card()
 if config.model == "lite":

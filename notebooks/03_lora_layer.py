@@ -28,8 +28,9 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, report
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core.report import page as report
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "lora_layer", folder, data)
@@ -111,7 +112,7 @@ page.say(f"Merged and unmerged outputs differ by {difference:.1e} at most, which
 # slices of every block of the image encoder; prompt encoder and mask decoder stay as they are.
 
 # %%
-from lorasam_core.lora import LoRAConfig, add_lora, count_trainable
+from lorasam_core.models.lora import LoRAConfig, add_lora, count_trainable
 
 config = report.main_config(page.edition)
 sam = report.load_base(config)
@@ -135,8 +136,8 @@ page.say(
 # update is computed here beside the frozen output, as the formula has it, and then compared with the merged layer.
 
 # %%
-from lorasam_core.lora import lora_parameters, merge
-from lorasam_core.lora.model import layers_of
+from lorasam_core.models.lora import lora_parameters, merge
+from lorasam_core.models.lora.model import layers_of
 
 for p in lora_parameters(sam):
     torch.nn.init.normal_(p, std=0.02)
@@ -172,7 +173,7 @@ page.say(
 # %%
 import pandas as pd
 
-from lorasam_core.lora import lora_parameter_count
+from lorasam_core.models.lora import lora_parameter_count
 
 width, depth = report.width_of(config.model), len(sam.image_encoder.blocks)
 wide, deep = report.STUDY["width"], report.STUDY["blocks"]
@@ -212,7 +213,7 @@ page.say(
 # {cite:p}`kalajdzievski2023rslora` or none. Here they are computed for a gradient of random tokens.
 
 # %%
-from lorasam_core.chapters import lesson_plots
+from lorasam_core.report.chapters import lesson_plots
 from lorasam_core.config import SCALINGS
 
 rows, rate, tokens = [], 1e-4, 64

@@ -24,9 +24,11 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons, spectra
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons, spectra
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 records = experiments.sweep(profile, "rank", folder, data, workers)
@@ -167,9 +169,9 @@ page.say(spectra.truncation_sentence(cut) or "No adapter of this edition was cut
 # The mask generator's output for one test image. A number can hide what kind of error it counts.
 
 # %% tags=["hide-input"]
-from lorasam_core.devices import resolve_device
-from lorasam_core.lora import load_adapter
-from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.models.lora import load_adapter
+from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
 (sample,), note = report.picture_samples(page.edition, count=1)

@@ -23,9 +23,12 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report, tables
-from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report import tables
+from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 records = experiments.sweep(profile, "learning_rate", folder, data, workers)

@@ -23,8 +23,10 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "test_cases", folder, data)
@@ -50,8 +52,8 @@ page.say(report.cases_sentence(cases))
 # ## The two models
 
 # %% tags=["hide-input"]
-from lorasam_core.devices import resolve_device
-from lorasam_core.lora import load_adapter
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.models.lora import load_adapter
 
 config, device = adapted[0].config, resolve_device("auto")
 base = report.load_base(config, device)
@@ -67,8 +69,8 @@ else:
 # %% tags=["hide-input"]
 from functools import partial
 
-from lorasam_core import devices
-from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+from lorasam_core.models import devices
+from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 samples, note = report.picture_samples(page.edition, ids=list(cases["id"])) if shown else ([], "")
 settings = STUDY_SETTINGS if config.generator == "study" else QUICK_SETTINGS
@@ -82,7 +84,7 @@ after = [MaskGenerator(tuned, autocast=autocast, **settings).generate(s.image) f
 # Each instance has a random colour. The red box is where the two outputs differ most, enlarged in the corner.
 
 # %% tags=["hide-input"]
-from lorasam_core.metrics import dice
+from lorasam_core.measure.metrics import dice
 
 names = [*("lowest", "second", "third")[: len(samples) - 1], "highest"]
 cased = [s.id for s in samples] == list(cases["id"])  # else others stand in
@@ -104,7 +106,7 @@ for name, title, s, old, new in zip(names, titled, samples, before, after, stric
 # blue. It shows what the model itself takes for particles, before any grid of points or post-processing.
 
 # %% tags=["hide-input"]
-from lorasam_core.evaluation import predict_foreground
+from lorasam_core.measure.evaluation import predict_foreground
 
 marked = [[predict_foreground(sam, s.image, autocast=autocast) for sam in (base, tuned)] for s in samples]
 

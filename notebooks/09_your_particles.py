@@ -42,9 +42,11 @@ learning_rate: float = 0.002  # lower it, to 0.0005 or so, for more steps
 crop_size: int = 256  # side of the training crops, pixels of your images
 
 # %%
-from lorasam_core import experiments, plots, report
-from lorasam_core.phrases import difference
-from lorasam_core.records import read_edition, root
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.phrases import difference
+from lorasam_core.experiments.records import read_edition, root
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "your_particles", folder, data)
@@ -60,7 +62,7 @@ page.banner()
 import pandas as pd
 from skimage.io import imsave
 
-from lorasam_core.data.synthetic import generate
+from lorasam_core.data.particles import generate
 
 out = root() / output if output else page.folder / "your-particles"
 named = images or ("" if data in ("", "synthetic", "emps") else data)
@@ -150,17 +152,17 @@ page.say(f"In the predictor's Dice on the test images adapting makes {difference
 
 # %%
 from lorasam_core.data.readers import read_image
-from lorasam_core.devices import resolve_device
-from lorasam_core.lora import load_adapter
-from lorasam_core.sam import load_sam
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.models.lora import load_adapter
+from lorasam_core.models.sam import load_sam
 
 sam = load_sam(model, checkpoint or None, device=resolve_device("auto"))
 load_adapter(sam, adapted.adapter)
 pictures = {name: read_image(path) for name, path in files.items()} or {s.id: s.image for s in parts["test"]}
 
 # %%
-from lorasam_core import filters
-from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator
+from lorasam_core.experiments import filters
+from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator
 
 usual = QUICK_SETTINGS if model == "lite" else {}
 tried = filters.sweep(sam, filters.spread(parts["val"], 12), usual)[1]
@@ -181,7 +183,7 @@ page.say(
 # written as 16-bit PNG: 0 is background, and every other number a particle.
 
 # %%
-from lorasam_core.metrics import paint
+from lorasam_core.measure.metrics import paint
 
 generator = MaskGenerator(sam, **usual | chosen)
 (out / "masks").mkdir(exist_ok=True)
@@ -210,7 +212,7 @@ page.figure(plots.panels(shown, columns=len(shown) // 2), "yours-masks", caption
 # an image cuts are measured, marked, and left out of D10, D50 and D90.
 
 # %%
-from lorasam_core.particles import measure, readable_sizes, size_distribution
+from lorasam_core.measure.sizes import measure, readable_sizes, size_distribution
 
 scale = dict.fromkeys(files, pixel_size or None) if files else {s.id: s.pixel_size for s in parts["test"]}
 measured = {name: measure(y, scale[name]) for name, y in labels.items()}

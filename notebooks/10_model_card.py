@@ -25,9 +25,12 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, model_card, plots, report
-from lorasam_core.records import read_edition
-from lorasam_core.sam import load_sam
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core.report import model_card
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.experiments.records import read_edition
+from lorasam_core.models.sam import load_sam
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "model_card", folder, data)
@@ -39,19 +42,19 @@ card, sam = model_card.read_card(), load_sam("lite")
 side = sam.image_encoder.img_size
 total, encoder = (sum(p.numel() for p in part.parameters()) for part in (sam, sam.image_encoder))
 page.say(
-    f"{total:,} parameters, {encoder:,} of them in the image encoder; input of {side} x {side} pixels, a token for every",
-    f"16 x 16; weights of SHA-256 `{card['weights_sha256'][:16]}…`, made on {card['date']} on {card['device']} in",
-    f"{card['hours']:.1f} hours.",
+    f"{total:,} parameters, {encoder:,} of them in the image encoder; input of {side} x {side} pixels, a token for",
+    f"every 16 x 16; weights of SHA-256 `{card['weights_sha256'][:16]}…`, made on {card['date']} on",
+    f"{card['device']} in {card['hours']:.1f} hours.",
 )
 
 # %% [markdown]
 # ## What it was trained on
 #
 # Half of its pictures are real: nuclei under light microscopes (Data Science Bowl 2018 with corrected masks, CC0) and
-# photographs of clothed people (Clothing Co-Parsing, Apache-2.0), 1,668 in all. The others are generated. *Scenes* hold a
-# few to two dozen describable objects of many shapes and textures, lit, shadowed and hiding each other, with parts inside
-# wholes, so that one point can mean three things. *Heaps* hold many things of one kind, strewn and touching. No electron
-# micrograph was used, and no generated one.
+# photographs of clothed people (Clothing Co-Parsing, Apache-2.0), 1,668 in all. The others are generated. *Scenes*
+# hold a few to two dozen describable objects of many shapes and textures, lit, shadowed and hiding each other, with
+# parts inside wholes, so that one point can mean three things. *Heaps* hold many things of one kind, strewn and
+# touching. No electron micrograph was used, and no generated one.
 
 # %% tags=["hide-input"]
 from pretrain.measure import Scenes
@@ -65,13 +68,13 @@ page.figure(plots.panels(pictures, columns=4), "card-scenes", caption, alt)
 # %% [markdown]
 # ## The recipe
 #
-# The model sees windows of 256 pixels of a 512-pixel frame, and at last whole frames; prompts keep the coordinates of the
-# frame. For a point the best of three masks learns, and the others a little, so that none is never trained; for a box the
-# single mask; and the IoU head learns the true IoU of what was returned. Two of eleven prompts are points where nothing
-# is: their masks learn nothing, and their rating learns 0, for a mask generator asks mostly such points. A third of the
-# pictures are also asked for everything, by the box of the whole image; clothed people are not, for other things stand
-# around them. Every fourth step adds two rounds of corrections on half of the pictures, each with a new point where the
-# mask is wrong. Beside all this, pixels of one object are taught to resemble each other. Muon
+# The model sees windows of 256 pixels of a 512-pixel frame, and at last whole frames; prompts keep the coordinates of
+# the frame. For a point the best of three masks learns, and the others a little, so that none is never trained; for a
+# box the single mask; and the IoU head learns the true IoU of what was returned. Two of eleven prompts are points
+# where nothing is: their masks learn nothing, and their rating learns 0, for a mask generator asks mostly such points.
+# A third of the pictures are also asked for everything, by the box of the whole image; clothed people are not, for
+# other things stand around them. Every fourth step adds two rounds of corrections on half of the pictures, each with a
+# new point where the mask is wrong. Beside all this, pixels of one object are taught to resemble each other. Muon
 # {cite:p}`jordan2024muon` trains the matrices, AdamW all else, the stem at 0.15 of its rate, and the result is the
 # average of the weights along the way.
 
@@ -101,8 +104,8 @@ page.figure(figure, "card-curve", caption, "Two curves that rise with the steps 
 # %% tags=["hide-input"]
 import numpy as np
 
-from lorasam_core.mask_generator import QUICK_SETTINGS, MaskGenerator, Predictor, evaluating
-from lorasam_core.prompts import points_inside
+from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator, Predictor, evaluating
+from lorasam_core.training.prompts import points_inside
 
 generator, predictor = MaskGenerator(sam, **QUICK_SETTINGS), Predictor(sam)
 
@@ -133,10 +136,10 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # ## Measured
 #
 # On a thousand scenes that training never used, up to eight objects each, and asked in the same way on generated
-# particles and on 24 evenly spaced test images of EMPS {cite:p}`yildirim2021emps`. Below that, all masks for a grid of 16
-# by 16 points: how many true masks are among them, how well the predicted IoU tells which, and the F1 of those that are
-# kept in the order of predicted IoU times stability, each unless more than half of it lies in a better one, from the
-# best of 13 thresholds on. Beside each result stands what the project wanted to reach, and its aim.
+# particles and on 24 evenly spaced test images of EMPS {cite:p}`yildirim2021emps`. Below that, all masks for a grid of
+# 16 by 16 points: how many true masks are among them, how well the predicted IoU tells which, and the F1 of those that
+# are kept in the order of predicted IoU times stability, each unless more than half of it lies in a better one, from
+# the best of 13 thresholds on. Beside each result stands what the project wanted to reach, and its aim.
 
 # %% tags=["hide-input"]
 caption = "Means over objects (whole images: over images) with 95 % intervals over scenes, specimens or papers, in %."
@@ -154,10 +157,10 @@ for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_i
 # %% [markdown]
 # ## What it cannot do
 #
-# - **Small objects.** A token is 16 pixels of a 512-pixel input and a mask's pixel 4. Objects under 16 pixels across are
-#   seldom outlined well.
-# - **Stand for SAM's accuracy.** It has a fourteenth of ViT-B's parameters and saw the pictures above, where SAM saw eleven
-#   million photographs. Adapting it shows the mechanism, not what SAM would score.
+# - **Small objects.** A token is 16 pixels of a 512-pixel input and a mask's pixel 4. Objects under 16 pixels across
+#   are seldom outlined well.
+# - **Stand for SAM's accuracy.** It has a fourteenth of ViT-B's parameters and saw the pictures above, where SAM saw
+#   eleven million photographs. Adapting it shows the mechanism, not what SAM would score.
 # - **Be asked with SAM's thresholds.** Its ratings of its own masks are not on the scale of SAM's; the generator's
 #   settings of this project's quick profile were chosen for it. [Filters](16_filters.ipynb) compares thresholds.
 # - **Photographs of anything.** Of photographs it saw clothed people alone, and nothing was measured on others.

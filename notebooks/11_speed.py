@@ -26,9 +26,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments, plots, report
-from lorasam_core.bench import cases, tables
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from bench import cases, tables
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "speed", folder, data)
@@ -66,8 +68,8 @@ page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one.
 # %% tags=["hide-input"]
 import torch
 
-from lorasam_core import attention
-from lorasam_core.attention import FastAttention
+from lorasam_core.models import attention
+from lorasam_core.models.attention import FastAttention
 from segment_anything.modeling.image_encoder import Attention
 
 torch.manual_seed(0)

@@ -23,9 +23,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import phrases, report, tables
-from lorasam_core.chapters import budgets, chance, comparison_plots, comparisons
-from lorasam_core.records import read_edition
+from lorasam_core.report import phrases
+from lorasam_core.report import page as report
+from lorasam_core.report import tables
+from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons
+from lorasam_core.experiments.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
 page.banner()

@@ -23,9 +23,9 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import report
-from lorasam_core.chapters import budgets, comparison_plots, comparisons, label_counts
-from lorasam_core.records import read_edition
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import budgets, comparison_plots, comparisons, label_counts
+from lorasam_core.experiments.records import read_edition
 
 page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "14_labels")
 page.banner()

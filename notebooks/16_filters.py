@@ -24,9 +24,9 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import report
-from lorasam_core.chapters import calibration, filter_plots, thresholds
-from lorasam_core.records import read_edition
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import calibration, filter_plots, thresholds
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 page = report.Page(read_edition(folder), "16_filters")

@@ -23,9 +23,10 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import plots, report
-from lorasam_core.chapters import transfer_tables
-from lorasam_core.records import read_edition
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import transfer_tables
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 page = report.Page(read_edition(folder), "18_other_material")

@@ -22,9 +22,9 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import report
-from lorasam_core.chapters import failures
-from lorasam_core.records import read_edition
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import failures
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 page = report.Page(read_edition(folder), "19_failures")
@@ -63,9 +63,9 @@ page.say(failures.overlap_sentence(record, worst))
 # its own area. Labels are made by people: what counts as spurious here may be a particle that nobody has labelled.
 
 # %% tags=["hide-input"]
-from lorasam_core.devices import resolve_device
-from lorasam_core.lora import load_adapter
-from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.models.lora import load_adapter
+from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
 
 config, device = record.config, resolve_device("auto")
 sam = report.load_base(config, device)
@@ -76,7 +76,7 @@ page.say("" if record.adapter else "The adapter of this run is not part of the e
 # %% tags=["hide-input"]
 from functools import partial
 
-from lorasam_core import devices
+from lorasam_core.models import devices
 
 ids = list(worst["id"]) if record.adapter else []
 samples, note = report.picture_samples(page.edition, ids=ids) if ids else ([], "")
@@ -85,7 +85,7 @@ autocast = partial(devices.autocast, config.precision, device)  # as the run was
 generator = MaskGenerator(sam, autocast=autocast, **settings)
 
 # %% tags=["hide-input"]
-from lorasam_core.metrics import paint
+from lorasam_core.measure.metrics import paint
 
 labels = {}
 for s in samples:

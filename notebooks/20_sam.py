@@ -22,9 +22,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import lesson_plots, stages
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import lesson_plots, stages
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "sam", folder, data)
@@ -52,7 +54,7 @@ wholes = sorted((m for m, level in zip(true, scene.levels) if level == 0 and m.a
 # The image encoder works once an image. Prompt encoder and mask decoder work once a question.
 
 # %%
-from lorasam_core.devices import resolve_device
+from lorasam_core.models.devices import resolve_device
 
 config = report.main_config(page.edition)
 sam = report.load_base(config, resolve_device("auto"))
@@ -84,7 +86,7 @@ page.say(
 # %%
 import torch
 
-from lorasam_core.sam import preprocess
+from lorasam_core.models.sam import preprocess
 
 inputs, (height, width) = preprocess(sam, image)
 with torch.no_grad():
@@ -149,7 +151,7 @@ alt = "A scene with a starred object; a coarse false-colour picture of its featu
 page.figure(lesson_plots.prompts(pictures, columns=3), "sam-embedding", caption, alt)
 
 # %%
-from lorasam_core.objectives import shrink
+from lorasam_core.training.objectives import shrink
 
 inside, objects = (shrink(mask, *alike.shape) for mask in (wholes[0], true.any(axis=0)))
 page.say(
@@ -174,7 +176,7 @@ assert (masks != by_hand).mean() < 1e-4
 page.say(f"Of {masks.size:,} pixels {(masks != by_hand).sum()} differ from the masks made step by step above.")
 
 # %%
-from lorasam_core.metrics import iou
+from lorasam_core.measure.metrics import iou
 
 overlap = [max(iou(mask, t) for t in true if t.any()) for mask in masks]
 titles = [f"rated {r:.2f}, true IoU {o:.2f}" for r, o in zip(ratings, overlap)]
@@ -198,7 +200,7 @@ page.say(
 # A box says how large the thing is. There is nothing left to be ambiguous about, and one mask is asked for.
 
 # %%
-from lorasam_core.prompts import jittered_boxes
+from lorasam_core.training.prompts import jittered_boxes
 
 largest = wholes[:3]
 boxes = [jittered_boxes(m.astype(np.int32), np.array([1]), np.random.default_rng(0))[0] for m in largest]
@@ -263,13 +265,13 @@ page.say(f"The IoU goes from {scores[0]:.2f} to {scores[-1]:.2f}; {better} of {l
 # %% [markdown]
 # ## The same in this project
 #
-# `lorasam_core.predictor.Predictor` is a `SamPredictor` that takes grey micrographs and is safe in mixed precision. One
-# question is special here, the box of the whole image: it needs no knowledge of the answer, and is our reading of how
-# the study asks.
+# `lorasam_core.masks.predictor.Predictor` is a `SamPredictor` that takes grey micrographs and is safe in mixed
+# precision. One question is special here, the box of the whole image: it needs no knowledge of the answer, and is our
+# reading of how the study asks.
 
 # %%
-from lorasam_core.evaluation import predict_foreground
-from lorasam_core.predictor import Predictor
+from lorasam_core.measure.evaluation import predict_foreground
+from lorasam_core.masks.predictor import Predictor
 
 ours = Predictor(sam)
 ours.set_image(image)

@@ -22,9 +22,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import lesson_plots
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import lesson_plots
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "prompts_and_losses", folder, data)
@@ -38,10 +40,10 @@ page.banner()
 # are drawn from the labels, and are the same whenever this crop is seen.
 
 # %%
-from lorasam_core.data.synthetic import generate
+from lorasam_core.data.particles import generate
 from lorasam_core.data.virtual import VirtualSet
-from lorasam_core.devices import resolve_device
-from lorasam_core.objectives import TrainingItems
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.training.objectives import TrainingItems
 
 config = report.main_config(page.edition)
 sam = report.load_base(config, resolve_device("auto"))
@@ -81,7 +83,7 @@ page.say(
 import pandas as pd
 import torch
 
-from lorasam_core.objectives import Objective, collate
+from lorasam_core.training.objectives import Objective, collate
 
 batch = collate([item])
 batch |= {key: value.to(sam.device) for key, value in batch.items() if isinstance(value, torch.Tensor)}
@@ -114,7 +116,7 @@ alt = "Two grids of four by four pixels: a square of four pixels, and a rectangl
 page.figure(figure, "losses-by-hand", "A tiny target and a mask that is a column too wide.", alt)
 
 # %%
-from lorasam_core.losses import per_mask_dice_ce
+from lorasam_core.training.losses import per_mask_dice_ce
 
 p = logits.sigmoid()
 dice_term = 1 - 2 * (p * target).sum() / (p.sum() + target.sum())
@@ -235,7 +237,7 @@ three = torch.from_numpy(low)[None].requires_grad_()  # 1 3 m m
 each = per_mask_dice_ce(three, wanted)[0].detach()
 
 # %%
-from lorasam_core.losses import minimum_mask_loss
+from lorasam_core.training.losses import minimum_mask_loss
 
 least, index = minimum_mask_loss(three, wanted)
 least.sum().backward()
@@ -262,7 +264,7 @@ page.say(
 # the square of the error. The mask itself gets no gradient from this: a mask must not be made worse to be easier rated.
 
 # %%
-from lorasam_core.losses import iou_head_loss, mask_iou
+from lorasam_core.training.losses import iou_head_loss, mask_iou
 
 ious = mask_iou(three, wanted)[0]
 squares = (torch.from_numpy(ratings) - ious) ** 2
@@ -280,7 +282,7 @@ page.say(f"The mean of the squares is {squares.mean():.4f}, and `iou_head_loss` 
 # has two steps, because $A$ has a gradient of zero as long as $B$ is zero ({doc}`../background`).
 
 # %%
-from lorasam_core.lora import LoRAConfig, add_lora, hash_base, lora_parameters
+from lorasam_core.models.lora import LoRAConfig, add_lora, hash_base, lora_parameters
 
 add_lora(sam, LoRAConfig(config.rank, config.alpha, config.scaling, config.targets, config.blocks))
 before, objective = hash_base(sam), Objective(sam, "mixed")

@@ -22,9 +22,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, metrics, report
-from lorasam_core.chapters import lesson_plots, worked
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core.measure import metrics
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import lesson_plots, worked
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "metrics", folder, data)

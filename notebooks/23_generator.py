@@ -23,9 +23,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments, plots, report
-from lorasam_core.chapters import lesson_plots, stages
-from lorasam_core.records import read_edition
+from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import plots
+from lorasam_core.report import page as report
+from lorasam_core.report.chapters import lesson_plots, stages
+from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "generator", folder, data)
@@ -33,9 +35,9 @@ page = report.Page(read_edition(folder), "23_generator")
 page.banner()
 
 # %%
-from lorasam_core.data.synthetic import generate
-from lorasam_core.devices import resolve_device
-from lorasam_core.mask_generator import MaskGenerator
+from lorasam_core.data.particles import generate
+from lorasam_core.models.devices import resolve_device
+from lorasam_core.masks.generator import MaskGenerator
 
 config = report.main_config(page.edition)
 sam = report.load_base(config, resolve_device("auto"))
@@ -83,7 +85,7 @@ page.say(
 # A mask may be the particle, a part of it or a heap. This is the point with the mask that fits a particle best.
 
 # %%
-from lorasam_core.metrics import mask_iou_matrix
+from lorasam_core.measure.metrics import mask_iou_matrix
 
 fit = mask_iou_matrix(asked.masks.numpy(), sample.labels).max(axis=1)  # IoU with the particle that it covers best
 first = 3 * int(fit.argmax() // 3)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.devices import autocast, device_name, resolve_device, resolve_precision
-from lorasam_core.lora import hash_base
-from lorasam_core.sam import WEIGHTS, save_weights
+from lorasam_core.models.devices import autocast, device_name, resolve_device, resolve_precision
+from lorasam_core.models.lora import hash_base
+from lorasam_core.models.sam import WEIGHTS, save_weights
 from pretrain import measure
 from pretrain.heaps import HEAPS_VERSION
 from pretrain.real import find_real
@@ -26,7 +26,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="state and log; resumed when there")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go; the card lies beside them")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--real", type=Path, help="the folder of real pictures; else they are looked for and downloaded")
+    parser.add_argument(
+        "--real", type=Path, help="the folder of real pictures; else they are looked for and downloaded"
+    )
     parser.add_argument("--steps", type=int, nargs=2, default=[p.steps for p in PHASES], metavar=("WINDOWS", "FRAMES"))
     parser.add_argument("--workers", type=int, default=1, help="processes that make the windows")
     parser.add_argument("--scenes", type=int, default=measure.SCENES, help="held-out scenes to measure on")

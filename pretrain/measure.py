@@ -17,11 +17,12 @@ import torch
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
-from lorasam_core import metrics
 from lorasam_core.data import load_dataset
-from lorasam_core.evaluation import score_prompts
-from lorasam_core.mask_generator import Autocast, MaskGenerator, Predictor, evaluating
-from lorasam_core.prompts import jittered_boxes, points_inside, whole_image_box
+from lorasam_core.masks.generator import Autocast, MaskGenerator, Predictor, evaluating
+from lorasam_core.measure import metrics
+from lorasam_core.measure.evaluation import score_prompts
+from lorasam_core.stats import bootstrap_interval
+from lorasam_core.training.prompts import jittered_boxes, points_inside, whole_image_box
 from pretrain.scenes import generate_scene
 
 HELD_OUT_SEED = 2  # of the scenes measured here; training never draws from it
@@ -201,7 +202,7 @@ def choose(masks: Sequence[np.ndarray], score: np.ndarray, threshold: float = TH
     inside = shared / np.minimum(area[:, None], area[None, :])
     kept: list[int] = []
     for i in range(len(order)):
-        if len(kept) < MOST and not (inside[i, kept] > OVERLAP).any():
+        if len(kept) < MOST and not (inside[i, kept] > OVERLAP + 1e-9).any():
             kept.append(i)
     return [order[i] for i in kept]
 
@@ -219,8 +220,8 @@ def _f1(iou: np.ndarray) -> float:
 
 def best_f1(images: pd.DataFrame) -> tuple[float, str]:
     """The threshold of the score whose F1, the mean over images, is best, and the name of its column."""
-    name = images[[f"f1_{t:g}" for t in THRESHOLDS]].mean().idxmax()
-    return float(name.removeprefix("f1_")), name
+    best = max(THRESHOLDS, key=lambda t: float(images[f"f1_{t:g}"].mean()))  # of equal ones the lowest
+    return best, f"f1_{best:g}"
 
 
 def measure(
@@ -244,7 +245,7 @@ def measure(
             continue
         few: Sequence[Picture] = Scenes(min(scenes, IMAGES)) if name == "scenes" else pictures
         stem = f"{name}_{part}_{len(pictures)}"
-        (prompts,) = _kept(out, [f"{stem}_prompts"], lambda p=pictures: [measure_prompts(sam, p, autocast=autocast)])
+        (prompts,) = _kept(out, [f"{stem}_prompts"], partial(_prompts, sam, pictures, autocast))
         asked = partial(measure_candidates, sam, few, autocast=autocast)
         images, candidates = _kept(out, [f"{stem}_images", f"{stem}_candidates"], asked)
         threshold, column = best_f1(images)
@@ -264,6 +265,10 @@ def by_size(prompts: pd.DataFrame) -> pd.DataFrame:
     table = prompts.groupby(bins)[["point_best_iou", "point_rated_iou", "box_iou"]].mean()
     table.insert(0, "n", prompts.groupby(bins).size())
     return table.rename_axis("side").reset_index()
+
+
+def _prompts(sam: Sam, pictures: Sequence[Picture], autocast: Autocast) -> list[pd.DataFrame]:
+    return [measure_prompts(sam, pictures, autocast=autocast)]
 
 
 def _kept(out: Path, names: Sequence[str], make: Callable[[], Sequence[pd.DataFrame]]) -> list[pd.DataFrame]:
@@ -291,7 +296,7 @@ def _correlation(candidates: pd.DataFrame, resamples: int = 2000) -> dict[str, f
 
 
 def _mean(table: pd.DataFrame, measure: str) -> dict[str, float]:
-    mean, low, high = metrics.bootstrap_interval(table[measure].to_numpy(float), table["group"].to_numpy())
+    mean, low, high = bootstrap_interval(table[measure].to_numpy(float), table["group"].to_numpy())
     return {
         "mean": round(mean, 4),
         "low": round(low, 4),

@@ -23,9 +23,11 @@ class MuonAdamW:
         taken = {id(p) for p in (*hidden, *late)}
         others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
         groups: list[dict[str, Any]] = [{"params": others}, {"params": late}]
-        self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, weight_decay=0.05, betas=(0.9, 0.98))
+        self.adamw = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=rate, weight_decay=0.05, betas=(0.9, 0.98)
+        )
         self.muon = torch.optim.Muon(hidden, lr=muon * rate, weight_decay=0.01)
-        self.scales = [1.0, slowed][: len(self.adamw.param_groups)] + [muon]
+        self.scales = [*(1.0, slowed)[: len(self.adamw.param_groups)], muon]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

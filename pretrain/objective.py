@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from lorasam_core.lite import EMBEDDING, STRIDE
-from lorasam_core.objectives import inside
+from lorasam_core.models.lite import EMBEDDING, STRIDE
+from lorasam_core.training.objectives import inside
 from pretrain.windows import BOXES, EMPTY, MASK, POINTS
 
 RATING = 3.0  # weight of the squared error of the predicted IoU
@@ -106,9 +106,9 @@ class PromptedObjective(nn.Module):
         loss = (best.sum() + single.sum()) / (len(best) + len(single)) + OTHERS * several.mean()
         iou, box_iou = hard_iou(point[:, 1:], wanted, seen), hard_iou(box[:, :1], boxed, framed)
         known = batch["known"].repeat_interleave(EMPTY).float()[:, None]
-        nothing = (rated[2][:, 1:].square() * known).sum() / (3 * known.sum()).clamp(min=1)
-        error = (len(best) * F.mse_loss(rated[0][:, 1:], iou) + len(single) * F.mse_loss(rated[1][:, :1], box_iou))
-        error = (error + len(known) * nothing) / (len(best) + len(single) + len(known))
+        nothing = (rated[2][:, 1:].square() * known).sum() / 3
+        error = len(best) * F.mse_loss(rated[0][:, 1:], iou) + len(single) * F.mse_loss(rated[1][:, :1], box_iou)
+        error = (error + nothing) / (len(best) + len(single) + known.sum())
         loss = loss + RATING * error
         top = rated[0][:, 1:].argmax(1, keepdim=True)
         measures = {
@@ -127,7 +127,7 @@ class PromptedObjective(nn.Module):
         self, embeddings: Tensor, batch: dict[str, Any], point: Tensor, box: Tensor, valid: Tensor, step: int,
         balance: float,
     ) -> Tensor:  # fmt: skip
-        """The single mask after each corrective point beside the mask so far, on every second image: rounds are dear."""
+        """The single mask after each corrective point beside the mask so far, on every second image."""
         count = len(embeddings)
         half = {key: batch[key][::2] for key in ("points", "boxes", "empty", "place")}
         by_image = torch.cat([point.unflatten(0, (count, POINTS)), box.unflatten(0, (count, BOXES))], dim=1)[::2]
@@ -149,8 +149,9 @@ class PromptedObjective(nn.Module):
         self, embeddings: Tensor, batch: dict[str, Any], previous: Tensor | None = None,
         clicks: list[tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Masks (B, K, 4, h, w) and IoU predictions (B, K, 4): K is POINTS + BOXES + EMPTY, or without EMPTY where masks
-        (B * K, h, w) are corrected by clicks: points (B * K, 1, 2) in the frame and labels (B * K, 1), one a round.
+        """Masks (B, K, 4, h, w) and IoU predictions (B, K, 4): K is POINTS + BOXES + EMPTY, or without EMPTY where
+        masks (B * K, h, w) are corrected by clicks: points (B * K, 1, 2) in the frame and labels (B * K, 1), one a
+        round.
         """
         sam, count, (rows, columns) = self.sam, len(embeddings), embeddings.shape[-2:]
         points = batch["points"] if previous is not None else torch.cat([batch["points"], batch["empty"]], dim=1)

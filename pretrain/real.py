@@ -40,7 +40,9 @@ def find_real(local: Path | None = None) -> Path | None:
     """
     if local is not None:
         if not (local / "images").is_dir() or not (local / "labels").is_dir():
-            raise ValueError(f"{local} holds no images/ and labels/; name the folder of real pictures, or leave it out.")
+            raise ValueError(
+                f"{local} holds no images/ and labels/; name the folder of real pictures, or leave it out."
+            )
         return local
     held = os.environ.get("LORASAM_DATA")
     if held and (Path(held) / "real" / "images").is_dir():

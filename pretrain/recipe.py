@@ -1,16 +1,16 @@
 """The compact SAM's recipe: from an ImageNet stem to promptable, by the loop that trains adapters.
 
-After Kirillov et al. 2023 (Segment Anything, appendix A), scaled down: point and box prompts with the minimum loss over
-three masks, the IoU head, corrective points with the mask so far as a prompt, and points where nothing is. First windows
-of the 512-pixel frame, at last the whole frame. The learning rate rises, stays, and falls at the end (Hu et al. 2024,
-MiniCPM, section 4), so that a run can be made longer while it still improves; the weights are averaged along the way.
+After Kirillov et al. 2023 (Segment Anything, appendix A), scaled down: point and box prompts with the minimum loss
+over three masks, the IoU head, corrective points with the mask so far as a prompt, and points where nothing is. First
+windows of the 512-pixel frame, at last the whole frame. The learning rate rises, stays, and falls at the end (Hu et
+al. 2024, MiniCPM, section 4), so that a run can be made longer while it still improves; the weights are averaged
+along the way.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from lorasam_core.attention import use_fast_attention
-from lorasam_core.devices import resolve_device, resolve_precision
-from lorasam_core.lite import build_lite
-from lorasam_core.loop import fit, make_fabric
+from lorasam_core.models.attention import use_fast_attention
+from lorasam_core.models.devices import resolve_device, resolve_precision
+from lorasam_core.models.lite import build_lite
+from lorasam_core.training.fit import fit, make_fabric
 from pretrain.muon import MuonAdamW
 from pretrain.objective import PromptedObjective
 from pretrain.stem import find_weights, load_stem
@@ -86,7 +86,12 @@ def fresh(stem: Path | None) -> Sam:
     for block in sam.image_encoder.blocks:  # residual branches start small: a token starts as the stem's own
         block.attn.proj.weight.data *= 0.2
         block.mlp.lin2.weight.data *= 0.2
-    for conv in (sam.image_encoder.from_16, sam.image_encoder.from_32, sam.image_encoder.coarse, sam.image_encoder.fine):
+    for conv in (
+        sam.image_encoder.from_16,
+        sam.image_encoder.from_32,
+        sam.image_encoder.coarse,
+        sam.image_encoder.fine,
+    ):
         conv.weight.data *= 0.25  # the stem's features have standard deviations of 3 to 8
     tie_cross_attention(sam)
     use_fast_attention(sam.image_encoder)
@@ -147,7 +152,7 @@ class Trained:
         self.fabric, self.sam, self.phases, self.out = fabric, sam, phases, out
         total = sum(p.steps for p in phases)
         self.rate = learning_rate(total)
-        objective = PromptedObjective(sam, min(EVEN, total // 4), min(CORRECT, total // 3)).to(fabric.device)
+        objective = PromptedObjective(sam, max(1, min(EVEN, total // 4)), min(CORRECT, total // 3)).to(fabric.device)
         slow = list(sam.image_encoder.stem.parameters())
         self.optimizer = MuonAdamW(objective, PEAK, MUON, slow, STEM)
         self.average = AveragedModel(sam, multi_avg_fn=averaging())

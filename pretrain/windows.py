@@ -17,11 +17,11 @@ from skimage.measure import label as connected
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pretrain.scenes import generate_scene
-from lorasam_core.lite import IMAGE_SIZE, STRIDE
-from lorasam_core.objectives import pad
-from lorasam_core.prompts import jittered_boxes, points_inside
+from lorasam_core.models.lite import IMAGE_SIZE, STRIDE
+from lorasam_core.training.objectives import pad
+from lorasam_core.training.prompts import jittered_boxes, points_inside
 from pretrain.heaps import generate_heap
+from pretrain.scenes import generate_scene
 
 MASK = 4  # pixels of the input to one of the decoder's masks
 MIN_AREA = 40  # visible pixels of an object that is asked for; an 8-pixel disc has 50
@@ -29,7 +29,7 @@ LARGER = 0.25  # an object is drawn in proportion to its area to this power: eve
 POINTS, BOXES, EMPTY = 5, 4, 2  # prompts a window: points in objects, boxes, points where nothing is
 WHOLE = 0.35  # share of pictures of which one box is that of the whole image
 OBLONG = 0.4  # share of frames that are not filled: padded with zeros, as the predictor pads
-REAL, HEAPS = 0.5, 0.2  # shares of real pictures and of heaps; scenes are the rest. Without real ones heaps keep theirs
+REAL, HEAPS = 0.5, 0.2  # shares of real pictures and of heaps; the rest are scenes, in this ratio to heaps always
 SCALES = {"real": (0.5, 2.5), "heap": (0.7, 1.4), "scene": (0.5, 1.4)}  # pixels of the frame to one of the picture
 
 
@@ -102,11 +102,14 @@ def cut(picture: Picture, rng: np.random.Generator, side: int, scale: float) -> 
     below, right = (reach - part for part in labels.shape)
     if below or right:
         image, labels = (
-            np.pad(array, ((0, below), (0, right)) + ((0, 0),) * (array.ndim - 2), "symmetric") for array in (image, labels)
+            np.pad(array, ((0, below), (0, right)) + ((0, 0),) * (array.ndim - 2), "symmetric")
+            for array in (image, labels)
         )
     method = cv2.INTER_AREA if reach > side else cv2.INTER_LINEAR
     image = cv2.resize(np.ascontiguousarray(image), (side, side), interpolation=method)
-    labels = cv2.resize(np.ascontiguousarray(labels.astype(np.float32)), (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
+    labels = cv2.resize(
+        np.ascontiguousarray(labels.astype(np.float32)), (side, side), interpolation=cv2.INTER_NEAREST_EXACT
+    )
     labels = labels.astype(np.int32)
     if picture.parents.any():
         return Picture(image, labels, picture.parents, picture.empty)
@@ -117,13 +120,15 @@ def cut(picture: Picture, rng: np.random.Generator, side: int, scale: float) -> 
 def turned(picture: Picture, rng: np.random.Generator) -> Picture:
     """One of the eight ways to lay a square."""
     turns, mirrored = int(rng.integers(4)), rng.random() < 0.5
-    image, labels = (np.rot90(array[:, ::-1] if mirrored else array, turns) for array in (picture.image, picture.labels))
+    image, labels = (
+        np.rot90(array[:, ::-1] if mirrored else array, turns) for array in (picture.image, picture.labels)
+    )
     return Picture(image, labels, picture.parents, picture.empty)
 
 
 def developed(image: np.ndarray, rng: np.random.Generator, real: bool) -> np.ndarray:
     """Another exposure of uint8 (H, W, 3): grey, inverted, contrast, gamma, blur, noise, now and then each."""
-    out = image.astype(np.float32)
+    out: np.ndarray = image.astype(np.float32)
     if rng.random() < 0.5:
         out = np.repeat((out @ rng.dirichlet([3, 6, 2]).astype(np.float32))[..., None], 3, axis=2)
     if rng.random() < 0.25:
@@ -144,7 +149,7 @@ def developed(image: np.ndarray, rng: np.random.Generator, real: bool) -> np.nda
 
 class Windows(Dataset[dict[str, Tensor]]):
     """Item i, a pure function of (seed, i), as tensors: image uint8 (3, S, S), zero outside its extent (h, w); place
-    (x, y) of the window in the frame; frame (w, h) of the image; points (POINTS, 2) in objects, boxes (BOXES, 4) and
+    (x, y) of the window in the frame; points (POINTS, 2) in objects, boxes (BOXES, 4) and
     empty (EMPTY, 2), points where nothing is, all in the frame's pixels; known, whether the latter are; targets
     (POINTS + BOXES, S/4, S/4) bool; at (POINTS + BOXES, 2), a point of each target in the masks' pixels; regions
     (S/4, S/4), a number for the smallest object at each pixel, 0 for none.
@@ -162,6 +167,8 @@ class Windows(Dataset[dict[str, Tensor]]):
         kind = "real" if rng.random() < self.share else "heap" if rng.random() < HEAPS / (1 - REAL) else "scene"
         while True:
             low, high = np.log(SCALES[kind])
+            if kind == "scene":  # a larger window would show an object and its mirror image under one name
+                low = max(low, np.log(self.side / IMAGE_SIZE))
             picture = cut(self._picture(kind, index, rng), rng, self.side, float(np.exp(rng.uniform(low, high))))
             numbers, areas = np.unique(picture.labels[picture.labels > 0], return_counts=True)
             if (areas >= MIN_AREA).any():
@@ -183,7 +190,7 @@ class Windows(Dataset[dict[str, Tensor]]):
         if rng.random() < OBLONG:
             axis = int(rng.integers(2))
             least = max(IMAGE_SIZE // 2, int(place[axis]) + side // 2)
-            frame[axis] = int(rng.integers(least, IMAGE_SIZE + 1))
+            frame[axis] = int(rng.integers(least, IMAGE_SIZE + 1)) // MASK * MASK
         width, height = np.minimum(frame - place, side).tolist()
         seen = Picture(image[:height, :width], picture.labels[:height, :width], picture.parents, picture.empty)
         if not seen.labels.any():
@@ -197,7 +204,9 @@ class Windows(Dataset[dict[str, Tensor]]):
         boxes = np.concatenate([jittered_boxes(mask, one, rng) for mask in flat[POINTS:]]) + np.tile(place, 2)
         if seen.empty and rng.random() < WHOLE:
             boxes[-1], masks[-1] = (0, 0, *frame), seen.labels > 0
-        small = torch.nn.functional.interpolate(torch.from_numpy(masks).float()[None], scale_factor=1 / MASK, mode="area")
+        small = torch.nn.functional.interpolate(
+            torch.from_numpy(masks).float()[None], scale_factor=1 / MASK, mode="area"
+        )
         regions = seen.labels[MASK // 2 :: MASK, MASK // 2 :: MASK].astype(np.int64)
         ground = np.argwhere(seen.labels == 0) if seen.empty else np.empty((0, 2), int)
         known = len(ground) > 0

@@ -36,7 +36,7 @@ def smoke_book(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("smoke")
     unwanted = shutil.ignore_patterns("_build", "_generated", "results", "__pycache__")
     book = Path(shutil.copytree(checkout / "book", folder / "book", ignore=unwanted))
-    command = [sys.executable, "-m", "lorasam_core.experiments", "run", "--profile", "smoke"]
+    command = [sys.executable, "-m", "lorasam_core.cli", "experiments", "--profile", "smoke"]
     command += ["--runs", str(folder / "runs"), "--book", str(book), "--workers", "2"]
     done = subprocess.run(command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     html = book / "_build" / "html"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from lorasam_core.config import RunConfig
-from lorasam_core.metrics import bootstrap_interval
-from lorasam_core.records import Edition, read_record
+from lorasam_core.experiments.records import Edition, read_record
+from lorasam_core.stats import bootstrap_interval
 
 
 def per_image(evaluator, groups, **columns):

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from lorasam_core.config import UNRATED, RunConfig
-from lorasam_core.metrics import bootstrap_interval
-from lorasam_core.records import read_edition
+from lorasam_core.experiments.records import read_edition
+from lorasam_core.stats import bootstrap_interval
 
 COLUMNS = {
     "predictor": ["dice", "iou", "accuracy"], "point": ["iou_best", "iou_rated"], "box": ["iou_best", "iou_rated"],

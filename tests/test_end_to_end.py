@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lorasam_core.config import UNTRAINED
-from lorasam_core.profiles import load_profile
-from lorasam_core.records import read_edition
+from lorasam_core.experiments.profiles import load_profile
+from lorasam_core.experiments.records import read_edition
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

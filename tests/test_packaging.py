@@ -15,8 +15,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from lorasam_core.records import published_editions
-from lorasam_core.report import update_readme
+from lorasam_core.experiments.records import published_editions
+from lorasam_core.report.page import update_readme
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -93,7 +93,7 @@ def test_commands_exist(file: str, sessions: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("file", ["README.md", "book/reproduce.md"])
 def test_options_exist(file: str) -> None:
-    from lorasam_core.experiments import parser
+    from lorasam_core.experiments.sweeps import parser
 
     for line in re.findall(r"nox -s experiments -- ([^`#\n]+)", (ROOT / file).read_text(encoding="utf-8")):
         parser().parse_args(["run", *line.split()])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorasam_core import plots
-from lorasam_core.chapters import lesson_plots
 from lorasam_core.data.sample import Sample
+from lorasam_core.report.chapters import lesson_plots
 
 
 def image(height=40, width=60, seed=0):

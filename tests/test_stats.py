@@ -28,7 +28,9 @@ def scores(**runs: list[float]) -> pd.DataFrame:
 def test_a_mean_over_seeds_counts_an_image_once():
     found = mean_interval(scores(r4_0=[0.0, 1.0], r4_1=[1.0, 1.0], r8_0=[0.5, 0.5]), "rank").set_index("rank")
     assert found["mean"].tolist() == [0.75, 0.5]
-    assert found["images"].tolist() == [2, 2] and found["runs"].tolist() == [2, 1] and found["groups"].tolist() == [1, 1]
+    assert (
+        found["images"].tolist() == [2, 2] and found["runs"].tolist() == [2, 1] and found["groups"].tolist() == [1, 1]
+    )
     assert found[["low", "high"]].isna().all(axis=None)  # one group has no interval
 
 

@@ -13,8 +13,8 @@ from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lorasam_core.figures import table_markdown
-from lorasam_core.records import Edition, published_editions
+from lorasam_core.experiments.records import Edition, published_editions
+from lorasam_core.report.figures import table_markdown
 
 CAPTION = "Wall time of the runs of the published editions, training and tests together"
 

@@ -52,7 +52,7 @@ def load_dataset(source: str | Path, split: str | None = None, seed: int = 0, li
 
 def _synthetic(seed: int, count: int) -> SampleSet:
     """The first images of as many specimens as `count` needs, but of ten at least."""
-    from lorasam_core.data.synthetic import GENERATOR_VERSION, IMAGES_PER_SPECIMEN  # takes a second
+    from lorasam_core.data.particles import GENERATOR_VERSION, IMAGES_PER_SPECIMEN  # takes a second
 
     specimens = max(-(-count // IMAGES_PER_SPECIMEN), min(count, FEWEST_SPECIMENS))
     indices = sorted(k % specimens * IMAGES_PER_SPECIMEN + k // specimens for k in range(count))
@@ -65,7 +65,7 @@ def _synthetic(seed: int, count: int) -> SampleSet:
 
 
 def _generate(seed: int, by_id: dict[str, int], i: str) -> tuple[Sample, bool]:
-    from lorasam_core.data.synthetic import generate
+    from lorasam_core.data.particles import generate
 
     return generate(seed, by_id[i]), False
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from lorasam_core.bench import run
-from lorasam_core.bench.cases import GROUPS, Case, cases
-from lorasam_core.bench.work import WORK
+from bench import run
+from bench.cases import GROUPS, Case, cases
+from bench.work import WORK
 
 CASE = Case("encoder-x", "encoder", "x", "encode", {"model": "lite"}, {"precision": "a"}, {"precision": "b"})
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lorasam_core.bench import tables
-from lorasam_core.bench.cases import cases
+from bench import tables
+from bench.cases import cases
 
 
 def row(name, seconds, reference, axes=None, aim=(None, None), answers=None, **case):

@@ -10,10 +10,10 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator
 from segment_anything.modeling.image_encoder import Attention
 
-from lorasam_core.attention import FastAttention
-from lorasam_core.bench import answers, child, work
-from lorasam_core.bench.reference import PlainLoRA, add_plain_lora
-from lorasam_core.lora import LoRAConfig, add_lora, lora_parameters
+from bench import answers, child, work
+from bench.reference import PlainLoRA, add_plain_lora
+from lorasam_core.models.attention import FastAttention
+from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters
 from tests.tiny_sam import tiny_sam
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from bs4 import BeautifulSoup
 
-from lorasam_core.records import Edition, find_edition, read_edition
+from lorasam_core.experiments.records import Edition, load, read_edition
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -49,7 +49,7 @@ def edition(html: Path, request: pytest.FixtureRequest) -> Edition:
         return read_edition(request.getfixturevalue("smoke_book").edition)
     soup = BeautifulSoup((html / "about.html").read_text(encoding="utf-8"), "html.parser")
     facts = [[cell.get_text(strip=True) for cell in row("td")] for row in soup.select("#tab-edition tbody tr")]
-    return find_edition(dict(facts)["edition"])
+    return load(dict(facts)["edition"])
 
 
 @pytest.fixture(scope="session")

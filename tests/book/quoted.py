@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from bs4 import BeautifulSoup
 
-from lorasam_core.metrics import bootstrap_interval
-from lorasam_core.records import Edition, Record
-from lorasam_core.study import STUDY
+from lorasam_core.experiments.records import Edition, Record
+from lorasam_core.experiments.study import STUDY
+from lorasam_core.stats import bootstrap_interval
 
 NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 REPORTED = ", reported by the study"

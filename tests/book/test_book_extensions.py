@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorasam_core.records import read_edition
+from lorasam_core.experiments.records import read_edition
 
 BOOK = Path(__file__).parents[2] / "book"
 ICONS = (

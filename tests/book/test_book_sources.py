@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from lorasam_core.config import RunConfig
-from lorasam_core.experiments import TOLERANCE
-from lorasam_core.lora import lora_parameter_count
-from lorasam_core.mask_generator import QUICK_SETTINGS, STUDY_SETTINGS
-from lorasam_core.study import STUDY, break_even
+from lorasam_core.experiments.study import STUDY, break_even
+from lorasam_core.experiments.sweeps import TOLERANCE
+from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS
+from lorasam_core.models.lora import lora_parameter_count
 
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"

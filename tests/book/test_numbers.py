@@ -7,7 +7,7 @@ import random
 import pytest
 from bs4 import BeautifulSoup
 
-from lorasam_core.records import Edition
+from lorasam_core.experiments.records import Edition
 from tests.book.quoted import Cell, Numbers, agree, behind, cells, changed
 
 DRAWS = 10

@@ -12,7 +12,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from bs4 import BeautifulSoup
 
-from lorasam_core.records import Edition
+from lorasam_core.experiments.records import Edition
 
 Visit = Callable[[Any, str], None]
 WIDTHS = {"desk": 1280, "phone": 390}

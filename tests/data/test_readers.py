@@ -6,9 +6,9 @@ import pytest
 import tifffile
 from PIL import Image
 
+from lorasam_core.data.particles import generate
 from lorasam_core.data.readers import Record, read_image, read_labels, read_record
 from lorasam_core.data.sample import DataError
-from lorasam_core.data.synthetic import generate
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (20, 30), np.uint8)

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from lorasam_core.data.particles import ARRANGEMENTS, FAMILIES, MIN_AREA, generate, specimen
 from lorasam_core.data.sample import Sample
 from lorasam_core.data.sem_render import exposure
 from lorasam_core.data.sem_shapes import CRYSTALS, TEXTURES, TILE, Body, Skin, depth_buffer, texture_tile
-from lorasam_core.data.synthetic import ARRANGEMENTS, FAMILIES, MIN_AREA, generate, specimen
-from lorasam_core.particles import measure, size_distribution
+from lorasam_core.measure.sizes import measure, size_distribution
 
 COUNT = 24  # images of 24 specimens, at a quarter of the pixels
 
@@ -52,7 +52,7 @@ def test_contract(images):
 def test_same_in_any_order_and_process():
     here = [digest(generate(5, i, size=(128, 128))) for i in (7, 0, 4)]
     code = (
-        "import hashlib; from lorasam_core.data.synthetic import generate\n"
+        "import hashlib; from lorasam_core.data.particles import generate\n"
         "for i in (4, 0, 7):\n"
         "    s = generate(5, i, size=(128, 128))\n"
         "    print(hashlib.sha256(s.image.tobytes() + s.labels.tobytes()).hexdigest())"

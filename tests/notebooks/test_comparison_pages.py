@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lorasam_core.config import UNTRAINED
-from lorasam_core.profiles import configs, load_profile
+from lorasam_core.experiments.profiles import configs, load_profile
 from tests.made_up import spectrum, write_edition, write_run
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -49,7 +49,7 @@ def execute(stem, folder, monkeypatch):
     """What a page says, after its cells have run on the edition in `folder`; what needs a model is left out."""
     said = []
     monkeypatch.setenv("LORASAM_RECORDS_ONLY", "1")
-    monkeypatch.setattr("lorasam_core.figures.show_markdown", said.append)
+    monkeypatch.setattr("lorasam_core.report.figures.show_markdown", said.append)
     source = (FOLDER / f"{stem}.py").read_text(encoding="utf-8").split("# ## One image, three ranks")[0]
     for name, value in {"profile": "emps", "edition": str(folder)}.items():
         source = re.sub(rf"^{name}: str = .*$", f"{name} = {value!r}", source, flags=re.MULTILINE)

@@ -6,8 +6,8 @@ import re
 import matplotlib
 import pytest
 
-from lorasam_core.pages import edition_pages, execute_pages
-from lorasam_core.records import published_editions
+from lorasam_core.experiments.records import published_editions
+from lorasam_core.report.pages import edition_pages, execute_pages
 
 RESULTS = re.compile(r"0[4-7]|1[2-9]|24")  # the pages that show runs; the others need none, or a model and much time
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from lorasam_core.pages import declared
+from lorasam_core.report.pages import declared
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.py"))

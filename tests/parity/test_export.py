@@ -8,8 +8,8 @@ from segment_anything.build_sam import _build_sam
 from segment_anything.modeling import Sam
 from torch import nn
 
-from lorasam_core.lora import LoRAConfig, add_lora, export_checkpoint, lora_parameters, merge, unmerge
-from lorasam_core.lora.model import base_state
+from lorasam_core.models.lora import LoRAConfig, add_lora, export_checkpoint, lora_parameters, merge, unmerge
+from lorasam_core.models.lora.model import base_state
 from tests.tiny_sam import randomise, tiny_sam
 
 

@@ -6,7 +6,7 @@ from peft import LoraConfig as PeftConfig
 from peft import get_peft_model
 from torch import nn
 
-from lorasam_core.lora import LoRAConfig, LoRALinear, add_lora, merge
+from lorasam_core.models.lora import LoRAConfig, LoRALinear, add_lora, merge
 from tests.tiny_sam import randomise, tiny_sam
 
 WIDTH = 24

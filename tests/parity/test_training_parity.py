@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from lorasam_core import attention
-from lorasam_core.attention import use_fast_attention
 from lorasam_core.data.virtual import VirtualSet
-from lorasam_core.lora import LoRAConfig, add_lora, lora_parameters
-from lorasam_core.objectives import Objective, TrainingItems, collate
+from lorasam_core.models import attention
+from lorasam_core.models.attention import use_fast_attention
+from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters
+from lorasam_core.training.objectives import Objective, TrainingItems, collate
 from tests.disc_set import disc_sample
 from tests.tiny_sam import randomise, tiny_sam
 
@@ -122,7 +122,7 @@ def test_the_gradient_of_a_batch_is_that_of_a_loop(original, ours, batch, kind):
 @pytest.mark.parametrize("images", [1, 3])
 @pytest.mark.parametrize("kind", LOOPS)
 def test_the_gradient_of_a_batch_in_pieces_is_that_of_a_loop(original, ours, batch, kind, images, monkeypatch):
-    monkeypatch.setattr("lorasam_core.objectives.images_at_once", lambda sam: images)
+    monkeypatch.setattr("lorasam_core.training.objectives.images_at_once", lambda sam: images)
     objective = Objective(ours, kind)
     pieces = objective.pieces(batch, 0)
     assert [piece["size"] for _, piece in pieces] == {1: [1, 1, 1, 1], 3: [3, 1]}[images]
@@ -132,7 +132,7 @@ def test_the_gradient_of_a_batch_in_pieces_is_that_of_a_loop(original, ours, bat
 
 
 def test_a_piece_without_prompts_is_left_out_where_instances_are_asked_for(ours, batch, monkeypatch):
-    monkeypatch.setattr("lorasam_core.objectives.images_at_once", lambda sam: 1)
+    monkeypatch.setattr("lorasam_core.training.objectives.images_at_once", lambda sam: 1)
     mine, nowhere = batch["owner"] != 2, batch["empty_owner"] != 2
     rows = {key: batch[key][mine] for key in ("targets", "points", "boxes", "by_point", "owner")}
     rows |= {key: batch[key][nowhere] for key in ("empty", "empty_owner")}

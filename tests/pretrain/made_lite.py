@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from lorasam_core.lite import build_lite
+from lorasam_core.models.lite import build_lite
 
 # EfficientNet-B0's own description of its blocks (repeats, kernel, stride, expansion, input, output); Lite0's is the
 # same without squeeze-and-excitation
@@ -92,15 +92,13 @@ def plain_features(state: dict[str, Tensor], x: Tensor) -> dict[int, Tensor]:
 
 
 def random_lite(seed: int = 0, image_size: int = 64) -> Sam:
-    """Lite with every part at work: the stem's signal does not fade, no bias is zero, positions are not switched off."""
+    """Lite with every part at work: the stem's signal does not fade, and no bias or place convolution is zero."""
     torch.manual_seed(seed)
     sam = build_lite(image_size)
     with torch.no_grad():
         for name, parameter in sam.named_parameters():
             if "stem" in name and parameter.ndim == 4:
                 nn.init.kaiming_normal_(parameter)
-            elif parameter.ndim == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-            elif "place" in name:
+            elif parameter.ndim == 1 or "place" in name:
                 parameter.add_(0.2 * torch.randn_like(parameter))
     return sam

@@ -301,7 +301,7 @@ def test_corrections_come_every_fourth_step_from_a_step_on(sam, monkeypatch):
     assert asked == [7, 11, 15] == [step for step, loss in enumerate(losses) if loss > 900]
 
 
-# ------------------------------------------------------------------------------------------------- points where nothing is
+# ------------------------------------------------------------------------------------------------- empty points
 def answered(objective, batch, monkeypatch, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Masks and ratings that the objective will be given in the place of the decoder's, as leaves."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Real pictures: archives of the two repositories' layouts, made by hand, unpacked and written as training reads them."""
+"""Real pictures: archives of the two repositories' layouts, made by hand, and written as training reads them."""
 
 from __future__ import annotations
 

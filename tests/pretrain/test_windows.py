@@ -262,7 +262,7 @@ def test_padding_is_zero_in_image_targets_and_regions(as_it_is):
     assert 2 <= padded <= 25  # two in five frames end early, few of them in the window
 
 
-# ------------------------------------------------------------------------------------------------- points where nothing is
+# ------------------------------------------------------------------------------------------------- empty points
 def test_empty_points_lie_where_no_label_is(as_it_is):
     labels = discs()
     source, found = pictured(coded(labels)), set()

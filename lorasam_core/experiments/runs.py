@@ -1,0 +1,288 @@
+"""One run from its settings to its finished folder."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+from segment_anything.modeling import Sam
+from tqdm import tqdm
+
+from lorasam_core.config import RunConfig
+from lorasam_core.data import SampleSet, load_dataset
+from lorasam_core.experiments import baselines, filters, tracking, unet
+from lorasam_core.experiments.baselines import Segmenter
+from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.judging import adapter_measures, evaluate, transfer
+from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record, write_json
+from lorasam_core.measure.evaluation import DETAILS
+from lorasam_core.models import devices
+from lorasam_core.models.lora import count_trainable, lora_parameter_count, save_adapter
+from lorasam_core.models.sam import load_sam
+from lorasam_core.training import loop as training
+from lorasam_core.training import trainable
+from lorasam_core.training.blocks import check_compile
+
+SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
+UNET_PARAMETERS = 15_000_000  # about
+UNETS = ("unet", "unet_watershed")
+NOTHING_TRAINED = {
+    "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
+    "best_step": 0,
+}  # fmt: skip
+
+logger = logging.getLogger(__name__)
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
+
+
+@lru_cache(maxsize=2)
+def dataset(source: str, seed: int, limit: int | None) -> SampleSet:
+    """`load_dataset`, kept in this process: a sweep reads its images once."""
+    return load_dataset(source, seed=seed, limit=limit)
+
+
+@lru_cache(maxsize=2)
+def base_sam(model: str, checkpoint: str | None, image_size: int | None) -> Sam:
+    """`load_sam` on the CPU, kept in this process; to be copied before it is changed."""
+    return load_sam(model, checkpoint=checkpoint, image_size=image_size)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: settings with the precision resolved, its id, device, data and base model."""
+
+    config: RunConfig
+    run_id: str
+    device: str
+    data: SampleSet
+    base: Sam
+    taught: SampleSet  # whose training and validation part are used; `data`, unless the settings name another
+
+    @property
+    def bytes_needed(self) -> int:
+        """Disk space of the run, bytes: the best state is written beside the one that it replaces."""
+        blocks, method = self.base.image_encoder.blocks, self.config.method
+        width, depth = blocks[0].attn.proj.in_features, len(self.config.blocks or blocks)
+        trained = {
+            "lora": lora_parameter_count(width, depth, self.config.rank, self.config.targets),
+            "decoder": sum(p.numel() for p in self.base.mask_decoder.parameters()),
+            "full": sum(p.numel() for p in self.base.parameters()),
+            **dict.fromkeys(UNETS, UNET_PARAMETERS),
+        }
+        return SMALL_FILES + 2 * 4 * trained.get(method, 0)
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Load what a run needs and name it; raises ValueError for data, a checkpoint or a device that cannot be used."""
+    device = devices.resolve_device(config.device)
+    config = config.replace(precision=devices.resolve_precision(config.precision, device))
+    data = dataset(config.data, config.split_seed, config.limit)
+    base = base_sam(config.model, config.checkpoint, config.image_size)
+    taught, contents, split = data, data.fingerprint, data.split.hash
+    if config.train_data is not None:
+        taught = dataset(config.train_data, config.split_seed, None)
+        contents, split = f"{contents} {taught.fingerprint}", f"{split} {taught.split.hash}"
+    return Prepared(config, config.run_id(base.base_hash, contents, split), device, data, base, taught)
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise ValueError unless `folder` can be written and its disk has `needed` bytes free."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{there} is not a folder that can be written; name another one with --runs.")
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} has {free / 2**20:.0f} MB of free space and the runs need about {needed / 2**20:.0f} MB; "
+            "free some, or name a folder on another disk with --runs."
+        )
+
+
+def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled") -> Record:
+    """Do one run in `edition_dir`/<run id>, or read it when it is finished already.
+
+    The work goes to <run id>.part-<pid>, renamed last, with metrics.json written last: no half run looks finished.
+    Raises ValueError before anything is written when data, checkpoint, device or disk space do not do, and RunError
+    with the log's path when the run fails; the failed folder stays as <run id>.failed.
+    """
+    run = prepare(config)
+    final = Path(edition_dir) / run.run_id
+    if is_finished(final):
+        return read_record(final)
+    if run.config.compile and run.config.method in trainable.SAM_METHODS:
+        check_compile(run.device)
+    check_disk(final.parent, run.bytes_needed)
+    _remove_leftovers(final)
+    part = final.with_name(f"{run.run_id}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        with _logged(part / "log.txt"):
+            _work(run, part, wandb)
+    except Exception as error:
+        failed = final.with_name(f"{run.run_id}.failed")
+        shutil.rmtree(failed, ignore_errors=True)
+        part.rename(failed)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RunError(f"the run {config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}.") from error
+    except BaseException:  # stopped by hand
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    try:
+        part.rename(final)
+    except OSError:  # another process finished the same run first
+        if not is_finished(final):
+            raise
+        shutil.rmtree(part)
+    return read_record(final)
+
+
+def _work(run: Prepared, folder: Path, wandb: str) -> None:
+    """Train, evaluate and write every file of a run; metrics.json last."""
+    config, start = run.config, time.perf_counter()
+    logger.info("run %s (%s) on %s, %s", run.run_id, config.name, run.device, config.precision)
+    for note in run.data.notes:
+        logger.info("data: %s", note)
+    write_json(folder / "config.json", config.to_dict())
+    run.data.split.save(folder / "split.json")
+    if run.taught is not run.data:
+        run.taught.split.save(folder / "train_split.json")
+    torch.manual_seed(config.seed)
+    sam = copy.deepcopy(run.base).to(run.device)
+    devices.reset_peak_memory(run.device)
+    trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
+    metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
+    train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
+    segment: Segmenter | None = None
+    if config.method in trainable.SAM_METHODS:
+        metrics["trainable_parameters"] = count_trainable(trainable.select(sam, config))
+        metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
+    elif config.method in UNETS:
+        net, found = unet.train_unet(sam, train_set, val_set, config, folder, trackers)
+        metrics |= found
+        segment = net.segment
+        if config.method == "unet_watershed":
+            segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set, foreground=net.foreground)
+    elif config.method == "otsu":
+        segment = baselines.otsu
+    elif config.method == "watershed":
+        segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set)
+    if "peak_memory_mb" in metrics:  # of training so far; in the end that of the whole run
+        metrics["training_memory_mb"] = round(metrics["peak_memory_mb"], 1)
+    details: dict[str, list[dict[str, Any]]] = {}
+    metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
+    if config.filters and segment is None:
+        metrics["filters"], more = filters.measure(sam, val_set, run.data.subset("test"), config, run.device, folder)
+        rows = pd.concat([rows, more], ignore_index=True)
+    rows.to_csv(folder / "per_image.csv", index=False)
+    for name, values in details.items():
+        pd.DataFrame(values, columns=DETAILS[name]).round(4).to_csv(folder / f"{name}.csv", index=False)
+    metrics |= transfer(segment or sam, config, run.device, folder, dataset, run.taught)
+    if config.method == "lora":
+        metrics |= adapter_measures(sam, run.data.subset("test"), config, run.device)
+        # the best adapter, which `train` left in the model, with where it comes from
+        origin = {"run_id": run.run_id, "split_hash": run.data.split.hash, "data_fingerprint": run.data.fingerprint}
+        kept = {key: metrics[key] for key in ("val", "test", "best_step")}
+        save_adapter(sam, folder / "adapter.safetensors", **origin, metrics=kept)
+    metrics["peak_memory_mb"] = round(devices.peak_memory_mb(run.device), 1)
+    for tracker in trackers:
+        if hasattr(tracker, "on_end"):
+            tracker.on_end(metrics)
+    wall = round(time.perf_counter() - start, 2)
+    write_json(folder / "environment.json", {**describe(run), "wall_seconds": wall})
+    end = f"finished in {wall:.1f} s, peak memory {metrics['peak_memory_mb']:.0f} MB"
+    logger.info(end)
+    if not os.environ.get("TQDM_DISABLE"):  # where the bars go, for a log alone is not seen
+        tqdm.write(f"{config.name or run.run_id}: {end}", file=sys.stderr)
+    write_json(folder / METRICS, metrics)
+
+
+class LogRows:
+    """A callback that puts the history into the log as it grows."""
+
+    def on_log(self, step: int, row: dict[str, Any]) -> None:
+        shown = {key: row[key] for key in ("train_loss", "val_loss", "val_score") if row.get(key) is not None}
+        logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
+
+
+def describe(run: Prepared) -> dict[str, Any]:
+    """Machine, base and data of a run, JSON-ready."""
+    sizes = {part: len(run.data.subset(part)) for part in ("train", "val", "test")}
+    return {
+        **devices.environment(run.device),
+        "precision": run.config.precision,
+        "base_name": run.base.base_name,
+        "base_hash": run.base.base_hash,
+        "data_name": run.data.name,
+        "data_fingerprint": run.data.fingerprint,
+        "data_notes": list(run.data.notes),
+        "split_hash": run.data.split.hash,
+        "images": sizes,
+    }
+
+
+def training_images(data: SampleSet, config: RunConfig) -> SampleSet:
+    """The training part, or as many of its images as the settings allow, drawn by the run's seed."""
+    part = data.subset("train")
+    return part if config.train_limit is None else part.draw(min(config.train_limit, len(part)), config.seed)
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Delete what processes that are gone left of this run."""
+    for part in final.parent.glob(f"{final.name}.part-*"):
+        if not _is_owned(part):
+            shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(final.with_name(f"{final.name}.failed"), ignore_errors=True)
+
+
+def _is_owned(part: Path) -> bool:
+    """Whether the process that began this folder may be at work: not this one, and not one that started after the
+    folder was last written; a container gives the same few process ids again.
+    """
+    pid = int(part.name.rsplit("-", 1)[1])
+    if pid == os.getpid():
+        return False
+    try:
+        started = psutil.Process(pid).create_time()
+        return started <= max(path.stat().st_mtime for path in (part, *part.iterdir()))
+    except psutil.NoSuchProcess:
+        return False
+    except (psutil.AccessDenied, FileNotFoundError):  # the latter: at work, it has just renamed a file
+        return True
+
+
+@contextmanager
+def _logged(path: Path) -> Iterator[None]:
+    """Send log messages, warnings and, if it fails, the traceback to a file."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    package, warned = logging.getLogger("lorasam_core"), logging.getLogger("py.warnings")
+    level = package.level
+    package.setLevel(logging.INFO)
+    for source in (package, warned):
+        source.addHandler(handler)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except BaseException:
+        package.error(traceback.format_exc())
+        raise
+    finally:
+        logging.captureWarnings(False)
+        for source in (package, warned):
+            source.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()

@@ -1,0 +1,307 @@
+"""The predictor, prompted instances and the mask generator over a data set: one row an image.
+
+Metrics are taken at the image's own resolution, and a whole image goes through segment-anything's own transform.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from segment_anything.modeling import Sam
+from tqdm import tqdm
+
+from lorasam_core.data.sample import Sample
+from lorasam_core.masks.generator import QUICK_SETTINGS, Autocast, MaskGenerator, Predictor, evaluating
+from lorasam_core.measure import metrics
+from lorasam_core.measure import sizes as particles
+from lorasam_core.stats import bootstrap_interval
+from lorasam_core.training import prompts
+
+PROMPTS = ("point", "box", "exact_box")  # the evaluators whose prompt is made from the true instances
+DETAILS = {  # columns of annotation_rows and of particle_rows
+    "annotations": ["id", "group", "iou", "predicted_iou", "stability_score", "area"],
+    "particles": ["id", "group", "source", "diameter", "unit", "touches_border"],
+}
+PROMPTED_METRICS = ("iou_best", "iou_rated", "iou_error")
+
+
+def predict_foreground(sam: Sam, image: np.ndarray, *, autocast: Autocast = nullcontext) -> np.ndarray:
+    """What the model takes for the object when the prompt is the box of the whole image: bool (H, W).
+
+    image: uint8 (H, W) or (H, W, 3). The single mask, our reading of the study; no ground truth enters the prompt.
+    Raises ValueError for an image that the predictor cannot take.
+    """
+    with evaluating(sam):
+        predictor = Predictor(sam, autocast)
+        predictor.set_image(image)
+        return _foreground(predictor)
+
+
+def evaluate_predictor(sam: Sam, samples: Iterable[Sample], **options: Any) -> pd.DataFrame:
+    """The predictor's foreground against the union of the true instances.
+
+    Columns id, group, dice, iou, accuracy; one row an image. Options and errors as in `evaluate`.
+    """
+    return evaluate(sam, samples, ("predictor",), **options)["predictor"]
+
+
+def evaluate_prompted(
+    sam: Sam, samples: Iterable[Sample], prompt: str = "point", k: int = 8, seed: int = 0, **options: Any
+) -> pd.DataFrame:
+    """Masks of up to k instances an image, each prompted by a point (three masks) or its jittered or tight box (one).
+
+    Columns id, group, n (instances prompted) and means over them: iou_best, the IoU of the best of the returned
+    masks; iou_rated, that of the mask which the model rates best; iou_error, the mean of |predicted - true IoU| over
+    all returned masks. Instances and prompts depend on seed and the image's id alone; the instances are the same for
+    every prompt. An image without instances has n = 0 and NaN. Raises ValueError for another prompt; options and
+    errors as in `evaluate`.
+    """
+    if prompt not in PROMPTS:
+        raise ValueError(f"prompt is {prompt!r}; choose {', '.join(PROMPTS)}.")
+    return evaluate(sam, samples, (prompt,), k=k, seed=seed, **options)[prompt]
+
+
+def evaluate_generator(
+    sam: Sam, samples: Iterable[Sample], settings: Mapping[str, Any] | None = None, **options: Any
+) -> pd.DataFrame:
+    """The mask generator's annotations against the true instances.
+
+    Columns id, group and those of `score_annotations`; one row an image. Options and errors as in `evaluate`.
+    """
+    return evaluate(sam, samples, ("generator",), settings, **options)["generator"]
+
+
+def evaluate(
+    sam: Sam,
+    samples: Iterable[Sample],
+    evaluators: Sequence[str] = ("predictor", "point", "box", "generator"),
+    settings: Mapping[str, Any] | None = None,
+    k: int = 8,
+    seed: int = 0,
+    *,
+    autocast: Autocast = nullcontext,
+    progress: bool = True,
+    details: dict[str, list[dict[str, Any]]] | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Several evaluators over one pass of the data: {evaluator: one row an image}.
+
+    evaluators: any of predictor, PROMPTS, generator; all but the last share one embedding of the image. settings:
+    the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for PROMPTS, and their draw.
+    autocast: makes the context under which the image encoder runs. The model's training mode is restored. details:
+    gets the generator's `annotation_rows` under "annotations" and `particle_rows` under "particles".
+    Raises ValueError for an unknown evaluator, a wrong setting, or no image.
+    """
+    samples = samples if isinstance(samples, Sequence) else list(samples)
+    if not len(samples):
+        raise ValueError("There is no image to evaluate; give at least one.")
+    predictor = Predictor(sam, autocast)
+    scorers: dict[str, Callable[[Predictor, Sample], dict[str, float]]] = {"predictor": _score_predictor}
+    scorers |= {name: partial(_score_prompted, prompt=name, k=k, seed=seed) for name in PROMPTS}
+    for name in evaluators:
+        if name not in scorers and name != "generator":
+            raise ValueError(f"{name!r} is no evaluator; choose from {', '.join(scorers)}, generator.")
+    prompted = [name for name in scorers if name in evaluators]
+    generator = None
+    if "generator" in evaluators:
+        generator = MaskGenerator(sam, autocast=autocast, **(QUICK_SETTINGS if settings is None else settings))
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in evaluators}
+    with evaluating(sam):
+        for sample in tqdm(samples, "evaluate", leave=False, disable=None if progress else True, delay=1):
+            key = {"id": sample.id, "group": sample.group}
+            if prompted:
+                predictor.set_image(sample.image)
+            for name in prompted:
+                rows[name].append(key | scorers[name](predictor, sample))
+            if generator is not None:
+                annotations = generator.generate(sample.image)
+                rows["generator"].append(key | score_annotations(annotations, sample.labels))
+                if details is not None:
+                    describe(annotations, sample, details)
+    return {name: pd.DataFrame(rows[name]) for name in rows}
+
+
+def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarray) -> dict[str, float]:
+    """Metrics of one image's annotations (with binary masks) against its labels, int (H, W).
+
+    dice, iou: union of the masks against union of the instances. ap50, ap: average precision at IoU 0.5 and over
+    COCO's ten thresholds, scored by predicted IoU. f1 (at IoU 0.5), pq, merges, splits: of the masks painted in
+    ascending predicted IoU. n_pred, n_true: annotations and true instances. Empties as in `metrics`.
+    """
+    masks = [annotation["segmentation"] for annotation in annotations]
+    scores = [annotation["predicted_iou"] for annotation in annotations]
+    painted = metrics.paint(masks, scores, (labels.shape[0], labels.shape[1]))
+    merges, splits = metrics.merges_and_splits(painted, labels)
+    return {
+        "dice": metrics.dice(painted, labels),
+        "iou": metrics.iou(painted, labels),
+        "ap50": metrics.average_precision(masks, scores, labels),
+        "ap": metrics.average_precision(masks, scores, labels, metrics.COCO_THRESHOLDS),
+        "f1": metrics.f1(painted, labels),
+        "pq": metrics.panoptic_quality(painted, labels),
+        "merges": merges,
+        "splits": splits,
+        "n_pred": len(masks),
+        "n_true": int(np.count_nonzero(np.unique(labels))),
+    }
+
+
+def score_labels(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """As `score_annotations`, of an instance image int (H, W), whose instances have no scores: AP is NaN."""
+    merges, splits = metrics.merges_and_splits(found, labels)
+    return {
+        "dice": metrics.dice(found, labels), "iou": metrics.iou(found, labels), "ap50": float("nan"),
+        "ap": float("nan"), "f1": metrics.f1(found, labels), "pq": metrics.panoptic_quality(found, labels),
+        "merges": merges, "splits": splits, "n_pred": int(np.count_nonzero(np.unique(found))),
+        "n_true": int(np.count_nonzero(np.unique(labels))),
+    }  # fmt: skip
+
+
+def evaluate_segmenter(
+    segment: Callable[[np.ndarray], np.ndarray], samples: Sequence[Sample],
+    details: dict[str, list[dict[str, Any]]] | None = None,
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """What makes an instance image of an image, under the evaluators that ask the same: predictor (the foreground) and
+    generator (the instances). details as in `evaluate`; ValueError for no image.
+    """
+    if not len(samples):
+        raise ValueError("There is no image to evaluate; give at least one.")
+    rows: dict[str, list[dict[str, Any]]] = {"predictor": [], "generator": []}
+    for sample in tqdm(samples, "evaluate", leave=False, disable=None, delay=1):
+        found, key = segment(sample.image), {"id": sample.id, "group": sample.group}
+        rows["predictor"].append(key | _score_foreground(found > 0, sample.labels > 0))
+        rows["generator"].append(key | score_labels(found, sample.labels))
+        if details is not None:
+            details.setdefault("particles", []).extend(particle_rows(found, sample))
+    return {name: pd.DataFrame(values) for name, values in rows.items()}
+
+
+def describe(
+    annotations: Sequence[Mapping[str, Any]], sample: Sample, details: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Add the `annotation_rows` and `particle_rows` of one image's annotations to `details`."""
+    details.setdefault("annotations", []).extend(annotation_rows(annotations, sample))
+    masks = [annotation["segmentation"] for annotation in annotations]
+    scores = [annotation["predicted_iou"] for annotation in annotations]
+    painted = metrics.paint(masks, scores, (sample.labels.shape[0], sample.labels.shape[1]))
+    details.setdefault("particles", []).extend(particle_rows(painted, sample))
+
+
+def annotation_rows(annotations: Sequence[Mapping[str, Any]], sample: Sample) -> list[dict[str, Any]]:
+    """One row an annotation: id, group, predicted_iou, stability_score, area (pixels), iou with the instance that it
+    fits best (0 where there is none).
+    """
+    overlaps = metrics.mask_iou_matrix([a["segmentation"] for a in annotations], sample.labels)
+    best = overlaps.max(axis=1, initial=0.0)
+    return [
+        {"id": sample.id, "group": sample.group, "iou": float(iou)}
+        | {key: float(annotation[key]) for key in ("predicted_iou", "stability_score", "area")}
+        for annotation, iou in zip(annotations, best, strict=True)
+    ]
+
+
+def particle_rows(found: np.ndarray, sample: Sample) -> list[dict[str, Any]]:
+    """One row a particle of the instance image `found` and of the true one: id, group, source (predicted, true),
+    diameter (of the disc of equal area), unit (nm where the scale is known, else px), touches_border.
+    """
+    rows = []
+    for source, labels in (("predicted", found), ("true", sample.labels)):
+        table = particles.measure(labels, sample.pixel_size)
+        for diameter, unit, border in zip(table["equivalent_diameter"], table["unit"], table["touches_border"]):
+            row = {"id": sample.id, "group": sample.group, "source": source, "diameter": float(diameter)}
+            rows.append(row | {"unit": unit, "touches_border": bool(border)})
+    return rows
+
+
+def summarize(rows: pd.DataFrame, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Every numeric column's mean over images, with a 95 % bootstrap interval over groups.
+
+    rows: a table of this module, with columns id and group. Returns {metric: {mean, low, high, n, groups}}; n counts
+    the images that have a value, groups the groups these come from. With fewer than two groups low and high are NaN.
+    """
+    summary = {}
+    for metric in rows.columns.drop(["id", "group"]):
+        valid = rows[rows[metric].notna()]
+        mean, low, high = bootstrap_interval(valid[metric].to_numpy(float), valid["group"].to_numpy(), seed=seed)
+        counts = {"n": len(valid), "groups": int(valid["group"].nunique())}
+        summary[metric] = {"mean": mean, "low": low, "high": high} | counts
+    return summary
+
+
+def _foreground(predictor: Predictor) -> np.ndarray:
+    """One mask, bool (H, W), for the box of the whole image that the predictor holds."""
+    box = prompts.whole_image_box(predictor.original_size)
+    masks, _, _ = predictor.predict(box=box[0], multimask_output=False)
+    return masks[0]
+
+
+def _score_predictor(predictor: Predictor, sample: Sample) -> dict[str, float]:
+    return _score_foreground(_foreground(predictor), sample.labels > 0)
+
+
+def _score_foreground(predicted: np.ndarray, true: np.ndarray) -> dict[str, float]:
+    return {
+        "dice": metrics.dice(predicted, true),
+        "iou": metrics.iou(predicted, true),
+        "accuracy": metrics.accuracy(predicted, true),
+    }
+
+
+def _score_prompted(predictor: Predictor, sample: Sample, prompt: str, k: int, seed: int) -> dict[str, float]:
+    rng = np.random.default_rng([seed, zlib.crc32(sample.id.encode())])  # the same whatever other images there are
+    ids = prompts.choose_instances(sample.labels, k, rng)
+    if not len(ids):
+        return {"n": 0} | dict.fromkeys(PROMPTED_METRICS, float("nan"))
+    true = sample.labels[None] == ids[:, None, None]
+    if prompt == "point":
+        scores = score_prompts(predictor, true, points=prompts.points_inside(sample.labels, ids, rng))
+    elif prompt == "box":
+        scores = score_prompts(predictor, true, boxes=prompts.jittered_boxes(sample.labels, ids, rng))
+    else:
+        scores = score_prompts(predictor, true, boxes=prompts.jittered_boxes(sample.labels, ids, rng, jitter=0))
+    return {"n": len(ids)} | {name: float(scores[name].mean()) for name in PROMPTED_METRICS}
+
+
+def score_prompts(
+    predictor: Predictor, true: np.ndarray, *, points: np.ndarray | None = None, boxes: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """What the model answers to a point (three masks) or a box (one) for each of K true masks bool (K, H, W).
+
+    points: (K, 2) X, Y; or boxes: (K, 4); in pixels of the image that the predictor holds. Returns float (K,) each:
+    iou_best, the IoU of the best mask; iou_rated, of the one that the model rates best; iou_error, the mean absolute
+    error of the predicted IoU over the masks returned.
+    """
+    if points is not None:
+        masks, rated = _prompt_points(predictor, points)
+    else:
+        masks, rated = _prompt_boxes(predictor, np.asarray(boxes))
+    truth = torch.as_tensor(true, device=masks.device)[:, None]
+    union = (masks | truth).sum((-2, -1))  # K M; never 0: every true mask has pixels
+    ious = ((masks & truth).sum((-2, -1)) / union).cpu().numpy()
+    chosen = ious[np.arange(len(true)), rated.argmax(axis=1)]
+    return dict(zip(PROMPTED_METRICS, (ious.max(axis=1), chosen, np.abs(rated - ious).mean(axis=1)), strict=True))
+
+
+def _prompt_points(predictor: Predictor, points: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Points (K, 2) to masks bool (K, 3, H, W) and the model's rating of them (K, 3)."""
+    coords = torch.as_tensor(
+        predictor.transform.apply_coords(points, predictor.original_size), dtype=torch.float32, device=predictor.device
+    )
+    foreground = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
+    masks, rated, _ = predictor.predict_torch(coords[:, None], foreground, multimask_output=True)
+    return masks, rated.cpu().numpy()
+
+
+def _prompt_boxes(predictor: Predictor, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    """Boxes (K, 4) to masks bool (K, 1, H, W) and the model's rating of them (K, 1)."""
+    corners = torch.as_tensor(
+        predictor.transform.apply_boxes(boxes, predictor.original_size), dtype=torch.float32, device=predictor.device
+    )
+    masks, rated, _ = predictor.predict_torch(None, None, boxes=corners, multimask_output=False)
+    return masks, rated.cpu().numpy()

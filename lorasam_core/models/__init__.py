@@ -1,0 +1,1 @@
+"""SAM models: loaded, adapted, merged."""

@@ -1,0 +1,152 @@
+"""Charts of configurations side by side: paired differences, lines over a setting, numbers of labels, spectra.
+
+Tables of `comparisons`, `spectra` and `label_counts` in, figures out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
+from lorasam_core.report.chapters.comparisons import MEASURES, seed_limits
+from lorasam_core.report.tables import setting
+
+BAND = "#DDDDDD"  # what seeds alone do
+LINES = (ADAPTED, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+UNET = "#009E73"
+Level = Mapping[str, float]
+
+
+@styled
+def paired_chart(
+    table: pd.DataFrame, measures: Sequence[str] = ("predictor_dice",), noise: Mapping[str, float] | None = None
+) -> Figure:
+    """Forest plot of a comparison_table: paired differences to its reference with intervals, a panel a measure.
+
+    noise: by measure, the points by which two single runs of one configuration may differ; what that comes to for a
+    row (`comparisons.seed_limits`) is drawn behind it as a grey bar around zero. Measures that the table has not are
+    left out.
+    """
+    others, measures = ~table["reference"].to_numpy(bool), [measure for measure in measures if measure in table]
+    rows = table[others]
+    base = table.loc[table["reference"], "name"].iloc[0]
+    figure = Figure(figsize=(1.6 + 2.2 * max(len(measures), 1.6), 0.9 + 0.3 * len(rows)))
+    place = np.arange(len(rows))
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    axes: Axes
+    for axes, measure in zip(panels, measures, strict=True):
+        if noise and np.isfinite(noise.get(measure, np.nan)):
+            limits = np.array(seed_limits(table, noise[measure]))[others]
+            axes.barh(place, 2 * limits, left=-limits, height=1.0, color=BAND, linewidth=0)
+        axes.axvline(0, color="black", linewidth=0.9)
+        gain, low, high = (rows[f"{measure}_gain{end}"].to_numpy(float) for end in ("", "_low", "_high"))
+        for i, name in enumerate(rows["name"]):
+            spread = _spread(gain[i : i + 1], low[i : i + 1], high[i : i + 1])
+            axes.errorbar(gain[i], place[i], xerr=spread, fmt="o", color=COLORS.get(name, LABELS), capsize=2.5)
+        axes.set(title=MEASURES[measure][2], xlabel="points")
+    panels[0].set_yticks(place, rows["name"])
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    figure.suptitle(f'difference to "{base}"', fontsize="medium")
+    return figure
+
+
+@styled
+def lines_chart(
+    table: pd.DataFrame, x: str, hue: str, frozen: Level | None = None, xlabel: str = "", ylabel: str = "test Dice, %"
+) -> Figure:
+    """Means with intervals over the values of one setting, evenly spaced, a line a value of `hue`.
+
+    table: columns x, hue, mean, low, high in %; frozen: the frozen model's mean, low, high in %, drawn as a band.
+    """
+    figure = Figure(figsize=(6.2, 3.2))
+    axes = figure.subplots()
+    values, names = sorted(set(table[x])), list(dict.fromkeys(table[hue]))
+    if frozen is not None:
+        _band(axes, frozen)
+    for k, name in enumerate(names):
+        rows = table[table[hue] == name].sort_values(x)
+        place = np.searchsorted(values, rows[x]) + 0.1 * (k - (len(names) - 1) / 2)
+        spread = _spread(*(rows[column].to_numpy(float) for column in ("mean", "low", "high")))
+        axes.errorbar(place, rows["mean"], spread, fmt="o-", color=LINES[k % len(LINES)], capsize=3, label=name)
+    axes.set_xticks(range(len(values)), [setting(value) for value in values])
+    axes.set(xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
+    axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def scaling_chart(table: pd.DataFrame, frozen: Level | None = None) -> Figure:
+    """Dice over the rank, a line a scaling rule; table: spectra.scaling_table's."""
+    return lines_chart(table, "rank", "rule", frozen)
+
+
+@styled
+def label_chart(
+    table: pd.DataFrame, frozen: Mapping[str, Level] | None = None,
+    measures: Sequence[str] = ("predictor_dice", "f1", "ap50"),
+) -> Figure:  # fmt: skip
+    """Measures against the number of training images, a line a series, the frozen model as a band; a panel a measure.
+
+    table: label_counts.label_table's; frozen: measure -> mean, low, high in %.
+    """
+    measures = [measure for measure in measures if measure in table and table[measure].notna().any()]
+    figure = Figure(figsize=(1.2 + 2.4 * max(len(measures), 1.6), 2.8))
+    counts = sorted(set(table["images"]))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    axes: Axes
+    for axes, measure in zip(panels, measures, strict=True):
+        if frozen is not None and np.isfinite(frozen.get(measure, {}).get("mean", np.nan)):
+            _band(axes, frozen[measure])
+        for name, color in (("adapted", ADAPTED), ("U-Net", UNET)):
+            rows = table[(table["series"] == name) & table[measure].notna()].sort_values("images")
+            spread = _spread(*(rows[f"{measure}{end}"].to_numpy(float) for end in ("", "_low", "_high")))
+            if len(rows):
+                axes.errorbar(rows["images"], rows[measure], spread, fmt="o-", color=color, capsize=2.5, label=name)
+        axes.set(xscale="log", title=f"{MEASURES[measure][2]}, %", xlabel="training images")
+        axes.set_xticks(counts, [f"{count}" for count in counts], minor=False)
+        axes.minorticks_off()
+    lines: dict[str, Any] = {}
+    for axes in panels:
+        lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    panels[-1].legend(lines.values(), lines.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def truncation_chart(table: pd.DataFrame, frozen: Level | None = None) -> Figure:
+    """Dice against the number of singular values kept, a line a run; table: spectra.truncation_table's."""
+    rows = table.rename(columns={"dice": "mean"})
+    return lines_chart(rows, "kept", "run", frozen, xlabel="singular values kept of every update")
+
+
+@styled
+def spectrum_chart(table: pd.DataFrame) -> Figure:
+    """Effective rank over the blocks, a panel a target, a line a run; table: spectra.spectrum_table's."""
+    targets, runs = list(dict.fromkeys(table["target"])), list(dict.fromkeys(table["run"]))
+    figure = Figure(figsize=(1.8 + 2.2 * max(len(targets), 1.6), 2.8))
+    panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
+    axes: Axes
+    for axes, target in zip(panels, targets, strict=True):
+        for k, run in enumerate(runs):
+            rows = table[(table["target"] == target) & (table["run"] == run)].sort_values("block")
+            axes.plot(rows["block"], rows["effective_rank"], "o-", color=LINES[k % len(LINES)], label=run, markersize=4)
+        axes.set(title=target, xlabel="block", xticks=sorted(set(table["block"])))
+    panels[0].set(ylabel="effective rank", ylim=(0, None))
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _band(axes: Axes, level: Level) -> None:
+    axes.axhspan(level["low"], level["high"], color=FROZEN, alpha=0.15, linewidth=0)
+    axes.axhline(level["mean"], color=FROZEN, linestyle="--", label="frozen")
+
+
+def _spread(mean: Any, low: Any, high: Any) -> Any:
+    """Lengths of error bars; a bootstrap interval need not hold its mean, and a bar cannot be negative."""
+    return np.clip([mean - low, high - mean], 0, None)

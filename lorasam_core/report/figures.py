@@ -1,0 +1,181 @@
+"""A page's figures and tables: saved with their provenance, shown in the notebook and in the book.
+
+A figure is written to <folder>/figures as NAME.svg (charts) or NAME.png (pictures), a table to <folder>/tables as
+NAME.csv, each with NAME.json: notebook, function, runs, caption. In the notebook the output carries two forms: HTML
+that holds everything itself, for Jupyter, and MyST Markdown (figure, table, download), which the book prefers
+(nb_mime_priority_overrides, nb_render_markdown_format: myst) and resolves beside the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lorasam_core.experiments.records import Edition, Record
+from lorasam_core.plots import save
+
+MIME = {".svg": "image/svg+xml", ".png": "image/png", ".csv": "text/csv"}
+Runs = Iterable[Record]
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+class Page:
+    """What one notebook shows of an edition.
+
+    edition: the records that it shows; notebook: its file's stem, such as "05_rank"; folder: where figures/ and tables/
+    go (None: the edition's own folder). Names are unique in an edition: raises ValueError for a name that another
+    notebook has taken, or that is not lower-case words and digits joined by hyphens.
+    """
+
+    def __init__(self, edition: Edition, notebook: str, folder: str | Path | None = None) -> None:
+        self.edition, self.notebook = edition, notebook
+        self.folder = Path(folder) if folder is not None else output_folder(edition)
+
+    def banner(self) -> None:
+        """Say which edition, model, data and device the page shows."""
+        show_markdown(banner(self.edition))
+
+    def say(self, *sentences: str) -> None:
+        """Show computed sentences as one paragraph; nothing for none, or for empty ones."""
+        if text := " ".join(filter(None, sentences)):
+            show_markdown(text)
+
+    def figure(
+        self, figure: Any, name: str, caption: str, alt: str, runs: Runs = (), data: pd.DataFrame | None = None
+    ) -> None:
+        """Save and show a figure with caption and alt text: a chart (SVG) with its `data` (CSV), or a picture (PNG)."""
+        path = self._claim("figures", name, ".png" if data is None else ".svg")
+        save(figure, path)
+        files = [path]
+        if data is not None:
+            files.append(path.with_suffix(".csv"))
+            data.to_csv(files[-1], index=False)
+        ids = [r.run_id for r in runs] or (list(data.attrs.get("runs", ())) if data is not None else [])
+        made_by = getattr(figure, "made_by", "matplotlib")
+        self._record(path, "figure", caption, made_by, ids, files, alt)
+        source, link = self._source(made_by, ids), "picture (PNG)" if data is None else "data (CSV)"
+        image = f'<img style="max-width: 100%" alt="{html.escape(alt)}" src="{_uri(path)}">'
+        below = f"{_inline(caption)} <small>{_inline(source)} {_anchor(files[-1], link)}.</small>"
+        head = figure_markdown(f"figures/{path.name}", f"fig-{name}", alt, caption)
+        show(
+            f'<figure style="margin: 1em 0">{image}<figcaption>{below}</figcaption></figure>',
+            f"{head}\n{source} {{download}}`{link} <figures/{files[-1].name}>`.\n```",
+        )
+
+    def table(
+        self, table: pd.DataFrame, name: str, caption: str, runs: Runs = (), data: pd.DataFrame | None = None
+    ) -> None:
+        """Save and show a table with its caption; `data`, where given, is the table behind the text that is shown."""
+        path = self._claim("tables", name, ".csv")
+        behind = table if data is None else data
+        behind.to_csv(path, index=False)
+        ids = [r.run_id for r in runs] or list(behind.attrs.get("runs", ()))
+        made_by = behind.attrs.get("made_by", "pandas")
+        self._record(path, "table", caption, made_by, ids, [path])
+        source = self._source(made_by, ids)
+        below = f"<small>{_inline(source)} {_anchor(path, 'data (CSV)')}.</small>"
+        rows = table_markdown(table, caption, f"tab-{name}")
+        show(
+            f"<p><b>{_inline(caption)}</b></p>{table.to_html(index=False, border=0)}<p>{below}</p>",
+            f"{rows}\n\n{source} {{download}}`data (CSV) <tables/{path.name}>`.",
+        )
+
+    def _claim(self, kind: str, name: str, suffix: str) -> Path:
+        """The path of a new figure or table; raises ValueError for a bad name or one of another notebook."""
+        if not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name for a figure or table; use lower-case words joined by hyphens.")
+        path = self.folder / kind / f"{name}{suffix}"
+        record = path.with_suffix(".json")
+        if record.is_file() and (owner := json.loads(record.read_text("utf-8"))["notebook"]) != self.notebook:
+            raise ValueError(f"{record} belongs to the notebook {owner}; give this one another name.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _record(
+        self, path: Path, kind: str, caption: str, made_by: str, ids: list[str], files: list[Path], alt: str = ""
+    ) -> None:
+        values = {
+            "name": path.stem, "kind": kind, "notebook": self.notebook, "function": made_by, "runs": ids,
+            "edition": self.edition.name, "caption": caption, "alt": alt, "files": [f.name for f in files],
+        }  # fmt: skip
+        path.with_suffix(".json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+    def _source(self, made_by: str, ids: list[str]) -> str:
+        runs = f" from run{'s' if len(ids) > 1 else ''} {', '.join(f'`{i}`' for i in ids[:4])}" if ids else ""
+        more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
+        return f"Made by `notebooks/{self.notebook}.py` with `{made_by}`{runs}{more};"
+
+
+def output_folder(edition: Edition) -> Path:
+    """Where figures/ and tables/ of an edition go: its own folder; of a published one, runs/published-NAME."""
+    return Path("runs") / f"published-{edition.name}" if edition.published else edition.path
+
+
+def banner(edition: Edition) -> str:
+    """One line: edition, model with its base hash, data with its images, device, date."""
+    info = edition.info
+    images = info.get("images") or {}
+    count = f" ({', '.join(f'{n} {part}' for part, n in images.items())} images in the split)" if images else ""
+    parts = [
+        f"**Edition** `{edition.name}` (profile `{info.get('profile', '–')}`)",
+        f"**model** `{info.get('model', '–')}`, base `{str(info.get('base_hash', '–'))[:12]}`",
+        f"**data** {info.get('data_name', info.get('data', '–'))}{count}",
+        f"**device** {edition.devices()}",
+        f"**made** {str(info.get('updated', info.get('created', '–')))[:10]}",
+    ]
+    return " · ".join(parts)
+
+
+# ------------------------------------------------------------------------------------------------- two forms
+def figure_markdown(path: str, label: str, alt: str, caption: str) -> str:
+    """The head of a MyST figure, left open for a legend; closed by a line of three backticks."""
+    return f"```{{figure}} {path}\n:name: {label}\n:alt: {' '.join(alt.split())}\n\n{caption}\n"
+
+
+def table_markdown(table: pd.DataFrame, caption: str, label: str) -> str:
+    """A MyST table with caption and label; without a caption, a plain Markdown table."""
+
+    def row(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+
+    lines = [row(table.columns), row(["---"] * len(table.columns)), *map(row, table.itertuples(index=False))]
+    body = "\n".join(lines)
+    return f"~~~{{table}} {caption}\n:name: {label}\n\n{body}\n~~~" if caption else body  # captions hold backticks
+
+
+def show(html_form: str, markdown_form: str) -> None:
+    """Display one output in both forms; outside IPython nothing is shown."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    if get_ipython() is not None:
+        display({"text/html": html_form, "text/markdown": markdown_form}, raw=True)
+
+
+def show_markdown(text: str) -> None:
+    from IPython.core.getipython import get_ipython
+    from IPython.display import Markdown, display
+
+    if get_ipython() is not None:
+        display(Markdown(text))
+
+
+def _inline(text: str) -> str:
+    """Caption's Markdown (code and emphasis) to HTML."""
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)
+
+
+def _uri(path: Path) -> str:
+    return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _anchor(path: Path, text: str) -> str:
+    return f'<a download="{path.name}" href="{_uri(path)}">{html.escape(text)}</a>'

@@ -1,0 +1,232 @@
+"""The report's front door: what notebooks, book and README show of an edition. Imports no torch.
+
+`Page` saves and shows figures and tables, `tables` and `findings` make them from records; this module adds the landing
+page's fragments, the README's table and the pictures that a machine can show.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorasam_core.config import RunConfig
+from lorasam_core.experiments.profiles import configs, edition_name, load_profile
+from lorasam_core.experiments.records import Edition, Record, root
+from lorasam_core.experiments.study import REPORTED, STUDY, break_even, width_of
+from lorasam_core.report.ablations import ablation_sentence
+from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
+from lorasam_core.report.findings import (
+    cases_sentence,
+    counts_sentence,
+    curves_sentence,
+    findings,
+    headline,
+    in_part_sentence,
+    left_out_sentence,
+    losses_note,
+    outcomes_clause,
+    rivals_sentence,
+    seeds_clause,
+)
+from lorasam_core.report.tables import (
+    ablation_display,
+    ablation_table,
+    adapted_runs,
+    cases_table,
+    compare,
+    frozen_runs,
+    interval,
+    main_rows,
+    main_table,
+    paired,
+    run_table,
+    settings_table,
+    shown,
+    test_cases,
+)  # fmt: skip
+
+__all__ = [
+    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
+    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
+    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
+    "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",
+    "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown",
+    "test_cases", "update_readme", "width_of", "write_fragments",
+]  # fmt: skip
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+MAIN_PICTURE = "main-picture"
+INTERVALS = (
+    "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images, and "
+    "computed before rounding."
+)
+
+
+def edition_folder(profile: str, edition: str | Path = "", data: str = "") -> Path:
+    """The folder of an edition's runs: `edition` where it is given, else runs/<profile>; relative to the repository."""
+    if edition:
+        return root() / edition
+    return root() / "runs" / edition_name(load_profile(profile), data)
+
+
+def main_config(edition: Edition) -> RunConfig:
+    """Settings of the main run: of its record, or of the profile where it has not been done."""
+    try:
+        return adapted_runs(edition)[0].config
+    except ValueError:
+        table = configs(load_profile(edition.info.get("profile", "quick")), data=str(edition.info.get("data", "")))
+        return next(c for runs in table.values() for c in reversed(runs) if c.method == "lora")
+
+
+def load_base(config: RunConfig, device: str = "cpu") -> Any:
+    """The base model of a run, to draw pictures with; where it no longer exists, what took its place."""
+    from lorasam_core.models.sam import REPLACED, load_sam
+
+    return load_sam(REPLACED.get(config.model, config.model), config.checkpoint, config.image_size, device)
+
+
+def picture_set(edition: Edition) -> tuple[Any, str]:
+    """(SampleSet to draw from, a sentence on what it is): the edition's data, or generated particles in their stead.
+
+    An edition whose data are not on this machine and cannot be fetched falls back, and the sentence says so.
+    """
+    from lorasam_core.data import load_dataset
+
+    config = main_config(edition)
+    try:
+        samples = load_dataset(config.data, seed=config.split_seed, limit=config.limit)
+    except (OSError, ValueError):
+        note = "Generated particles stand in, because this edition's own images are not on this machine."
+        return load_dataset("synthetic", limit=30), note
+    return samples, "Generated particles." if config.data == "synthetic" else f"Images: {samples.name}."
+
+
+def picture_samples(
+    edition: Edition, part: str = "test", ids: Sequence[str] | None = None, count: int = 12
+) -> tuple[list[Any], str]:
+    """(Samples, the sentence of `picture_set`): the images `ids` in this order, else `count` spread over a part.
+
+    Stand-ins for images that are not here are as many others.
+    """
+    whole, note = picture_set(edition)
+    if ids is not None and set(ids) <= set(whole.ids):
+        return [whole[whole.ids.index(i)] for i in ids], note
+    samples = whole.subset(part)
+    places = np.linspace(0, len(samples) - 1, min(len(ids) if ids is not None else count, len(samples)))
+    return [samples[int(i)] for i in places.round()], note
+
+
+def edition_facts(edition: Edition) -> pd.DataFrame:
+    """What an edition was made with, as two columns of text: profile, model, data, device, dates, versions, time."""
+    info = edition.info
+    images = info.get("images") or {}
+    packages = info.get("packages") or {}
+    seconds = sum(float(r.environment.get("wall_seconds") or r.metrics.get("seconds") or 0) for r in edition.records)
+    facts = {
+        "edition": edition.name,
+        "profile": info.get("profile"),
+        "model": f"{info.get('model')}, base SHA-256 {info.get('base_hash')}",
+        "data": info.get("data_name", info.get("data")),
+        "images": ", ".join(f"{n} {part}" for part, n in images.items()),
+        "data fingerprint": info.get("data_fingerprint"),
+        "split": info.get("split_hash"),
+        "notes on the data": " ".join(info.get("data_notes") or []),
+        "taken over": info.get("taken"),
+        "device": edition.devices(counted=True),
+        "precision": ", ".join(dict.fromkeys(r.config.precision for r in edition.records)) or info.get("precision"),
+        "threads": ", ".join(edition.environments("threads")) or info.get("threads"),
+        "made": info.get("created"),
+        "last run": info.get("updated"),
+        "code": ", ".join(edition.environments("commit")) or info.get("commit"),
+        "result version": info.get("result_version"),
+        "software": ", ".join(f"{k} {v}" for k, v in {"python": info.get("python"), **packages}.items() if v),
+        "runs": f"{len(edition.records)} in {seconds / 60:.1f} minutes of wall time in all",
+    }
+    rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
+    return pd.DataFrame(rows, columns=["what", "this edition"])
+
+
+def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
+    """landing.md and edition.md for the book's pages to include; figures/ and tables/ they link are copied beside them.
+
+    out_dir must lie directly in the book's source folder: links start at its root. Returns the files written.
+    """
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    for kind in ("figures", "tables"):
+        if (output_folder(edition) / kind).is_dir():
+            shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
+    points = [f"- {sentence}" for sentence in headline(edition)]
+    landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition)]
+    landing += [banner(edition), "", in_part_sentence(edition)]
+    runs = run_table(edition)
+    (out / "tables").mkdir(exist_ok=True)
+    runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
+    facts = [
+        table_markdown(edition_facts(edition), "What this edition was made with", "tab-edition"), "",
+        table_markdown(runs, "Its runs; the id is a hash of all that decides a result", "tab-edition-runs"), "",
+        f"{{download}}`data (CSV) </{out.name}/tables/edition-runs.csv>`",
+    ]  # fmt: skip
+    return [_write(out / "landing.md", landing), _write(out / "edition.md", facts)]
+
+
+def update_readme(edition: Edition, readme_path: str | Path) -> None:
+    """Put the main table, with edition and caveats, between the README's markers; raises ValueError without them."""
+    path = Path(readme_path)
+    text = path.read_text(encoding="utf-8")
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{path} must hold {BEGIN} and, after it, {END} once each; add the two lines.")
+    caveat = (
+        f"{INTERVALS} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)} The study's headline, "
+        f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
+    )
+    table = table_markdown(main_table(edition), "", "")
+    caveat = "\n\n".join(filter(None, [rivals_sentence(edition), caveat, in_part_sentence(edition)]))
+    before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
+    path.write_text(f"{before}\n{banner(edition)}\n\n{table}\n\n{caveat}\n{after}", encoding="utf-8")
+
+
+def _main_picture(out: Path) -> str:
+    """The figure of the picture that the test cases' notebook saved; nothing where it has not run."""
+    picture = out / "figures" / f"{MAIN_PICTURE}.png"
+    if not picture.is_file():
+        return ""
+    about = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+    source = f"/{out.name}/figures/{picture.name}"
+    return figure_markdown(source, "fig-landing", about["alt"], about["caption"]) + "```\n"
+
+
+def _stand_in(edition: Edition) -> str:
+    """Which model the result is of, where it is not SAM itself."""
+    if (model := main_config(edition).model) not in ("lite", "vit_t"):
+        return ""
+    return (
+        f"This is shown on `{model}`, a compact stand-in for SAM that this project trained: "
+        "{doc}`what cannot be said of SAM </limits>`.\n"
+    )
+
+
+def _main_table(edition: Edition, out: Path) -> Iterable[str]:
+    table = main_table(edition)
+    (out / "tables").mkdir(exist_ok=True)
+    main_rows(edition).to_csv(out / "tables" / "landing.csv", index=False)
+    caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
+    caption = f"{caption} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)}"
+    yield table_markdown(table, caption, "tab-landing")
+    yield f"\n{{download}}`data (CSV) </{out.name}/tables/landing.csv>`\n"
+
+
+def _write(path: Path, lines: Iterable[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def records_of(edition: Edition, experiment: str) -> list[Record]:
+    """The finished runs of one experiment, or none where the edition does not have it."""
+    return edition.experiment(experiment) if experiment in edition.experiments else []

@@ -1,0 +1,316 @@
+"""Records -> tables; every number is read from a record or stands as "reported by the study".
+
+Imports no torch. Dice and the like are shown in %, with the bootstrap's 95 % interval over groups in brackets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lorasam_core.config import UNRATED, RunConfig
+from lorasam_core.experiments.records import Edition, Record
+from lorasam_core.experiments.study import REPORTED, STUDY, equivalent, reported, width_of
+from lorasam_core.plots import setting
+from lorasam_core.stats import bootstrap_interval
+
+METRICS = (  # label, evaluator, column of per_image.csv
+    ("predictor: Dice", "predictor", "dice"),
+    ("predictor: IoU", "predictor", "iou"),
+    ("predictor: pixel accuracy", "predictor", "accuracy"),
+    ("point prompt: IoU, mask the model rates best", "point", "iou_rated"),
+    ("point prompt: IoU, best of three masks", "point", "iou_best"),
+    ("box prompt: IoU", "box", "iou_rated"),
+    ("exact box prompt: IoU", "exact_box", "iou_rated"),
+    ("mask generator: Dice of the union", "generator", "dice"),
+    ("mask generator: AP50", "generator", "ap50"),
+    ("mask generator: AP", "generator", "ap"),
+    ("mask generator: F1 at IoU 0.5", "generator", "f1"),
+    ("mask generator: PQ", "generator", "pq"),
+    ("mask generator, thresholds by validation: F1 at IoU 0.5", "generator_tuned", "f1"),
+)
+SHOWN_SETTINGS = (
+    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
+    "learning_rate", "optimizer", "weight_decay", "crop_size", "seed", "precision",
+)  # fmt: skip
+# what is measured beside the result, or where and how a run is done: no difference between seeds
+ASIDE: dict[str, Any] = {
+    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
+    "device": "auto", "workers": None, "checkpointing": False, "compile": False,
+}  # fmt: skip
+SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
+
+
+# ------------------------------------------------------------------------------------------------- runs
+def adapted_runs(edition: Edition, experiment: str = "main") -> list[Record]:
+    """The main configuration's adapted runs, one a seed; without such an experiment, the adapted run tested most."""
+    if experiment in edition.experiments:
+        runs = [r for r in edition.experiment(experiment) if r.config.method == "lora"]
+        if runs:
+            return [r for r in runs if training_of(r) == training_of(runs[0])]
+    lora = [r for r in edition.records if r.config.method == "lora"]
+    if not lora:
+        raise ValueError(f"the edition {edition.name} has no adapted run; run its experiments first.")
+    return [max(lora, key=lambda r: len(r.config.evaluate))]
+
+
+def training_of(record: Record) -> RunConfig:
+    """What was trained: equal for the seeds of one configuration, whatever else was measured of some of them."""
+    return record.config.replace(**ASIDE)
+
+
+def frozen_runs(edition: Edition) -> list[Record]:
+    """The frozen model's run on the data and the test images of the main configuration (an empty list: none)."""
+    wanted = adapted_runs(edition)[0].config
+    same = ("data", "limit", "split_seed", "model", "image_size", "test_limit", "generator")
+    runs = [r for r in edition.records if r.config.method == "frozen"]
+    runs = [r for r in runs if all(getattr(r.config, f) == getattr(wanted, f) for f in same)]
+    return sorted(runs, key=lambda r: -len(r.config.evaluate))[:1]
+
+
+# ------------------------------------------------------------------------------------------------- numbers
+def test_rows(records: Sequence[Record], evaluator: str, metric: str) -> pd.DataFrame:
+    """id, group and the metric of every test image, the mean over the runs (seeds) where there are several; no row
+    unless all of them were measured.
+
+    What has no mask generator has no thresholds for it: by thresholds chosen on validation images it is what it is.
+    """
+    tables = []
+    for record in records:
+        rows, asked = record.per_image, evaluator
+        if evaluator == "generator_tuned" and record.config.method in UNRATED:
+            asked = "generator"
+        if metric in rows:
+            tables.append(rows.loc[rows["evaluator"] == asked, ["id", "group", metric]])
+    if not tables or len(tables) < len(records) or not all(map(len, tables)):
+        return pd.DataFrame({"id": [], "group": [], metric: []}).astype({"id": str, "group": str})
+    return pd.concat(tables).groupby(["id", "group"])[[metric]].mean().reset_index()
+
+
+def interval(records: Sequence[Record], evaluator: str, metric: str) -> dict[str, float]:
+    """Mean, low, high (0 to 1), n and groups of one test metric; NaN where it was not measured.
+
+    One run: as its record says. Several seeds: images averaged over the seeds, then the same bootstrap over groups.
+    """
+    if len(records) == 1:
+        found = records[0].metrics.get("test", {}).get(evaluator, {}).get(metric)
+        if found:
+            return {key: float("nan") if value is None else value for key, value in found.items()}
+    rows = test_rows(records, evaluator, metric)
+    mean, low, high = bootstrap_interval(rows[metric].to_numpy(float), rows["group"].to_numpy())
+    return {"mean": mean, "low": low, "high": high, "n": len(rows), "groups": rows["group"].nunique()}
+
+
+def paired(
+    before: Sequence[Record], after: Sequence[Record], evaluator: str, metric: str
+) -> tuple[float, float, float]:
+    """Mean difference after - before on the same test images, with its interval over groups (0 to 1)."""
+    rows = test_rows(before, evaluator, metric).merge(test_rows(after, evaluator, metric), on=["id", "group"])
+    change = rows[f"{metric}_y"] - rows[f"{metric}_x"]
+    return bootstrap_interval(change.to_numpy(float), rows["group"].to_numpy())
+
+
+def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
+    """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
+    plus = "+" if sign else ""
+    style = f"{plus}.1f"
+    if not np.isfinite(mean):
+        return "–"
+    around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
+    return format(100 * mean, f"{plus}z.1f") + around  # no -0.0; an end of the interval keeps its sign
+
+
+def run_ids(*groups: Iterable[Record]) -> list[str]:
+    return list(dict.fromkeys(r.run_id for runs in groups for r in runs))
+
+
+# ------------------------------------------------------------------------------------------------- main table
+def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
+    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups.
+
+    adapted: runs (seeds) to show in place of the edition's main ones.
+    """
+    series = {"frozen": frozen_runs(edition), "adapted": adapted or adapted_runs(edition)}
+    rows = []
+    for label, evaluator, metric in METRICS:
+        for name, runs in series.items():
+            found = interval(runs, evaluator, metric)
+            if np.isfinite(found["mean"]):
+                percent = {key: 100 * found[key] for key in ("mean", "low", "high")}
+                rows.append({"metric": label, "series": name, **percent, "n": found["n"], "groups": found["groups"]})
+    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
+    table.attrs.update(made_by="lorasam_core.report.tables.main_rows", runs=run_ids(*series.values()))
+    return table
+
+
+def main_table(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
+    """Frozen against adapted, a row a metric: % with 95 % interval, and the paired gain on the same test images."""
+    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
+    rows = []
+    for label, evaluator, metric in METRICS:
+        before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
+        if not np.isfinite(after["mean"]):
+            continue
+        rows.append({
+            "metric, %": label,
+            "frozen": shown(before["mean"], before["low"], before["high"]),
+            "adapted": shown(after["mean"], after["low"], after["high"]),
+            "gain, points": shown(*paired(frozen, adapted, evaluator, metric), sign=True),
+            "test images": str(int(after["n"])),
+        })  # fmt: skip
+    table = pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "test images"])
+    table.attrs.update(made_by="lorasam_core.report.tables.main_table", runs=run_ids(frozen, adapted))
+    return table
+
+
+def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for plots.interval_chart.
+
+    Columns: metric, series, mean, low, high in %, n, groups, in METRICS' order.
+    """
+    rows = []
+    for label, evaluator, metric in METRICS:
+        for name, tables in series.items():
+            if evaluator in tables and metric in tables[evaluator]:
+                values, groups = tables[evaluator][metric].to_numpy(float), tables[evaluator]["group"].to_numpy()
+                mean, low, high = (100 * x for x in bootstrap_interval(values, groups))
+                rows.append((label, name, mean, low, high, len(values), len(set(groups))))
+    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
+    table.attrs.update(made_by="lorasam_core.report.tables.compare")
+    return table
+
+
+# ------------------------------------------------------------------------------------------------- ablations
+def by_value(records: Sequence[Record], field: str) -> dict[Any, list[Record]]:
+    """Adapted runs by the value of one setting, ascending; several runs of one value are its seeds."""
+    groups: dict[Any, list[Record]] = {}
+    for record in records:
+        if record.config.method == "lora":
+            groups.setdefault(getattr(record.config, field), []).append(record)
+    return dict(sorted(groups.items()))
+
+
+def ablation_table(records: Sequence[Record], field: str) -> pd.DataFrame:
+    """One row a value of `field`: ours measured, the study's beside it; Dice in %, NaN where there is none.
+
+    Columns: `field`, trainable (numbers in A and B), dice, low, high, seeds, reported_value (the study's setting, for
+    ranks the one of the same rank / width), reported_dice, reported_millions. Settings of the study that were not run
+    here are kept, with nothing measured.
+    """
+    groups = by_value(records, field)
+    model = records[0].config.model if records else STUDY["model"]
+    rows = []
+    theirs = {value: reported(field, value, model) for value in equivalent(field, model)}
+    for value in sorted({*groups, *theirs}):
+        runs = groups.get(value, [])
+        found = interval(runs, "predictor", "dice") if runs else dict.fromkeys(("mean", "low", "high"), float("nan"))
+        dice, millions = reported(field, value, model)
+        scale = STUDY["width"] / width_of(model) if field == "rank" else 1
+        rows.append({
+            field: value,
+            "trainable": runs[0].metrics.get("trainable_parameters", float("nan")) if runs else float("nan"),
+            "dice": 100 * found["mean"], "low": 100 * found["low"], "high": 100 * found["high"], "seeds": len(runs),
+            "reported_value": value * scale if dice is not None else float("nan"),
+            "reported_dice": float("nan") if dice is None else dice,
+            "reported_millions": float("nan") if millions is None else millions,
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs.update(
+        made_by="lorasam_core.report.tables.ablation_table", runs=run_ids(records), field=field, model=model
+    )
+    return table
+
+
+def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
+    """An ablation_table as the reader sees it: text cells, the study's columns marked as such."""
+    field, model = table.attrs["field"], table.attrs["model"]
+    out = pd.DataFrame({SETTING_NAMES.get(field, field): [setting(v) for v in table[field]]})
+    if field == "rank":
+        out["rank / width"] = [f"{v / width_of(model):.3g}" for v in table[field]]
+    out["trainable parameters"] = [f"{int(v):,}" if np.isfinite(v) else "–" for v in table["trainable"]]
+    ours = zip(table["dice"], table["low"], table["high"], strict=True)
+    out["test Dice, % [95 % interval]"] = [shown(d / 100, lo / 100, hi / 100) for d, lo, hi in ours]
+    if table["reported_dice"].notna().any():
+        if field == "rank":
+            out[f"rank of 768, {REPORTED}"] = [f"{v:g}" if np.isfinite(v) else "–" for v in table["reported_value"]]
+            out[f"trainable parameters, {REPORTED}"] = [
+                f"{v:g} M" if np.isfinite(v) else "–" for v in table["reported_millions"]
+            ]
+        out[f"test Dice, %, {REPORTED}"] = [f"{v:.2f}" if np.isfinite(v) else "–" for v in table["reported_dice"]]
+    out.attrs.update(table.attrs)
+    return out
+
+
+def settings_table(record: Record) -> pd.DataFrame:
+    """What decided a run, as two columns of text: setting, value."""
+    config = record.config.to_dict()
+    rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
+    rows = [(name, ", ".join(v) if isinstance(v, list) else setting(v)) for name, v in rows if v is not None]
+    if record.config.method == "lora":
+        rows.insert([name for name, _ in rows].index("scaling") + 1, ("factor of B A", f"{record.config.factor:.4g}"))
+    rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))
+    table = pd.DataFrame(rows, columns=["setting", "value"])
+    table.attrs.update(made_by="lorasam_core.report.tables.settings_table", runs=[record.run_id])
+    return table
+
+
+# ------------------------------------------------------------------------------------------------- test cases
+def test_cases(frozen: Sequence[Record], adapted: Sequence[Record], count: int = 4) -> pd.DataFrame:
+    """Test images from the lowest to the highest adapted Dice of the mask generator's union, evenly spaced by rank.
+
+    Columns: case (1 is the lowest), id, frozen, adapted (Dice in %). Fewer test images give fewer cases.
+    """
+    before, after = (test_rows(runs, "generator", "dice") for runs in (frozen, adapted))
+    rows = before.merge(after, on=["id", "group"], suffixes=("_frozen", "_adapted")).sort_values("dice_adapted")
+    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
+    table = pd.DataFrame({
+        "case": range(1, len(rows) + 1), "id": rows["id"].to_list(),
+        "frozen": 100 * rows["dice_frozen"].to_numpy(), "adapted": 100 * rows["dice_adapted"].to_numpy(),
+    })  # fmt: skip
+    table.attrs.update(made_by="lorasam_core.report.tables.test_cases", runs=run_ids(frozen, adapted))
+    return table
+
+
+def cases_table(cases: pd.DataFrame) -> pd.DataFrame:
+    """Cases as the reader sees them, the study's four beside ours, each ordered from the lowest Dice to the highest."""
+    theirs = sorted(STUDY["test_cases"].values(), key=lambda pair: pair[1])
+    ours = list(cases.itertuples(index=False))
+    rows = []
+    for k in range(max(len(ours), len(theirs))):
+        mine, other = ours[k] if k < len(ours) else None, theirs[k] if k < len(theirs) else None
+        rows.append({
+            "case": str(k + 1),
+            "test image": mine.id if mine else "–",
+            "Dice, %: frozen": f"{mine.frozen:.2f}" if mine else "–",
+            "adapted": f"{mine.adapted:.2f}" if mine else "–",
+            f"Dice, %: frozen, {REPORTED}": f"{other[0]:.2f}" if other else "–",
+            f"adapted, {REPORTED}": f"{other[1]:.2f}" if other else "–",
+        })  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.attrs.update(cases.attrs)
+    return table
+
+
+def run_table(edition: Edition) -> pd.DataFrame:
+    """Every run of the edition: id, name, what it adapts, steps, seconds, images a second, peak memory."""
+    names: dict[str, list[str]] = {}
+    for experiment, rows in edition.experiments.items():
+        for row in rows:
+            names.setdefault(row["run_id"], []).append(f"{experiment}: {row['name']}")
+    rows = [
+        {
+            "run": r.run_id,
+            "in": "; ".join(names.get(r.run_id, [r.config.name])),
+            "steps": f"{r.metrics.get('steps') or 0:,}",
+            "seconds": f"{r.metrics.get('seconds') or 0:,.0f}",
+            "images a second": f"{r.metrics.get('images_per_s') or 0:.1f}",
+            "peak memory, MB": f"{r.metrics.get('peak_memory_mb') or 0:,.0f}",
+        }
+        for r in edition.records
+    ]
+    table = pd.DataFrame(rows, columns=["run", "in", "steps", "seconds", "images a second", "peak memory, MB"])
+    table.attrs.update(made_by="lorasam_core.report.tables.run_table", runs=run_ids(edition.records))
+    return table

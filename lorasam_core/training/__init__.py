@@ -1,0 +1,1 @@
+"""What a model learns from, and the loop that teaches it."""

@@ -1,0 +1,313 @@
+"""One run from settings to finished folder, with a random compact model on generated particles."""
+
+import copy
+import json
+import os
+import re
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorasam_core.config import RunConfig
+from lorasam_core.data import Split
+from lorasam_core.experiments import baselines, runs
+from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.records import read_record
+from lorasam_core.models.lite import build_lite
+from lorasam_core.models.lora import load_adapter, read_adapter
+from lorasam_core.training import blocks
+
+FILES = {
+    "adapter.safetensors", "config.json", "environment.json", "history.csv", "log.jsonl", "log.txt", "metrics.json",
+    "per_image.csv", "split.json",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """Settings of a tiny run; the base is a file of random weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("base") / "random.pth"
+    torch.save(build_lite().state_dict(), path)
+    yield RunConfig(
+        checkpoint=str(path), image_size=64, limit=10, rank=2, steps=2, batch_size=2, crop_size=96, prompts_per_image=2,
+        evaluate=("predictor", "box"), test_limit=1, device="cpu", precision="32-true",
+    )  # fmt: skip
+    runs.base_sam.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def record(settings, tmp_path_factory):
+    return runs.run_one(settings, tmp_path_factory.mktemp("edition"))
+
+
+def test_a_run_leaves_exactly_its_files(record):
+    assert {p.name for p in record.path.iterdir()} == FILES
+    assert [p.name for p in record.path.parent.iterdir()] == [record.run_id]
+
+
+def test_metrics_agree_with_tables_and_adapter(record, settings):
+    metrics, rows = record.metrics, record.per_image
+    assert metrics["run_id"] == record.run_id == record.path.name
+    for evaluator, metric in (("predictor", "dice"), ("box", "iou_best")):
+        shown = rows.loc[rows["evaluator"] == evaluator, metric]
+        assert metrics["test"][evaluator][metric]["mean"] == pytest.approx(shown.mean())
+        assert metrics["test"][evaluator][metric]["n"] == len(shown) == settings.test_limit
+    assert rows.columns[0] == "evaluator"
+    assert metrics["trainable_parameters"] == sum(t.numel() for t in load_file(record.adapter).values())
+    assert metrics["steps"] == 2 and metrics["images_seen"] == 4
+    assert metrics["peak_memory_mb"] > 0 and 0 < metrics["training_memory_mb"] <= metrics["peak_memory_mb"]
+    assert not record.history.empty
+
+
+def test_record_says_where_it_comes_from(record, settings):
+    data, base = runs.dataset("synthetic", 0, 10), runs.base_sam("lite", settings.checkpoint, 64)
+    environment = record.environment
+    assert environment["base_hash"] == base.base_hash and environment["data_fingerprint"] == data.fingerprint
+    assert environment["precision"] == "32-true" and environment["wall_seconds"] > 0
+    assert environment["images"] == {part: len(data.subset(part)) for part in ("train", "val", "test")}
+    assert Split.load(record.path / "split.json").hash == data.split.hash == environment["split_hash"]
+    assert set(record.per_image["id"]) <= set(data.subset("test").ids)
+    log = (record.path / "log.txt").read_text()
+    assert record.run_id in log and "step 2: train_loss" in log
+    assert re.search(rf"finished in [\d.]+ s, peak memory {record.metrics['peak_memory_mb']:.0f} MB", log)
+
+
+def test_adapter_says_which_run_made_it_and_gives_its_numbers(record, settings):
+    metadata, _ = read_adapter(record.adapter)
+    assert (metadata["run_id"], metadata["base_hash"]) == (record.run_id, record.environment["base_hash"])
+    assert metadata["split_hash"] == record.environment["split_hash"]
+    assert metadata["metrics"]["test"] == record.metrics["test"]
+    sam = copy.deepcopy(runs.base_sam("lite", settings.checkpoint, 64))
+    load_adapter(sam, record.adapter)
+    test = runs.dataset("synthetic", 0, 10).subset("test")
+    _, rows = runs.evaluate(sam, test, record.config, "cpu")
+    np.testing.assert_allclose(rows["dice"].dropna(), record.per_image["dice"].dropna(), rtol=1e-6)
+
+
+def test_base_in_memory_is_not_changed_by_a_run(record, settings):
+    torch.manual_seed(0)
+    fresh = build_lite().state_dict()
+    kept = runs.base_sam("lite", settings.checkpoint, 64).state_dict()
+    assert set(fresh) == set(kept)
+    resized = {"image_encoder.pos_embed"} | {k for k in fresh if fresh[k].shape != kept[k].shape}
+    assert all(torch.equal(fresh[k], kept[k]) for k in set(fresh) - resized)
+
+
+def test_a_finished_run_is_read_and_stays_byte_identical(record, settings, monkeypatch):
+    before = {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in record.path.iterdir()}
+    monkeypatch.setattr(runs, "_work", None)
+    again = runs.run_one(settings, record.path.parent)
+    assert again.metrics == record.metrics
+    assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in record.path.iterdir()} == before
+
+
+def test_the_same_run_gives_the_same_numbers(record, settings, tmp_path):
+    torch.manual_seed(123)  # what happened before in the process does not matter
+    np.random.default_rng().random()
+    again = runs.run_one(settings, tmp_path)
+    assert again.run_id == record.run_id and again.metrics["test"] == record.metrics["test"]
+    pd.testing.assert_frame_equal(again.per_image, record.per_image)
+
+
+def test_the_end_of_a_run_is_shown_unless_bars_are_unwanted(settings, tmp_path, monkeypatch, capsys):
+    frozen = settings.replace(method="frozen", evaluate=("predictor",))
+    for folder, quiet in (("a", ""), ("b", "1")):
+        monkeypatch.setenv("TQDM_DISABLE", quiet)
+        runs.run_one(frozen.replace(name="base"), tmp_path / folder)
+        shown = re.search(r"^base: finished in [\d.]+ s, peak memory \d+ MB$", capsys.readouterr().err, re.MULTILINE)
+        assert (shown is None) == bool(quiet)
+
+
+def test_a_compiler_that_is_missing_is_named_before_anything_is_written(settings, tmp_path, monkeypatch):
+    def no_compiler(*args, **kwargs):
+        raise RuntimeError("no g++")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    blocks.check_compile.cache_clear()
+    with pytest.raises(ValueError, match=r"^compile is True, .* on cpu here \(RuntimeError: no g\+\+\); install .*\.$"):
+        runs.run_one(settings.replace(compile=True), tmp_path)
+    assert not list(tmp_path.iterdir())
+    blocks.check_compile.cache_clear()
+
+
+def test_frozen_is_evaluated_and_not_trained(settings, tmp_path):
+    frozen = runs.run_one(settings.replace(method="frozen", evaluate=("predictor",), compile=True), tmp_path)
+    assert {p.name for p in frozen.path.iterdir()} == FILES - {"adapter.safetensors", "history.csv"}
+    assert frozen.adapter is None and frozen.history.empty
+    assert frozen.metrics["trainable_parameters"] == frozen.metrics["steps"] == 0
+    assert 0 <= frozen.metrics["test"]["predictor"]["dice"]["mean"] <= 1
+
+
+def test_a_failed_run_keeps_its_log_and_does_not_look_finished(settings, tmp_path, monkeypatch):
+    def boom(*arguments, **options):
+        raise FloatingPointError("the loss of batch 3 is not finite")
+
+    monkeypatch.setattr(runs.training, "train", boom)
+    with pytest.raises(RunError, match=r"'unlucky' failed \(FloatingPointError: the loss of batch 3 .*log\.txt"):
+        runs.run_one(settings.replace(name="unlucky"), tmp_path)
+    (failed,) = tmp_path.iterdir()
+    assert failed.name.endswith(".failed") and "Traceback" in (failed / "log.txt").read_text()
+    with pytest.raises(ValueError, match="not a finished run"):
+        read_record(failed)
+
+
+def test_stopped_by_hand_leaves_nothing(settings, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs.training, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_one(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(settings, tmp_path, monkeypatch):
+    def work(run, folder, wandb):
+        for name, values in (("config", run.config.to_dict()), ("metrics", {"run_id": run.run_id})):
+            (folder / f"{name}.json").write_text(json.dumps(values))
+
+    monkeypatch.setattr(runs, "_work", work)
+    run_id = runs.prepare(settings).run_id
+    dead, alive = tmp_path / f"{run_id}.part-999999999", tmp_path / f"{run_id}.part-{os.getppid()}"
+    own = tmp_path / f"{run_id}.part-{os.getpid()}"  # of a process before, in a container that gave its id again
+    for part in (dead, alive, own):
+        part.mkdir()
+    assert runs.run_one(settings, tmp_path).run_id == run_id
+    assert not dead.exists() and alive.exists() and not own.exists()
+
+
+def test_a_leftover_is_not_that_of_a_process_that_started_after_it(tmp_path):
+    parent = psutil.Process(os.getppid())
+    part = tmp_path / f"0123.part-{parent.pid}"
+    part.mkdir()
+    (part / "log.txt").write_text("")
+    for seconds, owned in ((60, True), (-60, False)):
+        for path in (part / "log.txt", part):
+            os.utime(path, (parent.create_time() + seconds,) * 2)
+        runs._remove_leftovers(tmp_path / "0123")
+        assert part.exists() == owned
+
+
+def test_another_process_that_finished_first_wins(settings, tmp_path, monkeypatch):
+    def work(run, folder, wandb):
+        for place, value in ((folder, "mine"), (tmp_path / run.run_id, "theirs")):
+            place.mkdir(exist_ok=True)
+            (place / "config.json").write_text(json.dumps(run.config.to_dict()))
+            (place / "metrics.json").write_text(json.dumps({"run_id": value}))
+
+    monkeypatch.setattr(runs, "_work", work)
+    assert runs.run_one(settings, tmp_path).metrics == {"run_id": "theirs"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_used_is_refused_before_anything_is_written(settings, tmp_path, monkeypatch):
+    for wrong, message in (
+        (settings.replace(data="nowhere"), "'nowhere' is no data set"),
+        (settings.replace(checkpoint=str(tmp_path / "no.pth")), "does not exist"),
+        (settings.replace(device="tpu"), "device is 'tpu'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runs.run_one(wrong, tmp_path)
+    monkeypatch.setattr(runs, "check_disk", lambda folder, needed: (_ for _ in ()).throw(ValueError("full")))
+    with pytest.raises(ValueError, match="full"):
+        runs.run_one(settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_space_is_asked_of_the_disk_that_holds_the_folder(tmp_path):
+    runs.check_disk(tmp_path / "not" / "yet" / "there", 1)
+    with pytest.raises(ValueError, match=r"MB of free space and the runs need about .*--runs"):
+        runs.check_disk(tmp_path / "not" / "yet", 10**18)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file is not a folder that can be written; .*--runs"):
+        runs.check_disk(tmp_path / "file" / "edition", 1)
+
+
+def test_space_grows_with_the_rank(settings):
+    small, large = (runs.prepare(settings.replace(rank=rank)).bytes_needed for rank in (2, 2048))
+    # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192
+    assert large - small == 2 * 4 * (2048 - 2) * 2 * (192 + 192) * 6
+
+
+# ------------------------------------------------------------------------------------------------- other methods
+def test_a_run_says_which_rank_its_adapter_uses(record):
+    spectrum = record.metrics["spectrum"]
+    tensors = load_file(record.adapter)
+    assert {row["matrix"].rpartition(".")[2] for row in spectrum} == {"q", "v"} and len(spectrum) == len(tensors) // 2
+    for row in spectrum:
+        path, _, name = row["matrix"].rpartition(".")
+        update = tensors[f"{path}.B_{name}"] @ tensors[f"{path}.A_{name}"]
+        assert row["norm"] == pytest.approx(float(update.norm()), rel=1e-4, abs=1e-9)
+        assert 0 <= row["rank_90"] <= row["rank_99"] <= 2
+
+
+@pytest.mark.parametrize("method", ["decoder", "full", "unet", "unet_watershed", "otsu", "watershed"])
+def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
+    if method in ("unet", "unet_watershed"):
+        pytest.importorskip("segmentation_models_pytorch")
+    run = runs.run_one(settings.replace(method=method, evaluate=("predictor", "generator")), tmp_path)
+    files = {
+        "config.json",
+        "environment.json",
+        "log.txt",
+        "metrics.json",
+        "per_image.csv",
+        "particles.csv",
+        "split.json",
+    }
+    if method in ("decoder", "full"):
+        files |= {"annotations.csv"}
+    if method not in ("otsu", "watershed"):
+        files |= {"history.csv", "log.jsonl", "weights.safetensors"}
+        assert run.metrics["steps"] == 2 and run.metrics["trainable_parameters"] > 0
+    else:
+        assert run.metrics["steps"] == run.metrics["trainable_parameters"] == 0
+    assert {path.name for path in run.path.iterdir()} >= files - {"annotations.csv", "particles.csv"}
+    assert {path.name for path in run.path.iterdir()} <= files | {"log.jsonl"}
+    assert set(run.metrics["test"]) == {"predictor", "generator"}
+    assert 0 <= run.metrics["test"]["predictor"]["dice"]["mean"] <= 1
+    assert run.adapter is None
+    assert ("training_memory_mb" in run.metrics) == (method not in ("otsu", "watershed"))
+    assert (run.metrics.get("watershed_distance") in baselines.DISTANCES) == ("watershed" in method)
+
+
+def test_a_watershed_divides_the_nets_own_foreground(settings, tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    config = settings.replace(evaluate=("predictor", "generator"))
+    plain, divided = (runs.run_one(config.replace(method=m), tmp_path) for m in ("unet", "unet_watershed"))
+    foregrounds = [r.per_image.query("evaluator == 'predictor'").reset_index(drop=True) for r in (plain, divided)]
+    pd.testing.assert_frame_equal(*foregrounds)
+
+
+def test_few_labels_are_a_part_of_more(settings):
+    data = runs.dataset("synthetic", 0, 10)
+    drawn = [set(runs.training_images(data, settings.replace(train_limit=n)).ids) for n in (1, 3, 99, None)]
+    assert [len(ids) for ids in drawn[:2]] == [1, 3] and drawn[0] < drawn[1] < drawn[2]
+    assert drawn[2] == drawn[3] == set(data.subset("train").ids)
+
+
+def test_an_adapter_is_cut_down_and_whole_again_and_judged_on_other_data(settings, tmp_path):
+    other = settings.replace(truncate=(1, 2), transfer=("synthetic", "nowhere"), evaluate=("predictor",))
+    run = runs.run_one(other, tmp_path)
+    whole = run.metrics["test"]["predictor"]["dice"]["mean"]
+    assert run.metrics["truncated"]["2"]["mean"] == pytest.approx(whole, abs=1e-3)  # its rank is 2
+    assert "nowhere" in run.metrics["transfer"]["nowhere"]
+    rows = pd.read_csv(run.path / "transfer.csv")
+    assert set(rows["data"]) == {"synthetic"}
+    assert run.metrics["transfer"]["synthetic"]["predictor"]["dice"]["mean"] == pytest.approx(rows["dice"].mean())
+    sam = copy.deepcopy(runs.base_sam("lite", settings.checkpoint, 64))
+    load_adapter(sam, run.adapter)
+    test = runs.dataset("synthetic", 0, 10).subset("test")
+    assert runs.evaluate(sam, test, run.config, "cpu")[0]["predictor"]["dice"]["mean"] == pytest.approx(whole, rel=1e-6)
+
+
+def test_other_training_data_make_another_run(settings, tmp_path):
+    here = runs.prepare(settings)
+    there = runs.prepare(settings.replace(train_data="synthetic"))
+    assert here.run_id != there.run_id and here.taught is here.data
+    assert len(there.taught) > len(there.data) == 10

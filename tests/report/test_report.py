@@ -1,0 +1,402 @@
+"""Tables, sentences and pages of a made-up edition: every number is checked against the records it must come from."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lorasam_core import plots
+from lorasam_core.experiments import study
+from lorasam_core.experiments.records import read_edition
+from lorasam_core.report import page as report
+from lorasam_core.report import tables
+from tests.made_records import make_edition, make_record, per_image
+from tests.made_up import write_run
+
+
+@pytest.fixture
+def edition(tmp_path):
+    folder = tmp_path / "runs" / "quick"
+    every = ("predictor", "point", "box", "generator")
+    write_run(folder, "f0", 0.40, every, method="frozen", name="frozen")
+    write_run(folder, "m0", 0.80, every, name="main", rank=32)
+    write_run(folder, "m1", 0.82, every, name="main 1", rank=32, seed=1)
+    for run_id, rank, level in (("r32", 32, 0.70), ("r64", 64, 0.76), ("r128", 128, 0.76)):
+        write_run(folder, run_id, level, name=f"rank {rank}", rank=rank, objective="semantic")
+    lists = {"main": ["f0", "m0", "m1"], "rank": ["r32", "r64", "r128"]}
+    info = {
+        "name": "quick", "profile": "quick", "data": "synthetic", "model": "lite", "base_hash": "ab" * 32,
+        "device_name": "a CPU", "created": "2025-01-02T03:04:05", "images": {"train": 84, "val": 24, "test": 12},
+        "experiments": {k: [{"name": i, "run_id": i} for i in ids] for k, ids in lists.items()},
+    }  # fmt: skip
+    (folder / "edition.json").write_text(json.dumps(info))
+    return read_edition(folder)
+
+
+def test_main_table_holds_the_records_numbers(edition):
+    table = report.main_table(edition).set_index("metric, %")
+    frozen = edition.records[0].metrics["test"]["generator"]["ap50"]
+    expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f},\u00a0{100 * frozen['high']:.1f}]"
+    assert table.loc["mask generator: AP50", "frozen"] == expected
+    seeds = [r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("main")[1:]]
+    assert table.loc["predictor: Dice", "adapted"].startswith(f"{100 * np.mean(seeds):.1f} [")
+    # every image gains the same, so the paired interval has no width
+    assert table.loc["predictor: Dice", "gain, points"] == "+41.0 [+41.0,\u00a0+41.0]"
+    assert table.attrs["runs"] == ["f0", "m0", "m1"]
+    assert len(table) == len(report.main_rows(edition)) / 2 == 11
+
+
+def test_seeds_of_the_main_run_are_those_that_differ_in_nothing_else(edition):
+    assert [r.run_id for r in report.adapted_runs(edition)] == ["m0", "m1"]
+    assert [r.run_id for r in report.frozen_runs(edition)] == ["f0"]
+    assert report.records_of(edition, "learning_rate") == []
+
+
+def test_ablation_puts_the_study_beside_the_same_share_of_the_width(edition):
+    table = report.ablation_table(edition.experiment("rank"), "rank").set_index("rank")
+    assert list(table.index) == [32, 64, 128, 256]
+    assert table["reported_value"].tolist() == [128, 256, 512, 1024]
+    assert table["reported_dice"].tolist() == [82.39, 89.56, 96.14, 96.22]
+    assert table["trainable"].tolist()[:3] == [4608 * 32, 4608 * 64, 4608 * 128] and np.isnan(table["dice"][256])
+    shown = report.ablation_display(report.ablation_table(edition.experiment("rank"), "rank"))
+    marked = [c for c in shown.columns if "reported by the study" in c]
+    assert len(marked) == 3 and shown.iloc[3]["test Dice, % [95 % interval]"] == "–"
+    assert shown.iloc[0]["rank / width"] == "0.167"
+
+
+def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
+    sentence = report.ablation_sentence(edition.experiment("rank"), "rank", seeds=report.adapted_runs(edition))
+    records = {r.run_id: 100 * r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("rank")}
+    assert f"{records['r64']:.1f} %" in sentence and f"{records['r32']:.1f} %" in sentence
+    assert re.search(r"\b(64|128) cannot be told from it", sentence) and "The best" not in sentence
+    assert "2 seeds of another configuration (*m0*) lie 2.0 points apart, and the noise of these is" in sentence
+    assert f"reported by the study spans {96.14 - 82.39:.1f} points" in sentence
+    clear = report.ablation_sentence([r for r in edition.experiment("rank") if r.run_id != "r128"], "rank")
+    assert "excludes zero against every other value; it was picked on these same images" in clear
+    assert "One seed a value" in clear
+    alone = report.ablation_sentence(edition.experiment("rank")[:1], "rank")
+    assert "nothing to compare" in alone
+
+
+def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
+    text = " ".join(report.findings(edition))
+    assert "a gain of 41.0 [41.0,\u00a041.0] points. Over 2 seeds the adapted value has a standard deviation" in text
+    assert f"deviation of {np.std([80, 82], ddof=1):.1f} points." in text and len(report.findings(edition)) == 5
+    union = edition.records[0].metrics["test"]["generator"]["dice"]["mean"]
+    assert f"The union of the mask generator's masks has a Dice of {100 * union:.1f} [" in text
+    foreground, particles = report.headline(edition)
+    assert (
+        report.findings(edition)[0].startswith(foreground)
+        and "deviation" not in foreground
+        and "AP50" in particles
+        and "F1 at IoU 0.5" in particles
+    )
+    worse = tmp_path / "worse"
+    write_run(worse, "f", 0.9, method="frozen")
+    write_run(worse, "a", 0.7)
+    assert "a loss of 20.0 [20.0,\u00a020.0] points" in report.findings(read_edition(worse))[0]
+    equal = tmp_path / "equal"
+    write_run(equal, "f", 0.9, method="frozen")
+    write_run(equal, "a", 0.9)
+    assert "a difference of less than a tenth of a point" in report.findings(read_edition(equal))[0]
+
+
+def test_noise_of_the_sweeps_own_seeds_is_added_to_its_intervals(tmp_path):
+    for run_id, rank, level in (("a", 32, 0.70), ("b", 64, 0.72)):
+        write_run(tmp_path, run_id, level, name=f"rank {rank}", rank=rank)
+    for seed, level in enumerate((0.70, 0.71, 0.72)):
+        write_run(tmp_path, f"own{seed}", level, name=f"own {seed}", rank=32, seed=seed)
+        write_run(tmp_path, f"other{seed}", level, name=f"other {seed}", rank=8, seed=seed)
+    runs = {r.run_id: r for r in read_edition(tmp_path).records}
+    sweep = [runs["a"], runs["b"]]
+    own = report.ablation_sentence(sweep, "rank", [runs[f"own{i}"] for i in range(3)])
+    # two single runs may differ by 4.30 * sqrt(2) * 1 points; these differ by 2
+    assert (
+        "With the noise of seeds added, 32 cannot be told from it." in own
+        and "3 seeds of one of these (*own 0*)" in own
+    )
+    other = report.ablation_sentence(sweep, "rank", [runs[f"other{i}"] for i in range(3)])
+    assert (
+        "excludes zero against every other value" in other
+        and "another configuration (*other 0*) lie 2.0 points" in other
+    )
+
+
+def test_findings_hold_a_gain_against_seeds_and_groups(tmp_path):
+    write_run(tmp_path, "f", 0.80, method="frozen")
+    for seed, level in enumerate((0.78, 0.82, 0.86)):  # a gain of 2 points; Student's limit of a mean of 3 is 9.9
+        write_run(tmp_path, f"a{seed}", level, name=f"main {seed}", seed=seed)
+    edition = read_edition(tmp_path)
+    runs = [r for r in edition.records if r.config.method == "lora"]
+    (found,) = report.findings(edition, runs)
+    assert "points on these images, no more than other images and other seeds may do together. Over 3 seeds" in found
+    assert "may do together" not in report.findings(edition, runs[:1])[0]
+    metrics = "*predictor: Dice*, *predictor: IoU* and *predictor: pixel accuracy*"
+    rows = [{"name": record.config.name, "run_id": record.run_id} for record in edition.records]
+    (tmp_path / "edition.json").write_text(json.dumps({"experiments": {"main": rows}}))
+    said = report.outcomes_clause(read_edition(tmp_path))
+    assert said.endswith(f"Clear of zero, but no more than other images and other seeds may do together: {metrics}.")
+    for record in edition.records:
+        rows = record.per_image.assign(group=[f"g{i % 4}" for i in range(12)])
+        rows.to_csv(record.path / "per_image.csv", index=False)
+        metrics = json.loads((record.path / "metrics.json").read_text())
+        metrics["test"]["predictor"]["dice"]["groups"] = 4
+        (record.path / "metrics.json").write_text(json.dumps(metrics))
+    again = read_edition(tmp_path)
+    assert report.findings(again, again.records[:1])[-1].startswith("The test part has only 4 groups")
+
+
+def test_what_has_no_thresholds_to_choose_is_judged_as_it_is(tmp_path):
+    for run_id, method in (("o", "otsu"), ("a", "lora")):
+        write_run(tmp_path, run_id, 0.6, ("predictor", "generator"), method=method)
+    runs = {r.run_id: r for r in read_edition(tmp_path).records}
+    chosen = tables.test_rows([runs["o"]], "generator_tuned", "f1")
+    assert (
+        chosen["f1"].tolist() == tables.test_rows([runs["o"]], "generator", "f1")["f1"].tolist() and len(chosen) == 12
+    )
+    assert tables.test_rows([runs["a"]], "generator_tuned", "f1").empty  # it has thresholds, and nobody chose any
+
+
+def test_merges_have_a_paired_interval(tmp_path):
+    for run_id, method, shift in (("f", "frozen", 0), ("a", "lora", 1)):
+        write_run(tmp_path, run_id, 0.8, ("generator",), method=method)
+        path = tmp_path / run_id / "per_image.csv"
+        rows = pd.read_csv(path)
+        rows.assign(merges=2 + shift, splits=[i % 3 + shift * (-1) ** i for i in range(12)]).to_csv(path, index=False)
+    edition = read_edition(tmp_path)
+    runs = report.adapted_runs(edition)
+    text = report.counts_sentence(edition, runs, "merges")
+    assert text == "Merges an image: 2.0 frozen, 3.0 adapted; the change is +1.0 [+1.0,\u00a0+1.0]."
+    assert report.counts_sentence(edition, runs, "splits").endswith("which these images cannot tell from none.")
+    assert report.counts_sentence(edition, runs, "f2") == ""
+
+
+def test_captions_say_what_seeds_and_losses_stand_behind(edition):
+    assert report.seeds_clause(report.adapted_runs(edition)).startswith("Adapted: the mean of 2 seeds; intervals")
+    assert report.seeds_clause(report.adapted_runs(edition)[:1]).startswith("Adapted: one seed;")
+    assert report.losses_note("semantic") == ""
+    assert "no sign of over-fitting" in report.losses_note("mixed") and "single" in report.losses_note("instance")
+
+
+def test_one_group_gives_no_interval_and_no_claim(edition, tmp_path):
+    for run_id, rank, level in (("a", 32, 0.7), ("b", 64, 0.8)):
+        write_run(tmp_path / "one", run_id, level, rank=rank)
+        path = tmp_path / "one" / run_id / "per_image.csv"
+        pd.read_csv(path).assign(group="g").to_csv(path, index=False)
+    write_run(tmp_path / "one", "f", 0.6, method="frozen")
+    records = [r for r in read_edition(tmp_path / "one").records if r.config.method == "lora"]
+    assert "from 1 group no interval can be drawn" in report.ablation_sentence(records, "rank")
+    pd.read_csv(tmp_path / "one" / "a" / "per_image.csv").to_csv(tmp_path / "one" / "f" / "per_image.csv", index=False)
+    assert "too few groups for an interval" in report.findings(read_edition(tmp_path / "one"))[0]
+
+
+def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
+    frozen, adapted = report.frozen_runs(edition), edition.experiment("main")[1:2]
+    cases = report.test_cases(frozen, adapted)
+    rows = adapted[0].per_image.query("evaluator == 'generator'").set_index("id")["dice"]
+    assert cases["id"].iloc[0] == rows.idxmin() and cases["id"].iloc[-1] == rows.idxmax() and len(cases) == 4
+    assert np.allclose(cases["adapted"], 100 * rows[cases["id"]]) and np.allclose(
+        cases["adapted"] - cases["frozen"], 40
+    )
+    table = report.cases_table(cases)
+    assert (
+        table.iloc[0, -1] == "92.19" and table.iloc[-1, -1] == "97.55" and "reported by the study" in table.columns[-1]
+    )
+    assert "in 4 of the 4 cases" in report.cases_sentence(cases) and "+40.0 to +40.0" in report.cases_sentence(cases)
+    assert len(report.cases_table(report.test_cases(frozen, adapted, count=2))) == 4  # the study's four stay
+
+
+def test_compare_takes_rows_of_any_evaluation(edition):
+    rows = dict(tuple(edition.records[0].per_image.groupby("evaluator")))
+    table = report.compare({"a": rows, "b": {"predictor": rows["predictor"]}})
+    own = report.main_rows(edition).query("series == 'frozen'").set_index("metric")
+    assert np.allclose(table.query("series == 'a'").set_index("metric")["low"], own["low"])
+    assert table.query("series == 'b'")["metric"].str.startswith("predictor").all()
+
+
+def test_settings_are_those_of_the_record(edition):
+    record = edition.experiment("main")[1]
+    table = report.settings_table(record).set_index("setting")["value"]
+    assert table["rank"] == "32" and table["targets"] == "q, v" and table["trainable parameters"] == "147,456"
+    assert "alpha" not in table  # not set: equal to the rank
+
+
+def test_curves_sentence_reads_the_history(edition):
+    sentence = report.curves_sentence(edition.experiment("main")[1])
+    assert "100 steps" in sentence and "validation loss 0.450" in sentence and "step 90" in sentence
+    assert "two losses ask for different things" in sentence  # the main run is mixed
+    assert "two losses" not in report.curves_sentence(edition.experiment("rank")[0])
+
+
+def test_study_numbers_agree_with_each_other():
+    assert study.break_even() == 384 and study.break_even(192) == 96
+    assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "lite") == (96.14, 11.44)
+    assert study.reported("learning_rate", 1e-4, "lite")[0] == study.STUDY["test_dice"]
+    assert study.reported("scaling", "none") == (None, None) and study.equivalent("scaling") == []
+    assert study.STUDY["test_cases"][study.STUDY["lowest_case"]][1] == min(
+        b for _, b in study.STUDY["test_cases"].values()
+    )
+    with pytest.raises(ValueError, match="vit_x"):
+        study.width_of("vit_x")
+
+
+def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
+    page = report.Page(edition, "05_rank")
+    table = report.ablation_table(edition.experiment("rank"), "rank")
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
+    page.table(report.ablation_display(table), "rank", "Ranks.", data=table)
+    about = json.loads((edition.path / "figures" / "rank-dice.json").read_text())
+    assert about["notebook"] == "05_rank" and about["function"] == "lorasam_core.plots.ablation_chart"
+    assert about["runs"] == ["r32", "r64", "r128"] and about["alt"] == "A chart."
+    assert (edition.path / "figures" / "rank-dice.svg").is_file()
+    saved = pd.read_csv(edition.path / "tables" / "rank.csv")
+    assert np.allclose(saved["dice"], table["dice"], equal_nan=True)
+    assert capsys.readouterr().out == ""  # outside a notebook nothing is shown
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
+    with pytest.raises(ValueError, match="05_rank"):
+        report.Page(edition, "06_learning_rate").table(table, "rank", "Ranks.")
+    with pytest.raises(ValueError, match="no name"):
+        page.table(table, "../Rank", "Ranks.")
+
+
+def test_page_shows_html_for_jupyter_and_myst_for_the_book(edition, monkeypatch):
+    shown = []
+    monkeypatch.setattr("lorasam_core.report.figures.show", lambda *forms: shown.append(forms))
+    page = report.Page(edition, "05_rank")
+    table = report.ablation_table(edition.experiment("rank"), "rank")
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice <by> `rank`.", 'A "chart".', data=table)
+    page.table(pd.DataFrame({"a|b": ["1"]}), "small", "Small.")
+    (html, myst), (_, rows) = shown
+    assert (
+        'src="data:image/svg+xml;base64,' in html and "&lt;by&gt; <code>rank</code>" in html and "&quot;chart" in html
+    )
+    assert myst.startswith("```{figure} figures/rank-dice.svg\n:name: fig-rank-dice\n:alt: A") and myst.endswith("```")
+    assert "<figures/rank-dice.csv>`" in myst and ":name: tab-small" in rows and "a\\|b" in rows
+
+
+def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
+    out = tmp_path / "book" / "_generated"
+    landing, facts = report.write_fragments(edition, out)
+    assert "```{figure}" not in landing.read_text()  # nothing was drawn yet
+    picture = plots.comparison(np.zeros((20, 20), np.uint8), np.eye(20, dtype=bool), np.eye(20, dtype=bool))
+    report.Page(edition, "08_test_cases").figure(picture, "main-picture", "Input, frozen, adapted.", "Three pictures.")
+    landing, facts = report.write_fragments(edition, out)
+    text = landing.read_text()
+    assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
+    assert "Frozen and adapted `lite` on the test images" in text and "a compact stand-in for SAM" in text
+    assert "mean of 2 seeds" in text and "12 test images in the split" in text
+    assert all(f"- {line}" in text for line in report.headline(edition)) and "`quick`" in text and "a CPU" in text
+    assert (out / "tables" / "landing.csv").is_file() and ":name: tab-landing" in text
+    assert all(r.run_id in facts.read_text() for r in edition.records) and "ab" * 32 in facts.read_text()
+
+
+def test_readme_gets_its_table_between_the_markers(edition, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Top\n{report.BEGIN}\nold\n{report.END}\nbottom\n")
+    report.update_readme(edition, readme)
+    first = readme.read_text()
+    assert "old" not in first and first.startswith("# Top\n") and first.endswith(f"{report.END}\nbottom\n")
+    assert report.main_table(edition).iloc[0]["adapted"] in first and "reported by the study" in first
+    report.update_readme(edition, readme)
+    assert readme.read_text() == first
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="results:begin"):
+        report.update_readme(edition, readme)
+
+
+def test_an_edition_in_part_says_so_on_the_front_page_and_in_the_readme(edition, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.update_readme(edition, readme)
+    assert "Not finished" not in readme.read_text()
+    runs = len(edition.records)
+    edition.info["left_out"] = {"rank": ["rank 64", "rank 128"], "main": ["main, seed 2"]}
+    said = f"Not finished: 3 of the {runs + 3} runs that its profile lists have no result; each chapter names its own."
+    report.update_readme(edition, readme)
+    assert said in readme.read_text() and said in report.write_fragments(edition, tmp_path / "out")[0].read_text()
+
+
+def test_rivals_are_higher_lower_or_not_told_apart(tmp_path):
+    groups = list("abcdefgh")
+
+    def run(name, shift, **settings):
+        wobble = [0.001 * (-1) ** k for k in range(8)]
+        dice = [0.5 + 0.02 * k + shift + w * (name != "main") for k, w in enumerate(wobble)]
+        return make_record(tmp_path, name, [per_image("predictor", groups, dice=dice)], **settings)
+
+    main, frozen = run("main", 0.0, method="lora"), run("frozen", -0.01, method="frozen")
+    rivals = [run("more", 0.05, method="full"), run("less", -0.05, method="decoder"), run("same", 0.0, method="otsu")]
+    edition = make_edition(tmp_path, main=[frozen, main], rivals=[frozen, main, *rivals])
+    assert report.rivals_sentence(edition) == (
+        "Other methods beside the adapted model, one run each, paired differences in points: Dice of the foreground is "
+        "higher for *more* (+5.0); lower for *less* (-5.0); not told apart for *same*."
+    )
+    assert report.rivals_sentence(make_edition(tmp_path, main=[frozen, main])) == ""
+
+
+def test_rivals_are_judged_by_chosen_thresholds_where_there_are(tmp_path):
+    def run(name, shared, chosen, **settings):
+        groups = list("abcdefgh")
+        rows = [
+            per_image(e, groups, f1=[f1] * 8) for e, f1 in (("generator", shared), ("generator_tuned", chosen)) if f1
+        ]
+        return make_record(tmp_path, name, rows, evaluate=("predictor",), **settings)
+
+    main, frozen = run("main", 0.2, 0.4), run("frozen", 0.3, 0.3, method="frozen")
+    decoder, net = run("decoder", 0.1, 0.5, method="decoder"), run("net", 0.3, None, method="unet")
+    text = report.rivals_sentence(make_edition(tmp_path, main=[frozen, main], rivals=[main, decoder, net]))
+    assert "chosen on validation images, is higher for *decoder* (+10.0); lower for *net* (-10.0)." in text
+    assert text.count("F1 of single particles") == 1 and text.endswith("those that touch are one.")
+    before = [run("main-0", 0.2, None), run("decoder-0", 0.1, None, method="decoder")]
+    text = report.rivals_sentence(make_edition(tmp_path, main=before[:1], rivals=before))
+    assert "F1 of single particles is lower for *decoder-0* (-10.0)." in text
+
+
+def test_pictures_of_data_that_are_absent_are_generated_and_said_to_be(tmp_path):
+    folder = tmp_path / "gone"
+    write_run(folder, "a", 0.9, data=str(tmp_path / "nowhere"))
+    samples, note = report.picture_samples(read_edition(folder), count=3)
+    assert len(samples) == 3 and note.startswith("Generated particles stand in")
+    samples, note = report.picture_samples(read_edition(folder), ids=["x", "y"])
+    assert len(samples) == 2 and "stand in" in note
+
+
+def test_edition_folder_is_given_or_the_profiles_own():
+    root = Path(__file__).parents[2]
+    assert report.edition_folder("quick") == root / "runs" / "quick"
+    assert report.edition_folder("quick", data="emps") == root / "runs" / "quick-emps"
+    assert report.edition_folder("quick", "runs/mine") == root / "runs" / "mine"
+
+
+def test_main_settings_come_from_the_profile_where_nothing_was_run(tmp_path):
+    (tmp_path / "edition.json").write_text(json.dumps({"profile": "quick", "data": "emps", "experiments": {}}))
+    config = report.main_config(read_edition(tmp_path))
+    assert (config.data, config.method, config.model) == ("emps", "lora", "lite")
+
+
+def test_report_imports_no_torch():
+    code = "import sys, lorasam_core.report.page; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1e-5, "0.00001"),
+        (1e-2, "0.01"),
+        (2.0, "2"),
+        (np.int64(128), "128"),
+        (np.float32(0.5), "0.5"),
+        (True, "True"),
+        ("alpha/r", "alpha/r"),
+    ],
+)
+def test_settings_are_written_as_in_the_profiles(value, text):
+    assert tables.setting(value) == text
+    if isinstance(value, float):
+        assert float(text) == value
