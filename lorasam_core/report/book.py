@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from lorasam_core.experiments.records import Edition, root
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import answers
+from lorasam_core.report.figures import for_book
 from lorasam_core.report.pages import edition_pages, execute_pages
 
 
@@ -35,7 +37,8 @@ def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str
     shutil.rmtree(generated, ignore_errors=True)
     generated.mkdir(parents=True)
     for page in pages:
-        shutil.copyfile(page, generated / page.name)
+        notebook = for_book(json.loads(page.read_text(encoding="utf-8")))
+        (generated / page.name).write_text(json.dumps(notebook), encoding="utf-8")
     report.write_fragments(edition, generated)
     answers.write(edition, generated / "answers.md")
     _jupyter_book(source)

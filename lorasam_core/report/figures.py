@@ -1,15 +1,15 @@
 """A page's figures and tables: saved with their provenance, shown in the notebook and in the book.
 
 A figure is written to <folder>/figures as NAME.svg (charts) or NAME.png (pictures), a table to <folder>/tables as
-NAME.csv, each with NAME.json: notebook, function, runs, caption. In the notebook the output carries two forms: HTML
-that holds everything itself, for Jupyter, and MyST Markdown (figure, table, download), which the book prefers
-(nb_mime_priority_overrides, nb_render_markdown_format: myst) and resolves beside the page.
+NAME.csv, each with NAME.json: notebook, function, runs, caption. A notebook shows the picture or the table itself, and
+its caption below. What the book shows in their place (a MyST figure or table with its number, data and provenance)
+travels in the same output under a MIME type of its own, and `for_book` puts it there.
 """
 
 from __future__ import annotations
 
 import base64
-import html
+import io
 import json
 import re
 from collections.abc import Iterable
@@ -21,7 +21,8 @@ import pandas as pd
 from lorasam_core.experiments.records import Edition, Record
 from lorasam_core.plots import save
 
-MIME = {".svg": "image/svg+xml", ".png": "image/png", ".csv": "text/csv"}
+BOOK = "application/vnd.lorasam.book"  # MIME type of the MyST that takes an output's place in the book; empty: nothing
+DPI = 110  # of charts in a notebook
 Runs = Iterable[Record]
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
@@ -61,13 +62,10 @@ class Page:
         made_by = getattr(figure, "made_by", "matplotlib")
         self._record(path, "figure", caption, made_by, ids, files, alt)
         source, link = self._source(made_by, ids), "picture (PNG)" if data is None else "data (CSV)"
-        image = f'<img style="max-width: 100%" alt="{html.escape(alt)}" src="{_uri(path)}">'
-        below = f"{_inline(caption)} <small>{_inline(source)} {_anchor(files[-1], link)}.</small>"
         head = figure_markdown(f"figures/{path.name}", f"fig-{name}", alt, caption)
-        show(
-            f'<figure style="margin: 1em 0">{image}<figcaption>{below}</figcaption></figure>',
-            f"{head}\n{source} {{download}}`{link} <figures/{files[-1].name}>`.\n```",
-        )
+        form = f"{head}\n{source} {{download}}`{link} <figures/{files[-1].name}>`.\n```"
+        show({"image/png": _png(figure, path), "text/plain": alt}, form)
+        show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
 
     def table(
         self, table: pd.DataFrame, name: str, caption: str, runs: Runs = (), data: pd.DataFrame | None = None
@@ -79,13 +77,10 @@ class Page:
         ids = [r.run_id for r in runs] or list(behind.attrs.get("runs", ()))
         made_by = behind.attrs.get("made_by", "pandas")
         self._record(path, "table", caption, made_by, ids, [path])
-        source = self._source(made_by, ids)
-        below = f"<small>{_inline(source)} {_anchor(path, 'data (CSV)')}.</small>"
         rows = table_markdown(table, caption, f"tab-{name}")
-        show(
-            f"<p><b>{_inline(caption)}</b></p>{table.to_html(index=False, border=0)}<p>{below}</p>",
-            f"{rows}\n\n{source} {{download}}`data (CSV) <tables/{path.name}>`.",
-        )
+        form = f"{rows}\n\n{self._source(made_by, ids)} {{download}}`data (CSV) <tables/{path.name}>`."
+        show({"text/html": table.to_html(index=False, border=0), "text/plain": table.to_string(index=False)}, form)
+        show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
 
     def _claim(self, kind: str, name: str, suffix: str) -> Path:
         """The path of a new figure or table; raises ValueError for a bad name or one of another notebook."""
@@ -150,13 +145,26 @@ def table_markdown(table: pd.DataFrame, caption: str, label: str) -> str:
     return f"~~~{{table}} {caption}\n:name: {label}\n\n{body}\n~~~" if caption else body  # captions hold backticks
 
 
-def show(html_form: str, markdown_form: str) -> None:
-    """Display one output in both forms; outside IPython nothing is shown."""
+def show(data: dict[str, str], book: str) -> None:
+    """Display one output, {MIME type: content}, and carry what the book shows in its place; nothing outside IPython."""
     from IPython.core.getipython import get_ipython
     from IPython.display import display
 
     if get_ipython() is not None:
-        display({"text/html": html_form, "text/markdown": markdown_form}, raw=True)
+        display(data | {BOOK: book}, raw=True)
+
+
+def for_book(notebook: dict[str, Any]) -> dict[str, Any]:
+    """An executed notebook as the book takes it: every output with a form for the book becomes that form, in place."""
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        for output in outputs:
+            if (form := output.get("data", {}).get(BOOK)) is not None:
+                output["data"] = {"text/markdown": form} if form else {}
+        cell["outputs"] = [output for output in outputs if output.get("data", True)]
+        if cell["cell_type"] != "code":
+            del cell["outputs"]
+    return notebook
 
 
 def show_markdown(text: str) -> None:
@@ -167,15 +175,11 @@ def show_markdown(text: str) -> None:
         display(Markdown(text))
 
 
-def _inline(text: str) -> str:
-    """Caption's Markdown (code and emphasis) to HTML."""
-    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
-    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", text)
-
-
-def _uri(path: Path) -> str:
-    return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _anchor(path: Path, text: str) -> str:
-    return f'<a download="{path.name}" href="{_uri(path)}">{html.escape(text)}</a>'
+def _png(figure: Any, path: Path) -> str:
+    """The saved picture, or the chart as one, base64."""
+    content = io.BytesIO()
+    if path.suffix == ".png":
+        content.write(path.read_bytes())
+    else:
+        figure.savefig(content, format="png", dpi=DPI, bbox_inches="tight")
+    return base64.b64encode(content.getvalue()).decode()

@@ -1,5 +1,8 @@
 """Tables, sentences and pages of a made-up edition: every number is checked against the records it must come from."""
 
+import base64
+import copy
+import io
 import json
 import re
 import subprocess
@@ -9,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
 
 from lorasam_core import plots
 from lorasam_core.experiments import study
 from lorasam_core.experiments.records import read_edition
+from lorasam_core.report import figures, tables
 from lorasam_core.report import page as report
-from lorasam_core.report import tables
 from tests.made_records import make_edition, make_record, per_image
 from tests.made_up import write_run
 
@@ -264,19 +269,39 @@ def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
         page.table(table, "../Rank", "Ranks.")
 
 
-def test_page_shows_html_for_jupyter_and_myst_for_the_book(edition, monkeypatch):
+def test_a_notebook_shows_the_picture_and_the_table_themselves(edition, monkeypatch):
     shown = []
     monkeypatch.setattr("lorasam_core.report.figures.show", lambda *forms: shown.append(forms))
     page = report.Page(edition, "05_rank")
     table = report.ablation_table(edition.experiment("rank"), "rank")
-    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice <by> `rank`.", 'A "chart".', data=table)
+    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by `rank`.", 'A "chart".', data=table)
     page.table(pd.DataFrame({"a|b": ["1"]}), "small", "Small.")
-    (html, myst), (_, rows) = shown
-    assert (
-        'src="data:image/svg+xml;base64,' in html and "&lt;by&gt; <code>rank</code>" in html and "&quot;chart" in html
-    )
+    (picture, myst), (caption, nothing), (rows, tall), _ = shown
+    content = base64.b64decode(picture["image/png"])
+    assert Image.open(io.BytesIO(content)).size[0] > 300 and picture["text/plain"] == 'A "chart".'
+    assert caption == {"text/markdown": "*Dice by `rank`.*"} and nothing == ""
+    assert [cell.get_text() for cell in BeautifulSoup(rows["text/html"], "html.parser")(["th", "td"])] == ["a|b", "1"]
+    assert not any("text/markdown" in data for data in (picture, rows))  # some viewers would show the source of MyST
     assert myst.startswith("```{figure} figures/rank-dice.svg\n:name: fig-rank-dice\n:alt: A") and myst.endswith("```")
-    assert "<figures/rank-dice.csv>`" in myst and ":name: tab-small" in rows and "a\\|b" in rows
+    assert "<figures/rank-dice.csv>`" in myst and ":name: tab-small" in tall and "a\\|b" in tall
+
+
+def test_the_book_gets_its_form_of_each_output_and_keeps_all_others():
+    stream = {"output_type": "stream", "name": "stdout", "text": "said"}
+    plain = {"output_type": "display_data", "data": {"text/markdown": "A sentence."}, "metadata": {}}
+    picture = {
+        "output_type": "display_data",
+        "data": {"image/png": "AA", figures.BOOK: "```{figure} x"},
+        "metadata": {},
+    }
+    caption = {"output_type": "display_data", "data": {"text/markdown": "*x*", figures.BOOK: ""}, "metadata": {}}
+    cells = [
+        {"cell_type": "markdown", "source": "# Text"},
+        {"cell_type": "code", "source": "1", "outputs": [stream, picture, caption, plain]},
+    ]
+    made = figures.for_book({"cells": copy.deepcopy(cells)})["cells"]
+    assert made[0] == cells[0]
+    assert made[1]["outputs"] == [stream, picture | {"data": {"text/markdown": "```{figure} x"}}, plain]
 
 
 def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
