@@ -54,13 +54,13 @@ def test_conda_gets_the_same_names_and_ranges() -> None:
 
 def test_every_import_of_the_package_is_a_declared_dependency() -> None:
     used = set()
-    for path in [*(ROOT / "lorasam_core").rglob("*.py"), *(ROOT / "notebooks").glob("*.py")]:
+    for path in [*(ROOT / "lorasam_core").rglob("*.py"), *(ROOT / "notebooks").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 used |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 used.add(node.module.split(".")[0])
-    used -= sys.stdlib_module_names | {"lorasam_core", "pretrain"}  # pages are executed in a checkout
+    used -= sys.stdlib_module_names | {"lorasam_core", "pretrain", "bench"}  # pages are executed in a checkout
     declared = CORE.keys() | EXTRAS["book"].keys()
     assert {name for name in used if IMPORT_NAMES.get(name, name) not in declared} == set()
 
@@ -96,7 +96,7 @@ def test_options_exist(file: str) -> None:
     from lorasam_core.experiments.sweeps import parser
 
     for line in re.findall(r"nox -s experiments -- ([^`#\n]+)", (ROOT / file).read_text(encoding="utf-8")):
-        parser().parse_args(["run", *line.split()])
+        parser().parse_args(line.split())
 
 
 def test_the_readme_names_both_commands_and_their_other_forms() -> None:

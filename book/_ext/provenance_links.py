@@ -11,7 +11,7 @@ from docutils import nodes
 SOURCE = "Made by notebooks/"  # how lorasam_core.report.figures begins the line
 RUNS = "tab-edition-runs"  # label of the table of runs, on the page `about`
 RUN = re.compile(r"[0-9a-f]{12}")
-NOTEBOOK = re.compile(r"notebooks/(\w+)\.py")
+NOTEBOOK = re.compile(r"notebooks/\w+/(\w+)\.py")
 
 
 def link(app: Any, doctree: nodes.document, docname: str) -> None:

@@ -21,9 +21,9 @@ EXPERIMENT_KEYS = ("name", "notebook", "page", "settings", "runs", "parameters")
 class Profile:
     """A table of experiments.
 
-    defaults: settings (fields of RunConfig) of every run. experiments: dictionaries with the keys name, notebook (stem
-    of notebooks/NN_name.py, or ""), page (stem of the executed page), runs (each the full settings of one RunConfig)
-    and parameters (what the notebook gets beside profile, edition, data and workers).
+    defaults: settings (fields of RunConfig) of every run. experiments: dictionaries with the keys name, notebook (of a
+    file below notebooks/, such as results/rank, or ""), page (stem of the executed page), runs (each the full settings
+    of one RunConfig) and parameters (what the notebook gets beside profile, edition, data and workers).
     """
 
     name: str
@@ -97,7 +97,7 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
     return {
         "name": str(table["name"]),
         "notebook": notebook,
-        "page": str(table.get("page") or notebook),
+        "page": str(table.get("page") or Path(notebook).name),
         "runs": runs,
         "parameters": parameters,
     }

@@ -30,9 +30,9 @@ NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 class Page:
     """What one notebook shows of an edition.
 
-    edition: the records that it shows; notebook: its file's stem, such as "05_rank"; folder: where figures/ and tables/
-    go (None: the edition's own folder). Names are unique in an edition: raises ValueError for a name that another
-    notebook has taken, or that is not lower-case words and digits joined by hyphens.
+    edition: the records that it shows; notebook: its name below notebooks/, such as "results/rank"; folder: where
+    figures/ and tables/ go (None: the edition's own folder). Names are unique in an edition: raises ValueError for a
+    name that another notebook has taken, or that is not lower-case words and digits joined by hyphens.
     """
 
     def __init__(self, edition: Edition, notebook: str, folder: str | Path | None = None) -> None:

@@ -42,6 +42,11 @@ def read_notebook(path: Path) -> Any:
     return notebook
 
 
+def notebook_name(path: Path) -> str:
+    """The name of a notebook: its path below notebooks/ without the suffix, such as results/rank."""
+    return path.relative_to(root() / "notebooks").with_suffix("").as_posix()
+
+
 def declared(notebook: Path) -> dict[str, dict[str, Any]]:
     """Parameters that a notebook's own `parameters` cell declares: {name: {inferred_type_name, default, help}}."""
     import papermill
@@ -65,8 +70,8 @@ def page_list(profile: Profile, folder: str | Path, data: str = "", only: str | 
             continue
         notebook = root() / "notebooks" / f"{experiment['notebook']}.py"
         if not notebook.is_file():
-            known = ", ".join(sorted(p.stem for p in notebook.parent.glob("*.py")))
-            raise ValueError(f"{experiment['name']} names the notebook {notebook.stem!r}; there are {known}.")
+            known = ", ".join(sorted(map(notebook_name, (root() / "notebooks").rglob("*.py"))))
+            raise ValueError(f"{experiment['name']} names the notebook {experiment['notebook']!r}; there are {known}.")
         known_parameters = declared(notebook)
         for key, value in experiment["parameters"].items():
             _check_parameter(notebook, known_parameters, key, value)
@@ -155,7 +160,7 @@ def execute_page(page: Page, target: Path, key: str) -> Path:
 
     part = target.with_name(f"{target.stem}.part-{os.getpid()}.ipynb")
     failed = target.with_name(f"{target.stem}.failed.ipynb")
-    for old in (target, failed, *_outputs(target.parent.parent, page.notebook.stem)):
+    for old in (target, failed, *_outputs(target.parent.parent, notebook_name(page.notebook))):
         old.unlink(missing_ok=True)
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]))
     settings = {

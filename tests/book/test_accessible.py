@@ -95,7 +95,7 @@ def test_the_keyboard_opens_the_search(visit: Visit, tab: Any) -> None:
 def test_pictures_stay_on_white_in_the_dark(visit: Visit, browser: Any) -> None:
     context = browser.new_context(color_scheme="dark")
     tab = context.new_page()
-    visit(tab, "_generated/05_rank.html")
+    visit(tab, "_generated/rank.html")
     grounds = tab.evaluate(
         "() => [...document.querySelectorAll('article figure img')].map(i => getComputedStyle(i).backgroundColor)"
     )

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 LIMIT = 3_000_000  # bytes, as they lie on the disk: a server that packs them sends less
 PAPER = {"width": 718, "height": 1047}  # A4 less margins of 1 cm, at 96 pixels an inch
-PRINTED = ("index.html", "background.html", "_generated/05_rank.html")
+PRINTED = ("index.html", "background.html", "_generated/rank.html")
 
 ON_PAPER = """() => {
   const seen = e => e.checkVisibility() && e.getBoundingClientRect().width > 0;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -31,18 +32,19 @@ def make_edition(folder: Path, finished: tuple[str, ...] = ("aaa", "bbb"), adapt
         (run / "adapter.safetensors").write_bytes(b"x" * adapter_bytes)
         (run / "log.txt").write_text("a path of somebody's machine")
     (folder / "pages").mkdir()
-    (folder / "pages" / "01_data.ipynb").write_text("{}")
+    (folder / "pages" / "data.ipynb").write_text("{}")
     return read_edition(folder)
 
 
 def test_only_records_and_main_adapters_are_published(tmp_path: Path) -> None:
     published = publish(make_edition(tmp_path / "runs" / "e"), tmp_path / "book" / "results")
     files = {p.relative_to(published.path).as_posix() for p in published.path.rglob("*") if p.is_file()}
-    records = {"config.json", "metrics.json", "per_image.csv.xz"}
     assert files == {
-        "edition.json", "split-0123456789ab.json", "aaa/adapter.safetensors", "aaa/particles.csv.xz",
-        "aaa/history.csv.xz", "bbb/history.csv", *(f"{run}/{name}" for run in ("aaa", "bbb") for name in records),
+        "edition.json", "records.json.xz", "split-0123456789ab.json", "aaa.safetensors", "particles.csv.xz",
+        "history.csv.xz",
     }  # fmt: skip
+    assert "somebody" not in lzma.decompress((published.path / "records.json.xz").read_bytes()).decode()
+    assert published.records[0].adapter.read_bytes() == b"x" * 10 and published.records[1].adapter is None
     assert published.published and [r.run_id for r in published.records] == ["aaa", "bbb"]
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from lorasam_core.config import RunConfig
+from lorasam_core.experiments.publish import pack, restore
 from lorasam_core.experiments.records import Edition, is_finished, load, read_edition, read_record, root
 
 
@@ -124,3 +125,59 @@ def test_newest_finished_local_edition_else_the_published_one(tmp_path, monkeypa
     assert load("book/results/emps").published
     with pytest.raises(ValueError, match="no finished edition 'unfinished'; there are quick, old, emps"):
         load("unfinished")
+
+
+def made_edition(tmp_path):
+    """Two runs, one of which stands in two experiments; ids and groups that look like numbers or missing values."""
+    rows = {
+        "main": [{"name": "m", "run_id": "a"}],
+        "rank": [{"name": "r 4", "run_id": "a"}, {"name": "r 8", "run_id": "b"}],
+    }
+    path = make_edition(tmp_path / "runs" / "e", rows)
+    for run_id, rank, level in (("a", 4, 0.5), ("b", 8, 0.25)):
+        folder = make_run(path / run_id, rank=rank, alpha=4, metrics={"seconds": 60 * rank, "test": {}})
+        table = pd.DataFrame({"evaluator": "predictor", "id": ["NA", "007"], "group": ["1e3", "None"]})
+        table = table.assign(dice=[level, level / 2], iou=[np.nan, level])
+        other = pd.DataFrame({"evaluator": ["point"], "id": ["NA"], "group": ["1e3"], "iou_best": [level]})
+        pd.concat([table, other]).to_csv(folder / "per_image.csv", index=False)
+        pd.DataFrame({"step": [1, 2], "val_score": [np.nan, level]}).to_csv(folder / "history.csv", index=False)
+    return read_edition(path)
+
+
+def test_runs_and_scores_are_tidy(tmp_path):
+    edition = made_edition(tmp_path)
+    assert edition.runs[["run", "experiment", "name", "rank", "factor", "seconds"]].to_numpy().tolist() == [
+        ["a", "main", "m", 4, 1.0, 240], ["a", "rank", "r 4", 4, 1.0, 240], ["b", "rank", "r 8", 8, 0.5, 480],
+    ]  # fmt: skip
+    scores = edition.scores
+    assert list(scores.columns) == ["run", "id", "group", "measure", "value"]
+    assert len(scores) == 2 * (2 + 1 + 1)  # what was not measured has no row
+    assert set(scores["measure"]) == {"predictor dice", "predictor iou", "point iou_best"}
+    one = scores[(scores.run == "b") & (scores.measure == "predictor dice")]
+    assert one[["id", "group", "value"]].to_numpy().tolist() == [["NA", "1e3", 0.25], ["007", "None", 0.125]]
+
+
+def test_a_packed_edition_reads_as_the_local_one(tmp_path):
+    local = made_edition(tmp_path)
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    pack(local, folder)
+    packed = read_edition(folder)
+    assert [r.packed for r in packed.records] == [True, True]
+    pd.testing.assert_frame_equal(packed.runs, local.runs)
+    order = ["run", "measure", "id"]
+    pd.testing.assert_frame_equal(*(e.scores.sort_values(order, ignore_index=True) for e in (packed, local)))
+    assert packed.records[0].table("per_image")["id"].tolist() == ["NA", "007", "NA"]
+    assert packed.curves["run"].tolist() == ["a", "a", "b"]  # of runs that are not main ones the validations
+
+
+def test_what_is_restored_from_a_packed_edition_is_finished(tmp_path):
+    folder, runs = tmp_path / "packed", tmp_path / "again"
+    folder.mkdir()
+    pack(made_edition(tmp_path), folder)
+    packed = read_edition(folder)
+    assert restore(packed, runs, ["b", "unknown"]) == 1 and is_finished(runs / "b") and not (runs / "a").exists()
+    record = read_record(runs / "b")
+    assert record.config == packed.records[1].config and record.metrics == packed.records[1].metrics
+    pd.testing.assert_frame_equal(record.per_image, packed.records[1].per_image)
+    assert restore(packed, runs, ["b"]) == 0

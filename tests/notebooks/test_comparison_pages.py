@@ -11,8 +11,8 @@ from lorasam_core.config import UNTRAINED
 from lorasam_core.experiments.profiles import configs, load_profile
 from tests.made_up import spectrum, write_edition, write_run
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
-PAGES = ("04_train", "05_rank", "06_learning_rate", "07_batch_size", "12_where", "13_rivals", "14_labels")
+FOLDER = Path(__file__).parents[2] / "notebooks" / "results"
+PAGES = ("train", "rank", "learning_rate", "batch_size", "where", "rivals", "labels")
 SWEEPS = ("main", "rank", "learning_rate", "batch_size")
 NONE = "This edition has no runs of this experiment"
 INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}

@@ -34,17 +34,18 @@ print(json.dumps({"cwd": os.getcwd(), **said}))
 BAD = "# %% [markdown]\n# # No parameters\n# %%\n1 / 0\n"
 PROFILE = """
 experiments:
-- {name: main, notebook: 01_good, parameters: {steps: 7}, runs: [{name: main}]}
-- {name: bad, notebook: 02_bad}
-- {name: lacking, notebook: 01_good, page: 03_lacking, runs: [{name: other, rank: 3}]}
+- {name: main, notebook: results/good, parameters: {steps: 7}, runs: [{name: main}]}
+- {name: bad, notebook: results/bad}
+- {name: lacking, notebook: results/good, page: lacking, runs: [{name: other, rank: 3}]}
 """
 
 
 def write_checkout(root: Path) -> None:
     (root / "notebooks" / "profiles").mkdir(parents=True)
+    (root / "notebooks" / "results").mkdir()
     (root / "notebooks" / "profiles" / "p.yaml").write_text(PROFILE)
-    (root / "notebooks" / "01_good.py").write_text(GOOD)
-    (root / "notebooks" / "02_bad.py").write_text(BAD)
+    (root / "notebooks" / "results" / "good.py").write_text(GOOD)
+    (root / "notebooks" / "results" / "bad.py").write_text(BAD)
     run = root / "runs" / "p" / "abc"
     run.mkdir(parents=True)
     (run / "config.json").write_text(json.dumps(RunConfig().to_dict()))
@@ -68,11 +69,11 @@ def executed(tmp_path_factory):
     write_checkout(root)
     old = root / "runs" / "p" / "figures"
     old.mkdir()
-    for name, owner in (("mine", "01_good"), ("other", "05_rank")):
+    for name, owner in (("mine", "results/good"), ("other", "results/rank")):
         (old / f"{name}.png").write_bytes(b"")
         (old / f"{name}.json").write_text(json.dumps({"notebook": owner, "files": [f"{name}.png"]}))
     (root / "runs" / "p" / "pages").mkdir()
-    (root / "runs" / "p" / "pages" / "01_good.part-999999999.ipynb").write_text("{}")
+    (root / "runs" / "p" / "pages" / "good.part-999999999.ipynb").write_text("{}")
     here = Path.cwd()
     os.chdir(root)
     try:
@@ -94,7 +95,7 @@ def output(executed):
 
 def test_page_is_executed_from_the_root_with_this_package_and_its_parameters(executed):
     notebook, said = output(executed)
-    assert [p.name for p in executed.done] == ["01_good.ipynb"]
+    assert [p.name for p in executed.done] == ["good.ipynb"]
     assert (said["cwd"], said["steps"], said["edition"]) == (str(executed.root.resolve()), 7, "runs/p")
     assert said["package"] == str(lorasam_core.__path__[0]) and said["runs"] == ["main"]
     assert not said["torch"]  # a page that shows records starts fast
@@ -110,11 +111,11 @@ def test_code_stays_visible_and_only_the_plumbing_is_folded(executed):
 
 def test_failed_and_lacking_pages_are_named_and_stop_no_other(executed):
     lacking, failed = executed.failures
-    assert "03_lacking is not made: its run 'other' is missing" in lacking
-    assert "the page 02_bad failed (ZeroDivisionError" in failed
-    kept = executed.root / "runs" / "p" / "pages" / "02_bad.failed.ipynb"
+    assert "lacking is not made: its run 'other' is missing" in lacking
+    assert "the page bad failed (ZeroDivisionError" in failed
+    kept = executed.root / "runs" / "p" / "pages" / "bad.failed.ipynb"
     assert str(kept.relative_to(executed.root)) in failed
-    assert "ZeroDivisionError" in kept.read_text() and not (kept.parent / "02_bad.ipynb").exists()
+    assert "ZeroDivisionError" in kept.read_text() and not (kept.parent / "bad.ipynb").exists()
     assert not list(kept.parent.glob("*.part-*"))
 
 
@@ -142,12 +143,15 @@ def test_a_page_depends_on_notebook_parameters_and_metrics(checkout):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("- {name: x, notebook: 01_good, parameters: {stps: 7}}",
-         r"01_good\.py has no parameter 'stps'; it has profile, edition, steps"),
-        ("- {name: x, notebook: 02_bad, parameters: {steps: 7}}", r"02_bad\.py has no parameter 'steps'; it has none"),
-        ("- {name: x, notebook: 01_good, parameters: {steps: many}}", r"declares steps as int, and is given 'many'"),
-        ("- {name: x, notebook: 01_goud}", r"names the notebook '01_goud'; there are 01_good, 02_bad"),
-        ("- {name: x, notebook: 01_good}\n- {name: y, notebook: 01_good}", "make the page '01_good'"),
+        ("- {name: x, notebook: results/good, parameters: {stps: 7}}",
+         r"good\.py has no parameter 'stps'; it has profile, edition, steps"),
+        ("- {name: x, notebook: results/bad, parameters: {steps: 7}}",
+         r"bad\.py has no parameter 'steps'; it has none"),
+        ("- {name: x, notebook: results/good, parameters: {steps: many}}",
+         r"declares steps as int, and is given 'many'"),
+        ("- {name: x, notebook: results/goud}",
+         r"names the notebook 'results/goud'; there are results/bad, results/good"),
+        ("- {name: x, notebook: results/good}\n- {name: y, notebook: results/good}", "make the page 'good'"),
     ],
 )  # fmt: skip
 def test_a_misspelt_parameter_is_refused_before_anything_runs(checkout, monkeypatch, line, message):
@@ -158,7 +162,7 @@ def test_a_misspelt_parameter_is_refused_before_anything_runs(checkout, monkeypa
         monkeypatch.setattr(module, name, forbidden)
     (checkout / "notebooks" / "profiles" / "q.yaml").write_text(f"experiments:\n{line}\n")
     with pytest.raises(SystemExit, match=message):
-        experiments.main(["run", "--profile", "q"])
+        experiments.main(["--profile", "q"])
     assert not (checkout / "runs" / "q").exists()
 
 
@@ -184,9 +188,9 @@ def test_book_of_a_published_edition_is_made_from_its_records_alone(checkout, mo
     monkeypatch.setattr(book.report, "write_fragments", lambda edition, folder: (folder / "landing.md").write_text("x"))
     monkeypatch.setattr(book.answers, "answers", lambda edition: [])
     monkeypatch.setattr(book, "_jupyter_book", lambda source: None)
-    pages.main(["build"])
-    assert (checkout / "runs" / "published-p" / "pages" / "01_good.ipynb").is_file()
-    assert {p.name for p in stale.parent.iterdir()} == {"01_good.ipynb", "landing.md", "answers.md"}
+    pages.main([])
+    assert (checkout / "runs" / "published-p" / "pages" / "good.ipynb").is_file()
+    assert {p.name for p in stale.parent.iterdir()} == {"good.ipynb", "landing.md", "answers.md"}
     assert {p.name for p in target.rglob("*")} == before
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == str(checkout.resolve() / "book" / "_build" / "html" / "index.html")
@@ -212,4 +216,4 @@ def test_book_refuses_an_edition_that_lacks_a_run(checkout):
 
 def test_build_without_any_finished_edition(checkout):
     with pytest.raises(SystemExit, match="error: runs holds no finished edition"):
-        pages.main(["build", "--edition", "x"])
+        pages.main(["--edition", "x"])

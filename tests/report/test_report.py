@@ -251,20 +251,20 @@ def test_study_numbers_agree_with_each_other():
 
 
 def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
-    page = report.Page(edition, "05_rank")
+    page = report.Page(edition, "results/rank")
     table = report.ablation_table(edition.experiment("rank"), "rank")
     page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
     page.table(report.ablation_display(table), "rank", "Ranks.", data=table)
     about = json.loads((edition.path / "figures" / "rank-dice.json").read_text())
-    assert about["notebook"] == "05_rank" and about["function"] == "lorasam_core.plots.ablation_chart"
+    assert about["notebook"] == "results/rank" and about["function"] == "lorasam_core.plots.ablation_chart"
     assert about["runs"] == ["r32", "r64", "r128"] and about["alt"] == "A chart."
     assert (edition.path / "figures" / "rank-dice.svg").is_file()
     saved = pd.read_csv(edition.path / "tables" / "rank.csv")
     assert np.allclose(saved["dice"], table["dice"], equal_nan=True)
     assert capsys.readouterr().out == ""  # outside a notebook nothing is shown
     page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
-    with pytest.raises(ValueError, match="05_rank"):
-        report.Page(edition, "06_learning_rate").table(table, "rank", "Ranks.")
+    with pytest.raises(ValueError, match="results/rank"):
+        report.Page(edition, "results/learning_rate").table(table, "rank", "Ranks.")
     with pytest.raises(ValueError, match="no name"):
         page.table(table, "../Rank", "Ranks.")
 
@@ -272,7 +272,7 @@ def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
 def test_a_notebook_shows_the_picture_and_the_table_themselves(edition, monkeypatch):
     shown = []
     monkeypatch.setattr("lorasam_core.report.figures.show", lambda *forms: shown.append(forms))
-    page = report.Page(edition, "05_rank")
+    page = report.Page(edition, "results/rank")
     table = report.ablation_table(edition.experiment("rank"), "rank")
     page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by `rank`.", 'A "chart".', data=table)
     page.table(pd.DataFrame({"a|b": ["1"]}), "small", "Small.")
@@ -309,7 +309,9 @@ def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     landing, facts = report.write_fragments(edition, out)
     assert "```{figure}" not in landing.read_text()  # nothing was drawn yet
     picture = plots.comparison(np.zeros((20, 20), np.uint8), np.eye(20, dtype=bool), np.eye(20, dtype=bool))
-    report.Page(edition, "08_test_cases").figure(picture, "main-picture", "Input, frozen, adapted.", "Three pictures.")
+    report.Page(edition, "results/test_cases").figure(
+        picture, "main-picture", "Input, frozen, adapted.", "Three pictures."
+    )
     landing, facts = report.write_fragments(edition, out)
     text = landing.read_text()
     assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()

@@ -26,7 +26,7 @@ from lorasam_core.report.page import records_of
 from lorasam_core.report.phrases import listed
 from lorasam_core.report.tables import SETTING_NAMES, adapted_runs, frozen_runs, interval, paired, setting, shown
 
-SWEEPS = {"learning_rate": "06_learning_rate", "batch_size": "07_batch_size"}  # field, and experiment: its page
+SWEEPS = {"learning_rate": "learning_rate", "batch_size": "batch_size"}  # field, and experiment: its page
 
 
 def answers(edition: Edition) -> list[str]:
@@ -36,17 +36,17 @@ def answers(edition: Edition) -> list[str]:
     if not any(record.config.method == "lora" for record in edition.records):
         return []
     questions: tuple[tuple[str, Callable[[Edition], str], str], ...] = (
-        ("Does the mask generator improve with the predictor?", _generator, "04_train"),
-        ("Is it the rank, or the size of the step?", _rank, "05_rank"),
+        ("Does the mask generator improve with the predictor?", _generator, "train"),
+        ("Is it the rank, or the size of the step?", _rank, "rank"),
         *((f"Does the {SETTING_NAMES[field]} matter?", _sweep(field), page) for field, page in SWEEPS.items()),
-        ("Which Adam?", _optimizer, "24_weight_decay"),
-        ("Is what is trained also what is used?", _objective, "12_where"),
-        ("Does it tell touching particles apart?", _touching, "04_train"),
-        ("Are sizes read more truly?", _sizes, "17_sizes"),
-        ("Would other test images or another seed give the same?", _seeds, "04_train"),
-        ("Is LoRA needed?", findings.rivals_sentence, "13_rivals"),
-        ("How many labelled images does it need?", _labels, "14_labels"),
-        ("Does an adapter carry over to other material?", _transfer, "18_other_material"),
+        ("Which Adam?", _optimizer, "weight_decay"),
+        ("Is what is trained also what is used?", _objective, "where"),
+        ("Does it tell touching particles apart?", _touching, "train"),
+        ("Are sizes read more truly?", _sizes, "sizes"),
+        ("Would other test images or another seed give the same?", _seeds, "train"),
+        ("Is LoRA needed?", findings.rivals_sentence, "rivals"),
+        ("How many labelled images does it need?", _labels, "labels"),
+        ("Does an adapter carry over to other material?", _transfer, "other_material"),
     )
     said = ((question, answer(edition), page) for question, answer, page in questions)
     return [f"**{question}** {text} See {{doc}}`/_generated/{page}`." for question, text, page in said if text]

@@ -27,7 +27,7 @@ from lorasam_core.report.chapters import failures
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
-page = report.Page(read_edition(folder), "19_failures")
+page = report.Page(read_edition(folder), "results/failures")
 page.banner()
 record = report.adapted_runs(page.edition)[0]
 page.say(f"The model is that of run `{record.run_id}`, asked by the mask generator.")
@@ -123,5 +123,5 @@ page.say(failures.summary_sentence(table))
 # %% [markdown]
 # Missed particles ask for a finer grid of points or for looser filters of the mask generator; merged ones for labels
 # in which touching particles are told apart; split ones for larger training crops. These are suggestions. Of these,
-# the book tries other filters alone, with thresholds chosen on validation images ([filters](16_filters.ipynb)); the
+# the book tries other filters alone, with thresholds chosen on validation images ([filters](filters.ipynb)); the
 # images above decided nothing.

@@ -29,7 +29,7 @@ from lorasam_core.config import DIVIDED
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
-page = report.Page(read_edition(folder), "17_sizes")
+page = report.Page(read_edition(folder), "results/sizes")
 page.banner()
 page.say(report.left_out_sentence(page.edition, "main"))
 
@@ -74,9 +74,9 @@ page.say(size_sentences.few_sentence(series), size_sentences.speck_sentence(seri
 # ## With filters for each model
 #
 # Too many masks are too many particles, and small ones. With thresholds that are chosen on validation images
-# ([the filters' page](16_filters.ipynb)), for each model and seed, other masks stay, and with them other sizes. A
+# ([the filters' page](filters.ipynb)), for each model and seed, other masks stay, and with them other sizes. A
 # watershed stands beside them, where it was measured: on Otsu's threshold, which learns nothing, and on the foreground
-# of [a U-Net](13_rivals.ipynb) that learnt from the same images.
+# of [a U-Net](rivals.ipynb) that learnt from the same images.
 
 # %% tags=["hide-input"]
 divided = {r.config.name: [r] for r in report.records_of(page.edition, "rivals") if r.config.method in DIVIDED}

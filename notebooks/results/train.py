@@ -32,7 +32,7 @@ crop_size: int = 0  # side of the training crops, pixels of the image
 seed: int = -1  # of A, of the order of the images and of the prompts; -1: the main run's
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import budgets, chance, comparisons
@@ -40,7 +40,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "main", folder, data)
-page = report.Page(read_edition(folder), "04_train")
+page = report.Page(read_edition(folder), "results/train")
 page.banner()
 
 # %% [markdown]

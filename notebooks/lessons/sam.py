@@ -22,7 +22,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots, stages
@@ -30,13 +30,13 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "sam", folder, data)
-page = report.Page(read_edition(folder), "20_sam")
+page = report.Page(read_edition(folder), "lessons/sam")
 page.banner()
 
 # %% [markdown]
 # The image is a generated scene, so that the true outline of everything in it is known. It was chosen among scenes that
 # the compact model of this project answers well: what is shown is how SAM works, not how often. Averages are on
-# [the model's card](10_model_card.ipynb). The lower part is cut off, because few images are square.
+# [the model's card](model_card.ipynb). The lower part is cut off, because few images are square.
 
 # %%
 import numpy as np
@@ -286,6 +286,6 @@ page.figure(figure, "sam-whole-image", caption, "The scene, and the scene with w
 page.say(f"Its IoU with the union of all objects is {iou(whole, true.any(axis=0)):.2f}.")
 
 # %% [markdown]
-# [The zero-shot page](02_zero_shot.ipynb) shows what becomes of these answers on a powder, and [the layer's
-# page](03_lora_layer.ipynb) how LoRA changes the encoder without touching it. [The mask generator](23_generator.ipynb)
+# [The zero-shot page](zero_shot.ipynb) shows what becomes of these answers on a powder, and [the layer's
+# page](lora_layer.ipynb) how LoRA changes the encoder without touching it. [The mask generator](generator.ipynb)
 # asks with a whole grid of points, and filters what it gets.

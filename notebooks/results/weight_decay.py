@@ -44,7 +44,7 @@ from lorasam_core.report import tables
 from lorasam_core.report.chapters import comparison_plots, comparisons, optimizers, spectra
 from lorasam_core.experiments.records import read_edition
 
-page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "24_weight_decay")
+page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "results/weight_decay")
 page.banner()
 
 # %% [markdown]

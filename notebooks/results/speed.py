@@ -26,7 +26,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from bench import cases, tables
@@ -34,7 +34,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "speed", folder, data)
-page = report.Page(read_edition(folder), "11_speed")
+page = report.Page(read_edition(folder), "results/speed")
 page.banner()
 
 # %% tags=["hide-input"]

@@ -24,7 +24,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons, spectra
@@ -32,7 +32,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 records = experiments.sweep(profile, "rank", folder, data, workers)
-page = report.Page(read_edition(folder), "05_rank")
+page = report.Page(read_edition(folder), "results/rank")
 page.banner()
 
 # %% [markdown]
@@ -66,7 +66,7 @@ page.say(budgets.budget_sentence(records))
 # ## What the rank changes beside the size
 #
 # Two things change with the rank: how many directions the update has, and how large a step of the optimiser is
-# ([the layer's page](03_lora_layer.ipynb) shows by how much).
+# ([the layer's page](lora_layer.ipynb) shows by how much).
 
 # %% tags=["hide-input"]
 config = (records or report.adapted_runs(page.edition))[0].config
@@ -80,13 +80,13 @@ page.say(
 # %% [markdown]
 # If the number of directions were what counts, a rank past the width could bring nothing. If the size of the step is
 # what counts, a higher learning rate at a low rank does the same for less: compare
-# [learning rate](06_learning_rate.ipynb).
+# [learning rate](learning_rate.ipynb).
 #
 # ## Rank or step size?
 #
 # Ranks of this sweep at the same learning rate, under two rules that divide. At the lowest of them the factor is that
 # of the runs above, so that one run stands for all rules; from there it falls with the rank. What is a step of the
-# same size has two answers ([the layer's page](03_lora_layer.ipynb) computes both): divided by √r, a random first step
+# same size has two answers ([the layer's page](lora_layer.ipynb) computes both): divided by √r, a random first step
 # has the same norm at every rank; divided by r, the first step has the same effect on the loss. If the rank counts,
 # the Dice changes with it under both divisions. If only the step counts, the Dice stays level under the division that
 # keeps the step, and at one rank the rules differ.
@@ -115,7 +115,7 @@ page.say(chance.noise_sentence(seeds, records, "rank") if seeds else "")
 # ### At a lower learning rate
 #
 # Where a rate is the best for the lowest rank, a larger or smaller step has little to show. At a rate that is too low a
-# larger step helps, which [the learning rate's page](06_learning_rate.ipynb) measures: there the factor can be told
+# larger step helps, which [the learning rate's page](learning_rate.ipynb) measures: there the factor can be told
 # from the rank. One low rank, and a high one with and without a division by r.
 
 # %% tags=["hide-input"]

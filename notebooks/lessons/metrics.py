@@ -22,7 +22,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core.measure import metrics
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots, worked
@@ -30,7 +30,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "metrics", folder, data)
-page = report.Page(read_edition(folder), "22_metrics")
+page = report.Page(read_edition(folder), "lessons/metrics")
 page.banner()
 
 # %% [markdown]
@@ -215,4 +215,4 @@ for run in runs:
 page.say("" if runs else "This edition has no main run to show it on.")
 
 # %% [markdown]
-# What these metrics say of the adapted model is on [the page of the main run](04_train.ipynb).
+# What these metrics say of the adapted model is on [the page of the main run](train.ipynb).

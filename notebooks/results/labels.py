@@ -27,7 +27,7 @@ from lorasam_core.report import page as report
 from lorasam_core.report.chapters import budgets, comparison_plots, comparisons, label_counts
 from lorasam_core.experiments.records import read_edition
 
-page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "14_labels")
+page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "results/labels")
 page.banner()
 
 # %% tags=["hide-input"]
@@ -44,7 +44,7 @@ records, frozen = [*fewer, *seeds, *unets], report.frozen_runs(page.edition)
 # The images are drawn once, and a larger number holds the smaller one. Every run takes as many steps as the others, so
 # that one with few images sees each of them more often. AP needs a score for every instance, which the connected parts
 # of a U-Net's foreground do not have: F1 stands beside it. The adapted models' F1 is under one pair of thresholds for
-# all, which costs them some of it ([against what else](13_rivals.ipynb) has both, for all images); the U-Net has no
+# all, which costs them some of it ([against what else](rivals.ipynb) has both, for all images); the U-Net has no
 # thresholds to choose.
 
 # %% tags=["hide-input"]

@@ -29,7 +29,7 @@ from lorasam_core.report.chapters import calibration, filter_plots, thresholds
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
-page = report.Page(read_edition(folder), "16_filters")
+page = report.Page(read_edition(folder), "results/filters")
 page.banner()
 
 # %% tags=["hide-input"]
@@ -153,5 +153,5 @@ page.say(thresholds.thresholds_sentence(series))
 
 # %% [markdown]
 # Thresholds are part of a model. Those that were chosen for one, on one kind of image, are a starting point for
-# another. With labelled images of your own, [your own particles](09_your_particles.ipynb) chooses a pair on validation
+# another. With labelled images of your own, [your own particles](adapt.ipynb) chooses a pair on validation
 # images; judge the choice on others, for a pair that was chosen on few of them can do worse elsewhere.

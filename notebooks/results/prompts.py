@@ -29,7 +29,7 @@ from lorasam_core.report.chapters import prompt_tables
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
-page = report.Page(read_edition(folder), "15_prompts")
+page = report.Page(read_edition(folder), "results/prompts")
 page.banner()
 page.say(report.left_out_sentence(page.edition, "main"))
 

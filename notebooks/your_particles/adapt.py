@@ -42,7 +42,7 @@ learning_rate: float = 0.002  # lower it, to 0.0005 or so, for more steps
 crop_size: int = 256  # side of the training crops, pixels of your images
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.phrases import difference
@@ -50,7 +50,7 @@ from lorasam_core.experiments.records import read_edition, root
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "your_particles", folder, data)
-page = report.Page(read_edition(folder), "09_your_particles")
+page = report.Page(read_edition(folder), "your_particles/adapt")
 page.banner()
 
 # %% [markdown]
@@ -145,7 +145,7 @@ page.say(f"In the predictor's Dice on the test images adapting makes {difference
 # %% [markdown]
 # ## Two thresholds
 #
-# The mask generator rates its masks twice, and keeps those above two thresholds ([filters](16_filters.ipynb)). What
+# The mask generator rates its masks twice, and keeps those above two thresholds ([filters](filters.ipynb)). What
 # suits this model and these images is tried out on validation images, at most twelve of them: the pair whose masks
 # match the labelled particles best, by F1, is taken. The rest of the settings is that of the compact model, or for
 # larger ones SAM's own.

@@ -23,14 +23,14 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "test_cases", folder, data)
-page = report.Page(read_edition(folder), "08_test_cases")
+page = report.Page(read_edition(folder), "results/test_cases")
 page.banner()
 
 # %% [markdown]
@@ -150,4 +150,4 @@ if shown:
 
 # %% [markdown]
 # What to look for in the enlarged regions: particles that touch and were taken for one, particles that lie beneath
-# others, and edges. The Dice in the titles counts none of these apart; [training](04_train.ipynb) has metrics that do.
+# others, and edges. The Dice in the titles counts none of these apart; [training](train.ipynb) has metrics that do.

@@ -25,7 +25,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core.report import model_card
 from lorasam_core import plots
 from lorasam_core.report import page as report
@@ -34,7 +34,7 @@ from lorasam_core.models.sam import load_sam
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "model_card", folder, data)
-page = report.Page(read_edition(folder), "10_model_card")
+page = report.Page(read_edition(folder), "results/model_card")
 page.banner()
 
 # %% tags=["hide-input"]
@@ -162,5 +162,5 @@ for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_i
 # - **Stand for SAM's accuracy.** It has a fourteenth of ViT-B's parameters and saw the pictures above, where SAM saw
 #   eleven million photographs. Adapting it shows the mechanism, not what SAM would score.
 # - **Be asked with SAM's thresholds.** Its ratings of its own masks are not on the scale of SAM's; the generator's
-#   settings of this project's quick profile were chosen for it. [Filters](16_filters.ipynb) compares thresholds.
+#   settings of this project's quick profile were chosen for it. [Filters](filters.ipynb) compares thresholds.
 # - **Photographs of anything.** Of photographs it saw clothed people alone, and nothing was measured on others.

@@ -23,7 +23,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons
@@ -31,7 +31,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 records = experiments.sweep(profile, "batch_size", folder, data, workers)
-page = report.Page(read_edition(folder), "07_batch_size")
+page = report.Page(read_edition(folder), "results/batch_size")
 page.banner()
 
 # %% [markdown]
@@ -100,7 +100,7 @@ page.say(report.left_out_sentence(page.edition, "batch_size_steps"))
 # ## What noise alone does
 #
 # The Dice reported by the study rises, falls and rises again with the batch size. Whether a bend is a finding depends
-# on how far seeds alone move a number, which [the learning rate's page](06_learning_rate.ipynb) shows for the reference
+# on how far seeds alone move a number, which [the learning rate's page](learning_rate.ipynb) shows for the reference
 # of all sweeps.
 
 # %% tags=["hide-input"]
@@ -109,7 +109,7 @@ page.say(chance.noise_sentence(seeds, records, "batch_size"), report.left_out_se
 # %% [markdown]
 # ## What a batch costs
 #
-# Steps, images, time and memory of each run. Speed itself is measured on [another page](11_speed.ipynb).
+# Steps, images, time and memory of each run. Speed itself is measured on [another page](speed.ipynb).
 
 # %% tags=["hide-input"]
 import pandas as pd

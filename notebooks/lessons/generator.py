@@ -23,7 +23,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots, stages
@@ -31,7 +31,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "generator", folder, data)
-page = report.Page(read_edition(folder), "23_generator")
+page = report.Page(read_edition(folder), "lessons/generator")
 page.banner()
 
 # %%
@@ -239,7 +239,7 @@ page.say(
 #
 # Here every mask was enlarged to the image before the first filter looked at it, as segment-anything's own generator
 # does. But the rating is known before a single pixel is painted. This project's generator rates all points first and
-# paints only what passes; [the page on speed](11_speed.ipynb) derives this and measures it.
+# paints only what passes; [the page on speed](speed.ipynb) derives this and measures it.
 
 # %%
 page.say(

@@ -22,7 +22,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots
@@ -30,7 +30,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "prompts_and_losses", folder, data)
-page = report.Page(read_edition(folder), "21_prompts_and_losses")
+page = report.Page(read_edition(folder), "lessons/prompts_and_losses")
 page.banner()
 
 # %% [markdown]
@@ -315,5 +315,5 @@ page.say(
 )
 
 # %% [markdown]
-# The layer itself is taken apart on [its page](03_lora_layer.ipynb); what the losses do over a whole run is on
-# [training](04_train.ipynb).
+# The layer itself is taken apart on [its page](lora_layer.ipynb); what the losses do over a whole run is on
+# [training](train.ipynb).

@@ -28,13 +28,13 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "lora_layer", folder, data)
-page = report.Page(read_edition(folder), "03_lora_layer")
+page = report.Page(read_edition(folder), "lessons/lora_layer")
 page.banner()
 
 # %% [markdown]
@@ -250,4 +250,4 @@ for column, what in {"norm": "the norm of the first step", "loss": "its effect o
 # that level; but they follow $A$, and the norm grows somewhat faster.
 #
 # So a sweep over ranks can be a sweep over step sizes in disguise, and no one rule holds a step level in every sense.
-# [The rank page](05_rank.ipynb) reads its numbers with that in mind.
+# [The rank page](rank.ipynb) reads its numbers with that in mind.

@@ -23,7 +23,7 @@ data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the 
 workers: int = 1  # processes that share the cores
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.report import tables
@@ -32,7 +32,7 @@ from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 records = experiments.sweep(profile, "learning_rate", folder, data, workers)
-page = report.Page(read_edition(folder), "06_learning_rate")
+page = report.Page(read_edition(folder), "results/learning_rate")
 page.banner()
 
 # %% [markdown]

@@ -29,7 +29,7 @@ from lorasam_core.report import tables
 from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons
 from lorasam_core.experiments.records import read_edition
 
-page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "13_rivals")
+page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "results/rivals")
 page.banner()
 
 # %% tags=["hide-input"]
@@ -125,6 +125,6 @@ page.say(report.rivals_sentence(page.edition))
 
 # %% [markdown]
 # The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in
-# [a sweep](06_learning_rate.ipynb). All methods that train take as many steps, not as much time, and a network that
+# [a sweep](learning_rate.ipynb). All methods that train take as many steps, not as much time, and a network that
 # starts from nothing may need more of both. A watershed's one setting was chosen on the validation images. So this
 # page can show how LoRA and a rival compare as they were run here, and not what tuning would do to a gap.

@@ -29,7 +29,7 @@ from lorasam_core.report.chapters import transfer_tables
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
-page = report.Page(read_edition(folder), "18_other_material")
+page = report.Page(read_edition(folder), "results/other_material")
 page.banner()
 page.say(report.left_out_sentence(page.edition, "other_material"))
 

@@ -25,14 +25,14 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core.experiments import sweeps as experiments
+from lorasam_core import experiments
 from lorasam_core import plots
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 frozen = experiments.sweep(profile, "zero_shot", folder, data)[0]
-page = report.Page(read_edition(folder), "02_zero_shot")
+page = report.Page(read_edition(folder), "results/zero_shot")
 page.banner()
 
 # %% [markdown]
@@ -146,7 +146,7 @@ page.say(
 # ## The gap
 #
 # Six scenes are few. For the compact model the same questions were asked on a thousand scenes, on all generated test
-# particles and on 24 test images of EMPS; [its card](10_model_card.ipynb) says how. The aims are those that the project
+# particles and on 24 test images of EMPS; [its card](model_card.ipynb) says how. The aims are those that the project
 # set itself.
 
 # %% tags=["hide-input"]
@@ -171,4 +171,4 @@ if len(gap):
 # %% [markdown]
 # Where there is a gap, there are several ways to go at it: better prompts, an encoder that has learnt what a particle
 # looks like, or a decoder that reads the same features in another way. The study chose the encoder, with
-# [LoRA](03_lora_layer.ipynb); [another page](13_rivals.ipynb) tries more of them.
+# [LoRA](lora_layer.ipynb); [another page](rivals.ipynb) tries more of them.
