@@ -124,3 +124,19 @@ def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Seque
         clear = not low <= 0 <= high and abs(change) > math.hypot(half, seeds)
         kinds.append((HIGHER if change > 0 else LOWER) if clear else NEITHER)
     return differences.assign(verdict=kinds)
+
+
+def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
+    """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
+    plus = "+" if sign else ""
+    style = f"{plus}.1f"
+    if not np.isfinite(mean):
+        return "–"
+    around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
+    return format(100 * mean, f"{plus}z.1f") + around  # no -0.0; an end of the interval keeps its sign
+
+
+def as_text(table: pd.DataFrame, sign: bool = False) -> pd.Series:
+    """A column of text of a table of means (mean, low, high) or of differences (difference, low, high); `shown`."""
+    name = "difference" if "difference" in table else "mean"
+    return pd.Series([shown(*row, sign=sign) for row in table[[name, "low", "high"]].to_numpy(float)], table.index)

@@ -56,7 +56,7 @@ def main() -> None:
     args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
     curve = history.drop(columns=["seconds", "images_per_s"]).iloc[::5].round(4)
     curve.to_csv(args.weights.with_suffix(".csv"), index=False)
-    print(f"{args.weights}: SHA-256 {digest}; write it into WEIGHTS_SHA256 of lorasam_core/sam.py.")
+    print(f"{args.weights}: SHA-256 {digest}; write it into WEIGHTS_SHA256 of lorasam_core/models/sam.py.")
 
 
 def elapsed(seconds: pd.Series) -> float:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.experiments.records import Edition, Record
+from lorasam_core.experiments.records import Edition, Record, published_editions
 from lorasam_core.plots import save
 
 BOOK = "application/vnd.lorasam.book"  # MIME type of the MyST that takes an output's place in the book; empty: nothing
@@ -39,9 +39,16 @@ class Page:
         self.edition, self.notebook = edition, notebook
         self.folder = Path(folder) if folder is not None else output_folder(edition)
 
-    def banner(self) -> None:
-        """Say which edition, model, data and device the page shows."""
+    def banner(self, written: bool = False) -> None:
+        """Say which edition, model, data and device the page shows; written: the text is a person's, on the published
+        edition, and another one is told so.
+        """
         show_markdown(banner(self.edition))
+        if written and not self.edition.published and (published := published_editions()):
+            show_markdown(
+                f"*Numbers in the text are of the published edition `{published[0].name}`; tables and figures are of "
+                f"this one, `{self.edition.name}`.*"
+            )
 
     def say(self, *sentences: str) -> None:
         """Show computed sentences as one paragraph; nothing for none, or for empty ones."""

@@ -16,7 +16,8 @@ import psutil
 
 from lorasam_core.experiments.executor import environment, execute, pool
 from lorasam_core.experiments.profiles import Profile, load_profile
-from lorasam_core.experiments.records import Edition, bench_records, load, root
+from lorasam_core.experiments.records import Edition, bench_records, load, published_editions, root
+from lorasam_core.report.numbers import fill
 
 KEY = "lorasam_key"  # in an executed notebook's metadata: what it was made from
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -39,6 +40,15 @@ def read_notebook(path: Path) -> Any:
 
     notebook = jupytext.read(path, fmt="py:percent")
     notebook.metadata["kernelspec"] = KERNEL
+    return notebook
+
+
+def filled(notebook: Any) -> Any:
+    """A notebook whose text has its numbers: those of the published edition, of which a person wrote the sentences."""
+    published = published_editions()
+    for cell in notebook.cells if published else ():
+        if cell.cell_type == "markdown":
+            cell.source = fill(cell.source, published[0])
     return notebook
 
 
@@ -98,6 +108,8 @@ def page_key(page: Page, edition: Edition) -> str:
     package = Path(__file__).parents[1]
     for source in sorted(package.rglob("*.py")):
         digest.update(str(source.relative_to(package)).encode() + source.read_bytes())
+    for published in published_editions()[:1]:  # whose numbers stand in the text
+        digest.update(json.dumps(published.info, sort_keys=True).encode())
     for record in bench_records():
         digest.update(record.read_bytes())
     runs = {record.run_id: record.metrics for record in edition.records}
@@ -170,7 +182,7 @@ def execute_page(page: Page, target: Path, key: str) -> Path:
     try:
         with environment(**settings):
             notebook = papermill.execute_notebook(
-                read_notebook(page.notebook), part, page.parameters, kernel_name="python3", cwd=root(),
+                filled(read_notebook(page.notebook)), part, page.parameters, kernel_name="python3", cwd=root(),
                 progress_bar=False, extra_arguments=["--log-level=ERROR"],
             )  # fmt: skip
     except BaseException:

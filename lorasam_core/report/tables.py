@@ -15,7 +15,7 @@ from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Edition, Record
 from lorasam_core.experiments.study import REPORTED, STUDY, equivalent, reported, width_of
 from lorasam_core.plots import setting
-from lorasam_core.stats import bootstrap_interval
+from lorasam_core.stats import bootstrap_interval, shown
 
 METRICS = (  # label, evaluator, column of per_image.csv
     ("predictor: Dice", "predictor", "dice"),
@@ -111,16 +111,6 @@ def paired(
     rows = test_rows(before, evaluator, metric).merge(test_rows(after, evaluator, metric), on=["id", "group"])
     change = rows[f"{metric}_y"] - rows[f"{metric}_x"]
     return bootstrap_interval(change.to_numpy(float), rows["group"].to_numpy())
-
-
-def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
-    """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
-    plus = "+" if sign else ""
-    style = f"{plus}.1f"
-    if not np.isfinite(mean):
-        return "–"
-    around = f" [{100 * low:{style}},\u00a0{100 * high:{style}}]" if np.isfinite(low) and np.isfinite(high) else ""
-    return format(100 * mean, f"{plus}z.1f") + around  # no -0.0; an end of the interval keeps its sign
 
 
 def run_ids(*groups: Iterable[Record]) -> list[str]:

@@ -53,7 +53,7 @@ def test_parameters_are_typed_scalars_with_a_comment(stem):
 @pytest.mark.parametrize("stem", CELLS)
 def test_a_page_names_itself_and_says_what_it_shows(stem):
     source = "\n".join(cell.source for cell in code(stem))
-    assert f'"{stem}")\npage.banner()' in source
+    assert f'"{stem}")\npage.banner(' in source
     assert CELLS[stem][0].cell_type == "markdown" and CELLS[stem][0].source.startswith("# ")
 
 
