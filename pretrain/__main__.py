@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=[p.steps for p in PHASES], metavar=("WINDOWS", "FRAMES"))
     parser.add_argument("--workers", type=int, default=1, help="processes that make the windows")
     parser.add_argument("--scenes", type=int, default=measure.SCENES, help="held-out scenes to measure on")
+    parser.add_argument(
+        "--part", default="test", choices=("val", "test"), help="of the other data; test once, at the end"
+    )
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
     args = parser.parse_args()
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
@@ -40,7 +43,7 @@ def main() -> None:
     sam.load_state_dict({name: tensor.half().float() for name, tensor in sam.state_dict().items()})  # as in the file
     base_hash, precision = hash_base(sam), resolve_precision("auto", device)
     measured = measure.measure(
-        sam, args.out / f"measured-{base_hash[:12]}", scenes=args.scenes, data=args.data,
+        sam, args.out / f"measured-{base_hash[:12]}", scenes=args.scenes, data=args.data, part=args.part,
         autocast=lambda: autocast(precision, device),
     )  # fmt: skip
     history = pd.read_csv(args.out / "history.csv")
@@ -49,7 +52,7 @@ def main() -> None:
         "versions": {"scenes": SCENES_VERSION, "heaps": HEAPS_VERSION},
         "real": 0 if real is None else sum(1 for _ in (real / "images").iterdir()),
         "hours": round(elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
-        "date": date.today().isoformat(), "measures": measured,
+        "date": date.today().isoformat(), "part": args.part, "measures": measured,
     }  # fmt: skip
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
     text = json.dumps({"weights_sha256": digest, "base_hash": base_hash} | card, indent=1)

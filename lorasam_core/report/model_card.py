@@ -18,7 +18,7 @@ from lorasam_core.report.tables import adapted_runs, frozen_runs, run_ids, shown
 from lorasam_core.stats import bootstrap_interval
 
 CARD = Path(__file__).parents[1] / "weights" / "lite.json"
-IMAGES = {"scenes": "generated scenes", "synthetic": "generated particles", "emps": "EMPS, test"}
+IMAGES = {"scenes": "generated scenes", "synthetic": "generated particles", "emps": "EMPS"}
 MEASURES = {  # name in the record: row of the table
     "foreground_dice": "whole-image box: Dice of the foreground",
     "point_best_iou": "one point: IoU, best of three masks",

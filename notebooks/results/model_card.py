@@ -136,13 +136,15 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # ## Measured
 #
 # On a thousand scenes that training never used, up to eight objects each, and asked in the same way on generated
-# particles and on 24 evenly spaced test images of EMPS {cite:p}`yildirim2021emps`. Below that, all masks for a grid of
+# particles and on 24 evenly spaced images of EMPS {cite:p}`yildirim2021emps`. Below that, all masks for a grid of
 # 16 by 16 points: how many true masks are among them, how well the predicted IoU tells which, and the F1 of those that
 # are kept in the order of predicted IoU times stability, each unless more than half of it lies in a better one, from
 # the best of 13 thresholds on. Beside each result stands what the project wanted to reach, and its aim.
 
 # %% tags=["hide-input"]
-caption = "Means over objects (whole images: over images) with 95 % intervals over scenes, specimens or papers, in %."
+part = {"val": "validation", "test": "test"}[card["part"]]
+caption = "Means over objects (whole images: over images) with 95 % intervals over scenes, specimens or papers, in %; "
+caption += f"particles: of the {part} images."
 page.table(model_card.card_table(card), "card-measures", caption, data=model_card.card_rows(card))
 
 # %% tags=["hide-input"]

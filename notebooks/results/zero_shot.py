@@ -146,7 +146,7 @@ page.say(
 # ## The gap
 #
 # Six scenes are few. For the compact model the same questions were asked on a thousand scenes, on all generated test
-# particles and on 24 test images of EMPS; [its card](model_card.ipynb) says how. The aims are those that the project
+# particles and on 24 images of EMPS; [its card](model_card.ipynb) says how. The aims are those that the project
 # set itself.
 
 # %% tags=["hide-input"]

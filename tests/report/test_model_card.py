@@ -66,7 +66,7 @@ def card() -> dict:
 def test_the_table_shows_measures_by_kind_of_image(card):
     table = card_table(card).set_index("measure, %")
     assert list(table.columns) == [
-        "generated scenes", "generated scenes: at least, aim", "EMPS, test", "EMPS, test: at least, aim",
+        "generated scenes", "generated scenes: at least, aim", "EMPS", "EMPS: at least, aim",
     ]  # fmt: skip
     row = table.loc["box, 5 % jitter: IoU, single mask"]
     assert row.tolist() == ["80.0 [70.0,\u00a090.0]", "68, 80", "50.0 [40.0,\u00a060.0]", "76, 82"]
@@ -75,13 +75,13 @@ def test_the_table_shows_measures_by_kind_of_image(card):
 
 def test_the_rows_hold_the_same_numbers(card):
     rows = card_rows(card)
-    assert len(rows) == 2 * len(MEASURES) and set(rows["series"]) == {"generated scenes", "EMPS, test"}
-    assert rows.set_index(["series", "metric"]).loc[("EMPS, test", "box, 5 % jitter: IoU, single mask"), "mean"] == 50
+    assert len(rows) == 2 * len(MEASURES) and set(rows["series"]) == {"generated scenes", "EMPS"}
+    assert rows.set_index(["series", "metric"]).loc[("EMPS", "box, 5 % jitter: IoU, single mask"), "mean"] == 50
 
 
 def test_bins_with_few_objects_or_without_a_lower_bound_are_not_drawn(card):
     found = {measure: size_rows(card, measure).to_dict("records") for measure in ("point_best_iou", "box_iou")}
-    row = {"side": 6.25, "series": "EMPS, test", "objects": 21}
+    row = {"side": 6.25, "series": "EMPS", "objects": 21}
     assert found == {"point_best_iou": [row | {"iou": 0.3}], "box_iou": [row | {"iou": 0.5}]}
 
 
