@@ -73,7 +73,7 @@ def paired(scores: pd.DataFrame, by: str, reference: Any) -> pd.DataFrame:
     side; no row for the reference itself. Raises ValueError where no row has the reference.
     """
     base = scores[scores[by] == reference]
-    if base.empty:
+    if base.empty and len(scores):
         raise ValueError(f"no row has {by} {reference!r}; there are {', '.join(map(str, scores[by].unique()))}.")
     before, rows = _by_image(base), []
     for value, part in scores[scores[by] != reference].groupby(by, sort=False):

@@ -23,7 +23,7 @@ from lorasam_core.plots import save
 
 BOOK = "application/vnd.lorasam.book"  # MIME type of the MyST that takes an output's place in the book; empty: nothing
 DPI = 110  # of charts in a notebook
-Runs = Iterable[Record]
+Runs = Iterable[Record | str]  # runs, or their ids
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -65,7 +65,7 @@ class Page:
         if data is not None:
             files.append(path.with_suffix(".csv"))
             data.to_csv(files[-1], index=False)
-        ids = [r.run_id for r in runs] or (list(data.attrs.get("runs", ())) if data is not None else [])
+        ids = _ids(runs) or (list(data.attrs.get("runs", ())) if data is not None else [])
         made_by = getattr(figure, "made_by", "matplotlib")
         self._record(path, "figure", caption, made_by, ids, files, alt)
         source, link = self._source(made_by, ids), "picture (PNG)" if data is None else "data (CSV)"
@@ -81,7 +81,7 @@ class Page:
         path = self._claim("tables", name, ".csv")
         behind = table if data is None else data
         behind.to_csv(path, index=False)
-        ids = [r.run_id for r in runs] or list(behind.attrs.get("runs", ()))
+        ids = _ids(runs) or list(behind.attrs.get("runs", ()))
         made_by = behind.attrs.get("made_by", "pandas")
         self._record(path, "table", caption, made_by, ids, [path])
         rows = table_markdown(table, caption, f"tab-{name}")
@@ -113,6 +113,10 @@ class Page:
         runs = f" from run{'s' if len(ids) > 1 else ''} {', '.join(f'`{i}`' for i in ids[:4])}" if ids else ""
         more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
         return f"Made by `notebooks/{self.notebook}.py` with `{made_by}`{runs}{more};"
+
+
+def _ids(runs: Runs) -> list[str]:
+    return list(dict.fromkeys(run if isinstance(run, str) else run.run_id for run in runs))
 
 
 def output_folder(edition: Edition) -> Path:

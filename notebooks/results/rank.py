@@ -74,7 +74,7 @@ shown = table[["rank"]].assign(
     **{f"test Dice, %, {study.REPORTED}": table["reported"].map("{:.2f}".format).replace("nan", "–")},
 )
 caption = f"Test Dice of the predictor by rank, the difference to rank {reference} in points, and the study's Dice."
-page.table(shown, "rank", caption, data=table)
+page.table(shown, "rank", caption, sweep["run"], table)
 
 # %%
 frozen = stats.mean_interval(dice[dice["method"] == "frozen"].drop_duplicates("id"), "method")
@@ -85,7 +85,7 @@ caption = (
     "Test Dice by rank. Bars are 95 % intervals over groups, diamonds are reported by the study, the band is frozen."
 )
 alt = "Dice over the ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(plots.ablation_chart(drawn, "rank", level), "rank-dice", caption, alt, data=drawn)
+page.figure(plots.ablation_chart(drawn, "rank", level), "rank-dice", caption, alt, sweep["run"], drawn)
 
 # %% [markdown]
 # The measured line is level where the reported one climbs. The bars reflect the sampling of test images, and they are
@@ -108,7 +108,8 @@ by_rule = stats.mean_interval(rules, ["rule", "rank", "factor"]).sort_values(["r
 shown = by_rule[["rule", "rank"]].assign(
     **{"factor of B A": by_rule["factor"].map("{:.3g}".format), "test Dice, %": stats.as_text(by_rule)}
 )
-page.table(shown, "rank-scaling", "Test Dice by scaling rule and rank, all at one learning rate.", data=by_rule)
+caption = "Test Dice by scaling rule and rank, all at one learning rate."
+page.table(shown, "rank-scaling", caption, rules["run"], by_rule)
 
 # %% [markdown]
 # A rate that is already the best has no room for a larger step to show. At a tenth of it, where a larger step is known
@@ -125,7 +126,7 @@ if len(lower):
         **{"difference, points": stats.as_text(compared, sign=True), "verdict": compared["verdict"]}
     )
     caption = f"Test Dice against *{lower['name'].iloc[0]}*, paired on the same images."
-    page.table(shown, "rank-low-rate", caption, data=compared)
+    page.table(shown, "rank-low-rate", caption, lower["run"], compared)
 
 # %% [markdown]
 # ## The rank that was used
@@ -142,7 +143,8 @@ spectrum = pd.DataFrame(values, columns=["run", "matrix", "norm", "effective_ran
 spectrum = spectrum.merge(sweep[["run", "rank"]].drop_duplicates(), on="run")
 used = spectrum.groupby("rank")[["effective_rank", "rank_90", "rank_99"]].median().round(1).reset_index()
 used.columns = ["rank", "effective rank", "values for 90 % of the energy", "values for 99 %"]
-page.table(used, "rank-used", "What the learnt updates used of their rank: medians over all adapted matrices.")
+caption = "What the learnt updates used of their rank: medians over all adapted matrices."
+page.table(used, "rank-used", caption, spectrum["run"])
 
 # %% [markdown]
 # An update of rank 256 uses far less than its limit. Whether it needs what it uses is another question: an adapter can
@@ -159,7 +161,7 @@ cut = pd.DataFrame(
 if len(cut):
     caption = "Test Dice of an adapter cut down, without training, to its largest singular values."
     shown = cut[["rank", "singular values kept"]].assign(**{"test Dice, %": stats.as_text(cut)})
-    page.table(shown, "rank-cut", caption, data=cut)
+    page.table(shown, "rank-cut", caption, sweep["run"], cut)
 
 # %% [markdown]
 # ## One image, three ranks

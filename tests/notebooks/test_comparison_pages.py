@@ -5,6 +5,7 @@ import re
 import zlib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from lorasam_core.config import UNTRAINED
@@ -12,7 +13,7 @@ from lorasam_core.experiments.profiles import configs, load_profile
 from tests.made_up import spectrum, write_edition, write_run
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "results"
-PAGES = ("train", "rank", "learning_rate", "batch_size", "where", "rivals", "labels")
+PAGES = ("train", "learning_rate", "batch_size", "where", "rivals", "labels")
 SWEEPS = ("main", "rank", "learning_rate", "batch_size")
 NONE = "This edition has no runs of this experiment"
 INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}
@@ -101,3 +102,22 @@ def test_with_the_main_runs_alone(stem, sweeps, folder, tmp_path, monkeypatch):
     write_edition(tmp_path, kept, **INFO)
     said = " ".join(execute(stem, tmp_path, monkeypatch))
     assert NONE in said and "nan" not in said and made(tmp_path)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
+def test_the_rank_page_shows_what_there_is(share, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
+    kept |= {"main": lists["main"]}
+    link(kept, folder, tmp_path)
+    edition = write_edition(tmp_path, kept, **INFO)
+    execute("rank", tmp_path, monkeypatch)
+    found, ids = made(tmp_path), {r.run_id for r in edition.records}
+    assert {("tables", "rank"), ("figures", "rank-dice")} <= found.keys()
+    assert {run for runs in found.values() for run in runs} <= ids
+    table = pd.read_csv(tmp_path / "tables" / "rank.csv")
+    assert len(table) == len(kept["rank"])
+    for row in table.to_dict("records"):  # against the runs' own records
+        (record,) = (r for r in edition.experiment("rank") if r.config.rank == row["rank"])
+        assert row["mean"] == pytest.approx(record.per_image["dice"].mean())
+        assert row["verdict"] in ("higher", "lower", "no detectable difference") or row["rank"] == 32
