@@ -20,7 +20,7 @@ from lorasam_core.models.lite import MULTIPLE, STRIDE, LiteEncoder, build_lite
 from lorasam_core.models.lora import hash_base
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lite.safetensors"
-WEIGHTS_SHA256 = "ebb3101d197a85e562822a0cf6679394253c5e3af9d4528321504cf181640c49"
+WEIGHTS_SHA256 = "81b5dd43b2318b10897e66e9d2dd22aa7d111ec58d9782b3624a61b654ea2032"
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_b": ("sam_vit_b_01ec64.pth", "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
