@@ -69,8 +69,9 @@ def test_the_last_stage_is_what_segment_anything_returns(sam: Sam, kind: type, e
 
 
 def test_each_stage_keeps_a_part_of_the_one_before(compact: Sam) -> None:
-    settings = QUICK_SETTINGS | {"points_per_side": 8, "stability_score_thresh": 0.5, "min_mask_region_area": 60}
-    image = generate(seed=0, index=9, size=(128, 128)).image
+    settings = QUICK_SETTINGS | {"points_per_side": 12, "pred_iou_thresh": 0.05, "min_mask_region_area": 60}
+    settings |= {"stability_score_thresh": 0.5}  # low thresholds, so that each stage has something left to do
+    image = generate(seed=0, index=18, size=(128, 128)).image
     passed = stages.stages(MaskGenerator(compact, **settings), image)
     assert [s.name for s in passed] == ["asked", "rated", "stable", "distinct", "clean"]
     numbers = [set(s.answers.number.tolist()) for s in passed]
