@@ -96,7 +96,7 @@ def test_options_exist(file: str) -> None:
     from lorasam_core.experiments.sweeps import parser
 
     for line in re.findall(r"nox -s experiments -- ([^`#\n]+)", (ROOT / file).read_text(encoding="utf-8")):
-        parser().parse_args(["run", *line.split()])
+        parser().parse_args(line.split())
 
 
 def test_the_readme_names_both_commands_and_their_other_forms() -> None:

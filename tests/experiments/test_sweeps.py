@@ -1,4 +1,4 @@
-"""Sweeps and the command `experiments run`: with stand-ins for the runs themselves, which tests/test_runs.py does."""
+"""Sweeps and the command `experiments`: with stand-ins for the runs themselves, which tests/test_runs.py does."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def world(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    experiments.main(["run", "--profile", "p", *arguments])
+    experiments.main(["--profile", "p", *arguments])
 
 
 def status_of(*arguments):
@@ -181,17 +181,17 @@ def test_rerun_compares_with_the_record(world, capsys):
     run()
     record = read_edition("runs/p").experiment("rank")[1]
     with pytest.raises(SystemExit, match=r"more than 0\.02 from"):
-        experiments.main(["run", "--run", record.run_id])
+        experiments.main(["--run", record.run_id])
     table = capsys.readouterr().out.splitlines()[-1].split()
     assert table == ["predictor", "dice", "0.3", "0.5", "0.2", "no"]
     assert is_finished(world.root / "runs" / "p-rerun" / record.run_id)
     assert read_record(record.path).metrics == record.metrics
     world.done[:] = ["", ""]  # the third run again, and with it the record's number
-    experiments.main(["run", "--run", record.run_id])
+    experiments.main(["--run", record.run_id])
     assert world.done[2:] == ["rank 64"]
     assert "every metric lies within 0.02" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="no finished run 'nothing'"):
-        experiments.main(["run", "--run", "nothing"])
+        experiments.main(["--run", "nothing"])
 
 
 @pytest.mark.parametrize(

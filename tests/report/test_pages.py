@@ -158,7 +158,7 @@ def test_a_misspelt_parameter_is_refused_before_anything_runs(checkout, monkeypa
         monkeypatch.setattr(module, name, forbidden)
     (checkout / "notebooks" / "profiles" / "q.yaml").write_text(f"experiments:\n{line}\n")
     with pytest.raises(SystemExit, match=message):
-        experiments.main(["run", "--profile", "q"])
+        experiments.main(["--profile", "q"])
     assert not (checkout / "runs" / "q").exists()
 
 
@@ -184,7 +184,7 @@ def test_book_of_a_published_edition_is_made_from_its_records_alone(checkout, mo
     monkeypatch.setattr(book.report, "write_fragments", lambda edition, folder: (folder / "landing.md").write_text("x"))
     monkeypatch.setattr(book.answers, "answers", lambda edition: [])
     monkeypatch.setattr(book, "_jupyter_book", lambda source: None)
-    pages.main(["build"])
+    pages.main([])
     assert (checkout / "runs" / "published-p" / "pages" / "01_good.ipynb").is_file()
     assert {p.name for p in stale.parent.iterdir()} == {"01_good.ipynb", "landing.md", "answers.md"}
     assert {p.name for p in target.rglob("*")} == before
@@ -212,4 +212,4 @@ def test_book_refuses_an_edition_that_lacks_a_run(checkout):
 
 def test_build_without_any_finished_edition(checkout):
     with pytest.raises(SystemExit, match="error: runs holds no finished edition"):
-        pages.main(["build", "--edition", "x"])
+        pages.main(["--edition", "x"])
