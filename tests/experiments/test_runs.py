@@ -2,13 +2,18 @@
 
 import copy
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,11 +21,12 @@ from safetensors.torch import load_file
 from lorasam_core.config import RunConfig
 from lorasam_core.data import Split
 from lorasam_core.experiments import baselines, runs
-from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.executor import RunError, execute
 from lorasam_core.experiments.records import read_record
 from lorasam_core.models.lite import build_lite
 from lorasam_core.models.lora import load_adapter, read_adapter
 from lorasam_core.training import blocks
+from tests.tiny_sam import same
 
 FILES = {
     "adapter.safetensors", "config.json", "environment.json", "history.csv", "log.jsonl", "log.txt", "metrics.json",
@@ -288,6 +294,48 @@ def test_space_grows_with_the_rank(settings):
     # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192: once in the
     # adapter, and three times in the checkpoint
     assert large - small == 2 * (1 + 3) * 4 * (2048 - 2) * 2 * (192 + 192) * 6
+
+
+@pytest.mark.slow
+def test_a_killed_workers_run_is_taken_up_by_another_and_results_are_those_of_one_process(settings, tmp_path):
+    pytest.importorskip("distributed")
+    changes = {"steps": 60, "validate_every": 2, "dropout": 0.1, "evaluate": ("predictor",)}
+    configs = [settings.replace(name=str(seed), seed=seed, **changes) for seed in (0, 1)]
+    ids = [runs.prepare(config).run_id for config in configs]
+    killed = []
+
+    def kill():
+        """Kill the process that holds the lock of the first run once it has a checkpoint."""
+        lock = tmp_path / f"{ids[0]}.lock"
+        while not (tmp_path / f"{ids[0]}.part" / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if str(lock) in [file.path for file in process.open_files()]:
+                    process.kill()
+                    killed.append(process.pid)
+
+    watch = threading.Thread(target=kill, daemon=True)
+    watch.start()
+    jobs = [(config.name, (config, tmp_path)) for config in configs]
+    results, errors = execute(runs.run_one, jobs, workers=2)
+    watch.join(10)
+    assert len(killed) == 1 and not errors and [results[c.name].run_id for c in configs] == ids
+    log = (tmp_path / ids[0] / "log.txt").read_text()
+    step = int(re.search(r"goes on from its checkpoint after step (\d+) of 60", log).group(1))
+    assert 2 <= step < 60
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(ids)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as many as each worker had
+    try:
+        alone = [runs.run_one(config, tmp_path / "alone") for config in configs[::-1]][::-1]
+    finally:
+        torch.set_num_threads(threads)
+    for record, expected in zip((results[c.name] for c in configs), alone):
+        assert record.metrics["test"] == expected.metrics["test"] and record.metrics["val"] == expected.metrics["val"]
+        assert same(load_file(record.adapter), load_file(expected.adapter))
+        histories = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (record, expected)]
+        pd.testing.assert_frame_equal(*histories, check_exact=True)
 
 
 # ------------------------------------------------------------------------------------------------- other methods
