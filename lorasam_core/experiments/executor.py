@@ -1,15 +1,15 @@
-"""Runs handed to an executor: this process, a pool of processes, or another concurrent.futures Executor that does its
-tasks one by one in processes. Runs seed the process's own generator, which threads would share.
+"""Tasks in this process, in those of a Dask cluster of its own, or on a cluster that there is already. Runs seed their
+process's generator, so that each worker does one task at a time.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from tqdm import tqdm
@@ -19,18 +19,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 class RunError(RuntimeError):
     """A run failed; the message names the run and its log."""
-
-
-class ThisProcess(Executor):
-    """An executor that does each task at once, in this process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 @contextmanager
@@ -48,63 +36,107 @@ def environment(**changes: str) -> Iterator[None]:
                 os.environ[key] = value
 
 
-@contextmanager
-def pool(workers: int) -> Iterator[Executor]:
-    """An executor of `workers` processes that share the cores evenly; 1: this process. Raises ValueError below 1."""
+def check(workers: int, scheduler: str = "") -> None:
+    """Raise ValueError for a number of workers or the address of a scheduler with which `execute` can do nothing."""
     if workers < 1:
         raise ValueError(f"workers is {workers}; give a whole number of at least 1.")
-    if workers == 1:
-        yield ThisProcess()
-        return
+    if (workers > 1 or scheduler) and find_spec("distributed") is None:
+        raise ValueError("several workers need dask.distributed, which is not installed; pip install -e .[book]")
+    if scheduler:
+        with _connected(scheduler):
+            pass
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[Any]:
+    """The client of the scheduler at an address."""
+    from distributed import Client
+
+    try:
+        client = Client(address, timeout=5)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"no Dask scheduler answers at {address!r} ({reason}); start one with dask scheduler, or leave it out."
+        ) from error
+    with client:
+        if any(threads > 1 for threads in client.nthreads().values()):
+            raise ValueError(
+                f"a worker at {address!r} has several threads, whose runs would share one seeded generator; start it "
+                "with dask worker --nthreads 1."
+            )
+        yield client
+
+
+@contextmanager
+def _own(workers: int) -> Iterator[Any]:
+    """The client of a cluster of processes that share the cores evenly."""
+    import dask
+    from distributed import Client, LocalCluster
+
     threads = dict.fromkeys(THREAD_VARIABLES, str(max(1, (os.cpu_count() or 1) // workers)))
-    spawn = multiprocessing.get_context("spawn")  # torch and tqdm read the variables when they are imported
-    with environment(TQDM_DISABLE="1", **threads), ProcessPoolExecutor(workers, mp_context=spawn) as processes:
-        yield processes
+    settings = {
+        "distributed.nanny.pre-spawn-environ": {},  # theirs is that of this process
+        "distributed.scheduler.worker-saturation": 1.0,  # no task waits at a worker, and suffers when it dies
+        "distributed.worker.daemon": False,  # a run may have processes that load its data
+    }
+    # torch and tqdm read the variables when they are imported
+    with (
+        environment(TQDM_DISABLE="1", **threads),
+        dask.config.set(settings),
+        LocalCluster(
+            workers, threads_per_worker=1, processes=True, memory_limit=None, dashboard_address=None,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):  # fmt: skip
+        yield client
 
 
 def execute(
-    task: Callable[..., Any], jobs: Sequence[tuple[str, tuple[Any, ...]]], executor: Executor, unit: str = "run"
-) -> tuple[dict[str, Any], dict[str, Exception]]:
+    task: Callable[..., Any], jobs: Sequence[tuple[str, tuple[Any, ...]]], workers: int = 1, scheduler: str = "",
+    unit: str = "run",
+) -> tuple[dict[str, Any], dict[str, Exception]]:  # fmt: skip
     """Do task(*arguments) for every job (name, arguments); returns ({name: result}, {name: error}).
 
-    One that fails stops no other. A worker that dies (out of memory, say) breaks its pool and every job in it: each of
-    those is then tried once more in a process of its own, so that only the culprit fails.
+    workers: processes on this machine; 1: this process. scheduler: in place of them the address of a Dask scheduler,
+    whose workers were started in the same folder, on the same files. One that fails stops no other. A task whose worker
+    dies (out of memory, say) is given to another, until four have died of it. Raises ValueError as `check` does.
     """
+    check(workers, scheduler)
     results: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
-    futures: dict[str, Future[Any]] = {}
-    with tqdm(total=len(jobs), unit=unit, disable=not jobs) as bar:
-
-        def advance(_: Future[Any]) -> None:
-            bar.update()
-
-        for name, arguments in jobs:
-            bar.set_description(name)
-            try:
-                futures[name] = executor.submit(task, *arguments)
-                futures[name].add_done_callback(advance)
-            except BrokenProcessPool as error:
-                futures[name] = Future()
-                futures[name].set_exception(error)
-        for name, arguments in jobs:
-            if not futures[name].done():
+    if not jobs:
+        return results, errors
+    calls: Iterator[tuple[str, Callable[[], Any]]]
+    with _connected(scheduler) if scheduler else _own(workers) if workers > 1 else nullcontext() as client:
+        if client is None:
+            calls = ((name, partial(task, *arguments)) for name, arguments in jobs)
+        else:
+            calls = _scattered(client, task, jobs)
+        with tqdm(total=len(jobs), unit=unit) as bar:
+            for name, call in calls:
                 bar.set_description(name)
-            try:
-                results[name] = futures[name].result()
-            except BrokenProcessPool:
                 try:
-                    results[name] = _alone(task, arguments)
+                    results[name] = call()
                 except Exception as error:
                     errors[name] = error
-            except Exception as error:
-                errors[name] = error
+                bar.update()
     return results, errors
 
 
-def _alone(task: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """One job in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+def _scattered(
+    client: Any, task: Callable[..., Any], jobs: Sequence[tuple[str, tuple[Any, ...]]]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """The jobs in the order in which they end, each with a function that gives its result."""
+    from distributed import KilledWorker, as_completed
+
+    def result(future: Any) -> Any:
         try:
-            return process.submit(task, *arguments).result()
-        except BrokenProcessPool as error:
+            return future.result()
+        except KilledWorker as error:
             raise RuntimeError("its process ended without a word (out of memory?); try fewer workers.") from error
+
+    names = {client.submit(task, *arguments, pure=False): name for name, arguments in jobs}
+    for future in as_completed(names):
+        yield names[future], partial(result, future)

@@ -10,15 +10,15 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import torch
+from filelock import FileLock
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
@@ -33,8 +33,8 @@ from lorasam_core.measure.evaluation import DETAILS
 from lorasam_core.models import devices
 from lorasam_core.models.lora import count_trainable, lora_parameter_count, save_adapter
 from lorasam_core.models.sam import load_sam
+from lorasam_core.training import checkpoint, trainable
 from lorasam_core.training import loop as training
-from lorasam_core.training import trainable
 from lorasam_core.training.blocks import check_compile
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
@@ -74,7 +74,9 @@ class Prepared:
 
     @property
     def bytes_needed(self) -> int:
-        """Disk space of the run, bytes: the best state is written beside the one that it replaces."""
+        """Disk space of the run, bytes: the best state and the checkpoint, which holds what is trained and two numbers
+        of the optimiser for each, are written beside those that they replace.
+        """
         blocks, method = self.base.image_encoder.blocks, self.config.method
         width, depth = blocks[0].attn.proj.in_features, len(self.config.blocks or blocks)
         trained = {
@@ -83,7 +85,7 @@ class Prepared:
             "full": sum(p.numel() for p in self.base.parameters()),
             **dict.fromkeys(UNETS, UNET_PARAMETERS),
         }
-        return SMALL_FILES + 2 * 4 * trained.get(method, 0)
+        return SMALL_FILES + 2 * (1 + 3) * 4 * trained.get(method, 0)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -115,39 +117,47 @@ def check_disk(folder: Path, needed: int) -> None:
 def run_one(config: RunConfig, edition_dir: str | Path, wandb: str = "disabled") -> Record:
     """Do one run in `edition_dir`/<run id>, or read it when it is finished already.
 
-    The work goes to <run id>.part-<pid>, renamed last, with metrics.json written last: no half run looks finished.
-    Raises ValueError before anything is written when data, checkpoint, device or disk space do not do, and RunError
-    with the log's path when the run fails; the failed folder stays as <run id>.failed.
+    The work goes to <run id>.part, renamed last, with metrics.json written last: no half run looks finished. What is
+    left there by a process that was stopped or killed is gone on with. The lock <run id>.lock goes with its process;
+    another one waits for it, and then finds the run finished. Raises ValueError before anything is written when data,
+    checkpoint, device or disk space do not do, and RunError with the log's path when the run fails; the failed folder
+    stays as <run id>.failed, and the run starts anew the next time.
     """
     run = prepare(config)
     final = Path(edition_dir) / run.run_id
-    if is_finished(final):
-        return read_record(final)
-    if run.config.compile and run.config.method in trainable.SAM_METHODS:
-        check_compile(run.device)
-    check_disk(final.parent, run.bytes_needed)
-    _remove_leftovers(final)
-    part = final.with_name(f"{run.run_id}.part-{os.getpid()}")
-    part.mkdir(parents=True)
+    part, lock = (final.with_name(f"{final.name}.{kind}") for kind in ("part", "lock"))
+    if not is_finished(final):
+        if run.config.compile and run.config.method in trainable.SAM_METHODS:
+            check_compile(run.device)
+        check_disk(final.parent, run.bytes_needed)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not is_finished(final):
+                _finish(run, part, final, wandb)
+    shutil.rmtree(part, ignore_errors=True)  # where another process was killed after it had finished
+    with suppress(OSError):
+        lock.unlink()  # who waits for it finds the run finished
+    return read_record(final)
+
+
+def _finish(run: Prepared, part: Path, final: Path, wandb: str) -> None:
+    """Do what is left of a run whose lock is held."""
+    failed = final.with_name(f"{final.name}.failed")
+    shutil.rmtree(failed, ignore_errors=True)
+    part.mkdir(exist_ok=True)
     try:
-        with _logged(part / "log.txt"):
-            _work(run, part, wandb)
+        if not (part / METRICS).is_file():
+            with _logged(part / "log.txt"):
+                _work(run, part, wandb)
     except Exception as error:
-        failed = final.with_name(f"{run.run_id}.failed")
-        shutil.rmtree(failed, ignore_errors=True)
+        (part / checkpoint.FILE).unlink(missing_ok=True)
         part.rename(failed)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RunError(f"the run {config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}.") from error
-    except BaseException:  # stopped by hand
-        shutil.rmtree(part, ignore_errors=True)
-        raise
-    try:
-        part.rename(final)
-    except OSError:  # another process finished the same run first
-        if not is_finished(final):
-            raise
-        shutil.rmtree(part)
-    return read_record(final)
+        raise RunError(
+            f"the run {run.config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}."
+        ) from error
+    (part / checkpoint.FILE).unlink(missing_ok=True)
+    part.rename(final)
 
 
 def _work(run: Prepared, folder: Path, wandb: str) -> None:
@@ -163,6 +173,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
     devices.reset_peak_memory(run.device)
+    (folder / "log.jsonl").unlink(missing_ok=True)  # a training that goes on tells its rows again
     trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
@@ -197,11 +208,12 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         origin = {"run_id": run.run_id, "split_hash": run.data.split.hash, "data_fingerprint": run.data.fingerprint}
         kept = {key: metrics[key] for key in ("val", "test", "best_step")}
         save_adapter(sam, folder / "adapter.safetensors", **origin, metrics=kept)
-    metrics["peak_memory_mb"] = round(devices.peak_memory_mb(run.device), 1)
+    metrics["peak_memory_mb"] = round(max(devices.peak_memory_mb(run.device), metrics.get("peak_memory_mb", 0.0)), 1)
+    earlier = metrics.pop("earlier_seconds", 0.0)
     for tracker in trackers:
         if hasattr(tracker, "on_end"):
             tracker.on_end(metrics)
-    wall = round(time.perf_counter() - start, 2)
+    wall = round(earlier + time.perf_counter() - start, 2)
     write_json(folder / "environment.json", {**describe(run), "wall_seconds": wall})
     end = f"finished in {wall:.1f} s, peak memory {metrics['peak_memory_mb']:.0f} MB"
     logger.info(end)
@@ -240,34 +252,10 @@ def training_images(data: SampleSet, config: RunConfig) -> SampleSet:
     return part if config.train_limit is None else part.draw(min(config.train_limit, len(part)), config.seed)
 
 
-def _remove_leftovers(final: Path) -> None:
-    """Delete what processes that are gone left of this run."""
-    for part in final.parent.glob(f"{final.name}.part-*"):
-        if not _is_owned(part):
-            shutil.rmtree(part, ignore_errors=True)
-    shutil.rmtree(final.with_name(f"{final.name}.failed"), ignore_errors=True)
-
-
-def _is_owned(part: Path) -> bool:
-    """Whether the process that began this folder may be at work: not this one, and not one that started after the
-    folder was last written; a container gives the same few process ids again.
-    """
-    pid = int(part.name.rsplit("-", 1)[1])
-    if pid == os.getpid():
-        return False
-    try:
-        started = psutil.Process(pid).create_time()
-        return started <= max(path.stat().st_mtime for path in (part, *part.iterdir()))
-    except psutil.NoSuchProcess:
-        return False
-    except (psutil.AccessDenied, FileNotFoundError):  # the latter: at work, it has just renamed a file
-        return True
-
-
 @contextmanager
 def _logged(path: Path) -> Iterator[None]:
     """Send log messages, warnings and, if it fails, the traceback to a file."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")  # a run that goes on tells its rows again
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     package, warned = logging.getLogger("lorasam_core"), logging.getLogger("py.warnings")
     level = package.level

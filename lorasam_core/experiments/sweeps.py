@@ -7,8 +7,6 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from lorasam_core.config import RESULT_VERSION, RunConfig
-from lorasam_core.experiments.executor import RunError, execute, pool
+from lorasam_core.experiments.executor import RunError, check, execute
 from lorasam_core.experiments.profiles import Profile, configs, edition_name, load_profile
 from lorasam_core.experiments.records import (
     EDITION,
@@ -73,14 +71,13 @@ def _unique(planned: Plan) -> dict[str, Prepared]:
 
 def sweep(
     profile: str | Path | Profile, experiment: str, edition: str | Path = "", data: str = "", workers: int = 1,
-    wandb: str = "disabled", executor: Executor | None = None,
+    wandb: str = "disabled", scheduler: str = "",
 ) -> list[Record]:  # fmt: skip
     """The runs of one experiment in the profile's order: finished ones are read, missing ones are done first.
 
-    edition: the folder of runs; "" is runs/<edition>. data: overrides the profile's own. workers: processes, or give
-    an `executor` that runs its tasks in processes: threads share one seeded generator, and none of their runs could be
-    repeated. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing run raises
-    ValueError. Raises RunError naming every run that failed, after the others have finished.
+    edition: the folder of runs; "" is runs/<edition>. data: overrides the profile's own. workers, scheduler: as
+    `executor.execute` takes them. In a published edition, and with LORASAM_RECORDS_ONLY set, nothing is run: a missing
+    run raises ValueError. Raises RunError naming every run that failed, after the others have finished.
     """
     if edition and (is_published(edition) or os.environ.get("LORASAM_RECORDS_ONLY")):
         kept = read_edition(edition)
@@ -93,7 +90,7 @@ def sweep(
     profile = profile if isinstance(profile, Profile) else load_profile(profile)
     folder = Path(edition) if edition else root() / "runs" / edition_name(profile, data)
     planned = plan(profile, data, only=experiment)
-    errors = _execute(planned, folder, workers, wandb, executor)
+    errors = _execute(planned, folder, workers, wandb, scheduler)
     if errors:
         raise RunError(" ".join(str(error) for error in errors.values()))
     known = read_json(folder / EDITION).get("experiments", {}) if (folder / EDITION).is_file() else {}
@@ -102,9 +99,7 @@ def sweep(
     return [read_record(folder / run.run_id).named(run.config.name) for run in planned[experiment]]
 
 
-def _execute(
-    planned: Plan, folder: Path, workers: int, wandb: str, executor: Executor | None = None
-) -> dict[str, Exception]:
+def _execute(planned: Plan, folder: Path, workers: int, wandb: str, scheduler: str) -> dict[str, Exception]:
     """Do every run that is not finished in `folder`; returns the errors by run name."""
     from lorasam_core.experiments.runs import check_disk
 
@@ -113,8 +108,7 @@ def _execute(
         return {}
     check_disk(folder, sum(r.bytes_needed for r in missing))
     jobs = [(f"{r.config.name} {r.run_id}", (r.config, folder, wandb)) for r in missing]
-    with nullcontext(executor) if executor is not None else pool(workers) as chosen:
-        return execute(run_one, jobs, chosen)[1]
+    return execute(run_one, jobs, workers, scheduler)[1]
 
 
 def _rows(planned: Plan) -> dict[str, list[dict[str, str]]]:
@@ -166,13 +160,13 @@ def move_aside(folder: Path, planned: Plan, whole: bool) -> Path | None:
 def run(
     profile: str = "quick", data: str = "", only: str | None = None, dry_run: bool = False, fresh: bool = False,
     workers: int = 1, wandb: str = "disabled", make_book: bool = True, runs: str | Path = "runs",
-    book_dir: str | Path = "", from_published: bool = False,
+    book_dir: str | Path = "", from_published: bool = False, scheduler: str = "",
 ) -> list[str]:  # fmt: skip
     """All checks, then the runs that are missing, then the pages, then the book; returns what failed, in words.
 
     from_published: runs of the published edition of this name are taken as they are, and only what it lacks is done.
-    Raises ValueError, before anything is run or moved, for a profile, parameter, data set, checkpoint or disk space
-    that does not do.
+    Raises ValueError, before anything is run or moved, for a profile, parameter, data set, checkpoint, scheduler or
+    disk space that does not do.
     """
     from lorasam_core.experiments.publish import restore
     from lorasam_core.experiments.runs import check_disk
@@ -180,8 +174,8 @@ def run(
 
     if fresh and from_published:
         raise ValueError("--fresh does every run again and --from-published none that is published; give one of them.")
-    with pool(workers):  # refuses a bad number
-        table = load_profile(profile)
+    check(workers, scheduler)
+    table = load_profile(profile)
     folder = Path(runs) / edition_name(table, data)
     page_list = pages.page_list(table, folder, data, only)
     everything = plan(table, data)
@@ -203,15 +197,15 @@ def run(
         print(f"old runs are in {aside}")
     _write_edition(folder, table, data, everything, taken)
     print(f"{folder}: {len(_unique(planned))} runs, {0 if fresh else len(done)} finished before")
-    failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb).items()]
+    failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb, scheduler).items()]
     edition = read_edition(folder)
     if make_book and not failures and not edition.missing():
         try:
-            book.build(edition, book_dir, workers, runs)  # executes the pages first
+            book.build(edition, book_dir, workers, runs, scheduler)  # executes the pages first
         except book.BookError as error:
             failures.append(str(error))
         return failures
-    failures += pages.execute_pages(page_list, edition, workers, runs)[1]
+    failures += pages.execute_pages(page_list, edition, workers, runs, scheduler)[1]
     if make_book:
         print(f"the book is not built: it lacks the runs {', '.join(edition.missing())}; call again without --only.")
     return failures
@@ -279,6 +273,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--dry-run", action="store_true", help="list the runs and say which are done")
     command.add_argument("--fresh", action="store_true", help="move old runs aside and do them again")
     command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
+    command.add_argument("--scheduler", metavar="ADDRESS", default="", help="a Dask cluster in place of --workers")
     command.add_argument("--wandb", default="disabled", choices=("disabled", "offline", "online"))
     command.add_argument(
         "--from-published", action="store_true", help="take the published edition's runs, and do what it lacks"
@@ -304,6 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         failures = run(
             args.profile, args.data, args.only, args.dry_run, args.fresh, args.workers, args.wandb,
             not args.no_book, args.runs, args.book, args.from_published,
+            args.scheduler,
         )  # fmt: skip
     except (ValueError, RunError) as error:
         sys.exit(f"error: {error}")

@@ -20,7 +20,9 @@ class BookError(RuntimeError):
     """The book could not be finished; the message says why."""
 
 
-def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str | Path = "runs") -> Path:
+def build(
+    edition: Edition, source: str | Path = "", workers: int = 1, runs: str | Path = "runs", scheduler: str = ""
+) -> Path:
     """Render an edition; returns the path of index.html, and prints it last.
 
     source: the book's folder ("" is book/). Pages that are not current are executed from the records; no run
@@ -30,7 +32,7 @@ def build(edition: Edition, source: str | Path = "", workers: int = 1, runs: str
     source = Path(source) if source else root() / "book"
     if missing := edition.missing():
         raise ValueError(f"the edition {edition.name} lacks the run {missing[0]!r}; run its experiments first.")
-    pages, failures = execute_pages(edition_pages(edition), edition, workers, runs)
+    pages, failures = execute_pages(edition_pages(edition), edition, workers, runs, scheduler)
     if failures:
         raise BookError("\n".join(failures))
     generated = source / "_generated"

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from lorasam_core.experiments.executor import environment, execute, pool
+from lorasam_core.experiments.executor import environment, execute
 from lorasam_core.experiments.profiles import Profile, load_profile
 from lorasam_core.experiments.records import Edition, bench_records, load, published_editions, root
 from lorasam_core.report.numbers import fill
@@ -130,7 +130,7 @@ def _is_current(path: Path, key: str) -> bool:
 
 
 def execute_pages(
-    pages: Sequence[Page], edition: Edition, workers: int = 1, runs: str | Path = "runs"
+    pages: Sequence[Page], edition: Edition, workers: int = 1, runs: str | Path = "runs", scheduler: str = ""
 ) -> tuple[list[Path], list[str]]:
     """Execute the pages that are not current; returns the files of those that are now, and a sentence a failed page.
 
@@ -152,8 +152,7 @@ def execute_pages(
             current.append(target)
         else:
             jobs.append((page.name, (page, target, key)))
-    with pool(workers) as executor:
-        done, errors = execute(execute_page, jobs, executor, unit="page")
+    done, errors = execute(execute_page, jobs, workers, scheduler, unit="page")
     for name, error in errors.items():
         failed = folder / f"{name}.failed.ipynb"
         reason = " ".join(f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}".split())

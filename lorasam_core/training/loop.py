@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,15 +15,15 @@ import numpy as np
 import pandas as pd
 import torch
 from segment_anything.modeling import Sam
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lorasam_core.config import RunConfig
+from lorasam_core.config import NOT_RESULTS, RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.devices import peak_memory_mb, reset_peak_memory, resolve_device, resolve_precision
 from lorasam_core.models.lora import lora_parameters
-from lorasam_core.training import trainable
+from lorasam_core.training import checkpoint, trainable
 from lorasam_core.training.blocks import check_compile, training_blocks
 from lorasam_core.training.fit import NonFiniteLoss, Timed, fit, make_fabric, undivided, warmup_cosine
 from lorasam_core.training.objectives import Objective, TrainingItems, endless
@@ -34,6 +35,9 @@ COLUMNS = (
 )  # fmt: skip
 OBLONG = 0.5  # share of training crops that are cut to a random aspect and padded
 VALIDATIONS = 10  # a run, where validate_every is not given
+SAVE_SECONDS = 60.0  # of training at most between two checkpoints; each validation writes one too
+
+logger = logging.getLogger(__name__)
 
 
 class Measures(Protocol):
@@ -70,9 +74,14 @@ def train(
     sam: with LoRA added, or with whatever else `trainable.select` made trainable, on its device. Writes config.json,
     history.csv and the best state (adapter.safetensors for LoRA, else weights.safetensors) into run_dir. Each
     callback may have on_log(step, row). Returns {"val", "steps", "best_step", "images_seen", "seconds", "images_per_s",
-    "waiting_share", "peak_memory_mb"}; waiting_share: part of the seconds in which the model waited for a batch.
-    Raises ValueError where config.compile asks for what does not work here, and NonFiniteLoss, which names the batch,
-    with the state before it in last_good.safetensors.
+    "waiting_share", "peak_memory_mb", "earlier_seconds"}; waiting_share: part of the seconds in which the model waited
+    for a batch; earlier_seconds: those that processes before this one took. Raises ValueError where config.compile asks
+    for what does not work here, and NonFiniteLoss, which names the batch, with the state before it in
+    last_good.safetensors.
+
+    Every now and then it writes checkpoint.pt. Where run_dir has one of these settings, training goes on from it, to
+    the same bits on a CPU, and callbacks are told the rows before it again; that of a finished training is kept, so
+    that nothing is trained twice, until the caller deletes it.
     """
     device = str(sam.device) if config.device == "auto" else resolve_device(config.device)
     if config.compile:
@@ -126,50 +135,69 @@ class Trainer:
         self.recent: list[dict[str, float]] = []  # steps since the last row
         self.best: dict[str, float] = {}
         self.best_step = self.stale = 0
+        self.earlier = self.peak_mb = 0.0  # seconds and memory of processes before this one
 
     def run(self) -> dict[str, Any]:
         """The whole run; see `train`."""
-        config, task, begun = self.config, self.task, time.perf_counter()
+        config, task, self.begun = self.config, self.task, time.perf_counter()
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-        optimizer = kind(task.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-        objective, optimizer = self.fabric.setup(task.objective, optimizer)
+        self.optimizer = kind(task.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        objective, optimizer = self.fabric.setup(task.objective, self.optimizer)
         rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
-        batches = Timed(endless(task.items, config, self.fabric.device))
+        start, waited = self._resume()
+        self.batches = Timed(endless(task.items, config, self.fabric.device, start * config.accumulate))
+        self.batches.seconds, self.saved = waited, time.perf_counter()
         task.model.train()
         try:
-            last = fit(
-                self.fabric, objective, optimizer, batches, self.steps, rate, accumulate=config.accumulate,
-                pieces=task.pieces, clip_norm=config.clip_norm, after_step=self.after_step, label=config.name,
+            last = start if self.exhausted else fit(
+                self.fabric, objective, optimizer, self.batches, self.steps, rate, start=start,
+                accumulate=config.accumulate, pieces=task.pieces, clip_norm=config.clip_norm,
+                after_step=self.after_step, label=config.name,
             )  # fmt: skip
         except NonFiniteLoss as error:
             kept = self.run_dir / "last_good.safetensors"
             task.save(kept, run=config.name)
             raise NonFiniteLoss(f"{error} The state before it is in {kept.name}.") from error
         finally:
-            batches.close()
+            self.batches.close()
             task.model.eval()
             pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.run_dir / "history.csv", index=False)
         task.load(self.run_dir / task.file)
-        seconds, seen = time.perf_counter() - begun, last * config.batch_size * config.accumulate
+        seconds, seen = self.seconds, last * config.batch_size * config.accumulate
         return {
             "val": self.best, "steps": last, "best_step": self.best_step, "images_seen": seen, "seconds": seconds,
-            "images_per_s": seen / seconds, "waiting_share": batches.seconds / seconds,
-            "peak_memory_mb": peak_memory_mb(str(self.fabric.device)),
+            "images_per_s": seen / seconds, "waiting_share": self.batches.seconds / seconds,
+            "peak_memory_mb": self._peak(), "earlier_seconds": self.earlier,
         }  # fmt: skip
 
+    @property
+    def seconds(self) -> float:
+        """Time of training so far, of all its processes."""
+        return self.earlier + time.perf_counter() - self.begun
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether validation no longer improves."""
+        return self.config.patience is not None and self.stale >= self.config.patience
+
     def after_step(self, step: int, row: dict[str, float]) -> bool:
-        """Log, validate when due, keep the best adapter; True when validation no longer improves."""
+        """Log, validate when due, keep the best state and a checkpoint; True when validation no longer improves."""
         self.recent.append(row)
         due = step % self.validate_every == 0 or step == self.steps
-        if not due and step % self.log_every:
-            return False
-        images = self.config.batch_size * self.config.accumulate
+        if due or step % self.log_every == 0:
+            self._log(step, row["learning_rate"], due)
+        if due or time.perf_counter() - self.saved > SAVE_SECONDS:
+            self._save(step)
+        return due and self.exhausted
+
+    def _log(self, step: int, rate: float, due: bool) -> None:
+        images, seconds = step * self.config.batch_size * self.config.accumulate, self.seconds
         record: dict[str, Any] = {
             "step": step,
             "epoch": step / self.steps_an_epoch,
-            "images_seen": step * images,
+            "images_seen": images,
             **{f"train_{key}": float(np.mean([r[key] for r in self.recent])) for key in ("loss", "accuracy", "miou")},
-            **{key: row[key] for key in ("learning_rate", "seconds", "images_per_s")},
+            **{"learning_rate": rate, "seconds": seconds, "images_per_s": images / seconds},
         }
         self.recent.clear()
         if due:
@@ -177,14 +205,58 @@ class Trainer:
             record |= {f"val_{key}": value for key, value in measures.items()}
             self._keep_best(step, measures)
         self.rows.append(record)
+        self._tell(record)
+
+    def _tell(self, record: dict[str, Any]) -> None:
         for callback in self.callbacks:
             if hasattr(callback, "on_log"):
-                callback.on_log(step, record)
-        return due and self.config.patience is not None and self.stale >= self.config.patience
+                callback.on_log(record["step"], record)
 
     def _keep_best(self, step: int, measures: dict[str, float]) -> None:
         if self.best and measures["score"] <= self.best["score"]:
             self.stale += 1
             return
         self.best, self.best_step, self.stale = measures, step, 0
-        self.task.save(self.run_dir / self.task.file, step=step, val=measures)
+        part = self.run_dir / f"{self.task.file}.part"  # renamed: a checkpoint relies on a whole file
+        self.task.save(part, step=step, val=measures)
+        part.replace(self.run_dir / self.task.file)
+
+    def _peak(self) -> float:
+        return max(self.peak_mb, peak_memory_mb(str(self.fabric.device)))
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What training changes: what requires a gradient, and statistics that layers keep."""
+        fixed = {name for name, p in self.task.model.named_parameters() if not p.requires_grad}
+        return {name: t for name, t in self.task.model.state_dict().items() if name not in fixed}
+
+    def _settings(self) -> dict[str, Any]:
+        """What must be equal for a checkpoint to fit."""
+        results = {key: value for key, value in self.config.to_dict().items() if key not in NOT_RESULTS}
+        shapes = {name: list(tensor.shape) for name, tensor in self._weights().items()}
+        return {"config": results, "steps": self.steps, "images": len(self.task.items), "shapes": shapes}
+
+    def _save(self, step: int) -> None:
+        now = {
+            "settings": self._settings(), "step": step, "weights": self._weights(),
+            "optimizer": self.optimizer.state_dict(), "random": checkpoint.random_states(self.fabric.device),
+            "rows": self.rows, "recent": self.recent, "best": self.best, "best_step": self.best_step,
+            "stale": self.stale, "seconds": self.seconds, "waited": self.batches.seconds, "peak_mb": self._peak(),
+        }  # fmt: skip
+        checkpoint.write(self.run_dir, now)
+        self.saved = time.perf_counter()
+
+    def _resume(self) -> tuple[int, float]:
+        """Take up the checkpoint, where there is one that fits: the steps done, and seconds waited for batches."""
+        state = checkpoint.read(self.run_dir, self._settings())
+        if state is None or (state["best"] and not (self.run_dir / self.task.file).is_file()):
+            return 0, 0.0
+        self.task.model.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.set_random_states(state["random"], self.fabric.device)
+        for name in ("rows", "recent", "best", "best_step", "stale", "peak_mb"):
+            setattr(self, name, state[name])
+        self.earlier = state["seconds"]
+        for record in self.rows:
+            self._tell(record)
+        logger.info("goes on from its checkpoint after step %d of %d", state["step"], self.steps)
+        return state["step"], state["waited"]

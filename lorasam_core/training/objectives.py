@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from itertools import islice
+from multiprocessing import current_process
 from typing import Any
 
 import cv2
@@ -167,17 +169,20 @@ def images_at_once(sam: Sam) -> int:
     return max(1, CPU_ENCODER_NUMBERS // (rows * columns * sam.image_encoder.blocks[0].norm1.normalized_shape[0]))
 
 
-def endless(items: TrainingItems, config: RunConfig, device: torch.device) -> Generator[dict[str, Any]]:
-    """Batches on the device for ever, each epoch in an order of its own that (seed, epoch) decides.
+def endless(items: TrainingItems, config: RunConfig, device: torch.device, start: int = 0) -> Generator[dict[str, Any]]:
+    """Batches on the device for ever, from batch `start`, each epoch in an order of its own that (seed, epoch) decides.
 
     The loader's processes start once and end when the iterator is closed.
     """
     workers = loader_processes(device.type) if config.workers is None else config.workers
+    if current_process().daemon:  # may have no processes of its own
+        workers = 0
     loader = iter(
         DataLoader(
-            items, batch_sampler=orders(len(items), config.batch_size, config.seed), collate_fn=collate,
-            num_workers=workers, pin_memory=device.type == "cuda", prefetch_factor=4 if workers else None,
-            worker_init_fn=_one_thread,
+            items, batch_sampler=islice(orders(len(items), config.batch_size, config.seed), start, None),
+            collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda",
+            prefetch_factor=4 if workers else None, worker_init_fn=_one_thread,
+            generator=torch.Generator(),  # else it would draw from the generator of dropout, once a start
         )
     )  # fmt: skip
     try:

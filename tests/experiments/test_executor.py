@@ -1,10 +1,12 @@
-"""Jobs in this process and in others: one that fails stops no other."""
+"""Tasks in this process and on clusters of real processes: one that fails stops no other."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from lorasam_core.experiments.executor import environment, execute, pool
+from lorasam_core.experiments.executor import check, environment, execute
 
 
 def jobs(**expressions):
@@ -12,18 +14,72 @@ def jobs(**expressions):
 
 
 def test_in_this_process_failures_are_kept_by_name():
-    with pool(1) as executor:
-        results, errors = execute(eval, jobs(one="1 + 1", bad="1 / 0", three="3"), executor)
+    results, errors = execute(eval, jobs(one="1 + 1", bad="1 / 0", three="3"))
     assert results == {"one": 2, "three": 3}
     assert list(errors) == ["bad"] and isinstance(errors["bad"], ZeroDivisionError)
 
 
-def test_in_other_processes_cores_are_shared_and_a_dead_worker_fails_alone():
-    threads = "__import__('os').environ['OMP_NUM_THREADS']"
-    with pool(2) as executor:
-        results, errors = execute(eval, jobs(a=threads, dies="__import__('os')._exit(3)", b="2 + 2"), executor)
-    assert results == {"a": str(max(1, (os.cpu_count() or 1) // 2)), "b": 4}
-    assert list(errors) == ["dies"] and "ended without a word" in str(errors["dies"])
+def test_dask_is_imported_only_where_it_is_used():
+    code = (
+        "import sys; from lorasam_core.experiments.sweeps import run_one; "
+        "from lorasam_core.experiments.executor import execute; execute(eval, [('one', ('1',))]); "
+        "execute(eval, [], workers=4); print(sorted({'dask', 'distributed'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_on_workers_cores_are_shared_and_one_that_dies_is_replaced_or_fails_alone(tmp_path, capfd):
+    once = tmp_path / "once"
+    kill = "__import__('os').kill(__import__('os').getpid(), 9)"
+    dies_once = f"(lambda path: 'again' if path.exists() else (path.touch(), {kill}))"
+    dies_once += f"(__import__('pathlib').Path({str(once)!r}))"
+    listed = jobs(
+        threads="[__import__('os').environ[name] for name in ('OMP_NUM_THREADS', 'TQDM_DISABLE')]",
+        dies=kill, once=dies_once, bad="1 / 0", process="__import__('os').getpid()",
+        free="__import__('multiprocessing').current_process().daemon",
+    )  # fmt: skip
+    results, errors = execute(eval, listed, workers=2)
+    assert results.pop("process") != os.getpid()
+    assert results == {"threads": [str(max(1, (os.cpu_count() or 1) // 2)), "1"], "once": "again", "free": False}
+    assert errors.keys() == {"dies", "bad"} and isinstance(errors["bad"], ZeroDivisionError)
+    assert str(errors["dies"]) == "its process ended without a word (out of memory?); try fewer workers."
+    shown = capfd.readouterr().err
+    assert "6/6" in shown and "Traceback" not in shown and "distributed" not in shown  # one bar, and nothing else
+
+
+@pytest.fixture
+def threads_of_a_cluster():
+    """Address of a scheduler by the threads of its worker, as one that somebody else has started."""
+    distributed = pytest.importorskip("distributed")
+    started = []
+
+    def start(threads):
+        cluster = distributed.LocalCluster(
+            1, threads_per_worker=threads, processes=False, protocol="tcp", dashboard_address=None
+        )
+        started.append(cluster)
+        return cluster.scheduler_address
+
+    yield start
+    for cluster in started:
+        cluster.close()
+
+
+def test_on_an_existing_cluster_workers_of_one_thread_do_the_tasks(threads_of_a_cluster):
+    address = threads_of_a_cluster(1)
+    check(1, address)
+    results, errors = execute(eval, jobs(a="1 + 1", bad="1 / 0"), scheduler=address)
+    assert results == {"a": 2} and list(errors) == ["bad"]
+    with pytest.raises(ValueError, match=r"several threads, .* --nthreads 1\.$"):
+        check(1, threads_of_a_cluster(2))
+
+
+def test_a_scheduler_that_does_not_answer_is_named():
+    pytest.importorskip("distributed")
+    with pytest.raises(ValueError, match=r"^no Dask scheduler answers at 'tcp://127\.0\.0\.1:1' \(.*\); start one"):
+        execute(eval, jobs(a="1"), scheduler="tcp://127.0.0.1:1")
 
 
 def test_environment_is_put_back(monkeypatch):
@@ -36,5 +92,5 @@ def test_environment_is_put_back(monkeypatch):
 
 @pytest.mark.parametrize("workers", [0, -1])
 def test_fewer_than_one_worker_is_refused(workers):
-    with pytest.raises(ValueError, match="at least 1"), pool(workers):
-        pass
+    with pytest.raises(ValueError, match="at least 1"):
+        execute(eval, [], workers)

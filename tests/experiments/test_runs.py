@@ -4,6 +4,12 @@ import copy
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -15,11 +21,12 @@ from safetensors.torch import load_file
 from lorasam_core.config import RunConfig
 from lorasam_core.data import Split
 from lorasam_core.experiments import baselines, runs
-from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.executor import RunError, execute
 from lorasam_core.experiments.records import read_record
 from lorasam_core.models.lite import build_lite
 from lorasam_core.models.lora import load_adapter, read_adapter
 from lorasam_core.training import blocks
+from tests.tiny_sam import same
 
 FILES = {
     "adapter.safetensors", "config.json", "environment.json", "history.csv", "log.jsonl", "log.txt", "metrics.json",
@@ -150,59 +157,113 @@ def test_a_failed_run_keeps_its_log_and_does_not_look_finished(settings, tmp_pat
     monkeypatch.setattr(runs.training, "train", boom)
     with pytest.raises(RunError, match=r"'unlucky' failed \(FloatingPointError: the loss of batch 3 .*log\.txt"):
         runs.run_one(settings.replace(name="unlucky"), tmp_path)
-    (failed,) = tmp_path.iterdir()
-    assert failed.name.endswith(".failed") and "Traceback" in (failed / "log.txt").read_text()
+    (failed,) = tmp_path.glob("*.failed")
+    assert not list(tmp_path.glob("*.part")) and "Traceback" in (failed / "log.txt").read_text()
     with pytest.raises(ValueError, match="not a finished run"):
         read_record(failed)
 
 
-def test_stopped_by_hand_leaves_nothing(settings, tmp_path, monkeypatch):
+def write(folder, run, value):
+    """A folder that looks like a finished run."""
+    folder.mkdir(exist_ok=True)
+    for name, values in (("config", run.config.to_dict()), ("metrics", {"run_id": value})):
+        (folder / f"{name}.json").write_text(json.dumps(values))
+
+
+def counted(monkeypatch, owner, name):
+    """Calls of a function, which does its work as ever."""
+    true, calls = getattr(owner, name), []
+
+    def call(*arguments, **options):
+        calls.append(name)
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("method", ["lora", "unet"])
+def test_stopped_in_evaluation_it_does_not_train_again(settings, tmp_path, monkeypatch, method):
+    if method == "unet":
+        pytest.importorskip("segmentation_models_pytorch")
+    config = settings.replace(method=method, evaluate=("predictor",))
+    whole = runs.run_one(config, tmp_path / "whole")
+
     def stop(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs.training, "train", stop)
-    with pytest.raises(KeyboardInterrupt):
-        runs.run_one(settings, tmp_path)
-    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(runs, "evaluate", stop)
+        runs.run_one(config, tmp_path)
+    (part,) = tmp_path.glob("*.part")
+    assert (part / "checkpoint.pt").is_file() and not (tmp_path / whole.run_id).exists()
+    steps = counted(monkeypatch, torch.optim.AdamW, "step")
+    record = runs.run_one(config, tmp_path)
+    assert not steps and record.metrics["test"] == whole.metrics["test"]
+    assert {p.name for p in tmp_path.iterdir()} == {"whole", record.run_id}  # no lock, and no folder of work
+    assert {p.name for p in record.path.iterdir()} == {p.name for p in whole.path.iterdir()}
+    shown = [len((r.path / "log.jsonl").read_text().splitlines()) for r in (record, whole)]
+    assert shown[0] == shown[1]
+    assert record.environment["wall_seconds"] >= record.metrics["seconds"] > 0
+    assert "earlier_seconds" not in record.metrics
 
 
-def test_leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept(settings, tmp_path, monkeypatch):
-    def work(run, folder, wandb):
-        for name, values in (("config", run.config.to_dict()), ("metrics", {"run_id": run.run_id})):
-            (folder / f"{name}.json").write_text(json.dumps(values))
+def test_a_failed_run_starts_anew(settings, tmp_path, monkeypatch):
+    config = settings.replace(evaluate=("predictor",))
 
-    monkeypatch.setattr(runs, "_work", work)
-    run_id = runs.prepare(settings).run_id
-    dead, alive = tmp_path / f"{run_id}.part-999999999", tmp_path / f"{run_id}.part-{os.getppid()}"
-    own = tmp_path / f"{run_id}.part-{os.getpid()}"  # of a process before, in a container that gave its id again
-    for part in (dead, alive, own):
-        part.mkdir()
-    assert runs.run_one(settings, tmp_path).run_id == run_id
-    assert not dead.exists() and alive.exists() and not own.exists()
+    def boom(*arguments, **options):
+        raise FloatingPointError("in evaluation")
 
-
-def test_a_leftover_is_not_that_of_a_process_that_started_after_it(tmp_path):
-    parent = psutil.Process(os.getppid())
-    part = tmp_path / f"0123.part-{parent.pid}"
-    part.mkdir()
-    (part / "log.txt").write_text("")
-    for seconds, owned in ((60, True), (-60, False)):
-        for path in (part / "log.txt", part):
-            os.utime(path, (parent.create_time() + seconds,) * 2)
-        runs._remove_leftovers(tmp_path / "0123")
-        assert part.exists() == owned
+    with monkeypatch.context() as patched, pytest.raises(RunError):
+        patched.setattr(runs, "evaluate", boom)
+        runs.run_one(config, tmp_path)
+    assert not list(tmp_path.glob("*/checkpoint.pt"))
+    steps = counted(monkeypatch, torch.optim.AdamW, "step")
+    record = runs.run_one(config, tmp_path)
+    assert len(steps) == config.steps and [p.name for p in tmp_path.iterdir()] == [record.run_id]
 
 
-def test_another_process_that_finished_first_wins(settings, tmp_path, monkeypatch):
-    def work(run, folder, wandb):
-        for place, value in ((folder, "mine"), (tmp_path / run.run_id, "theirs")):
-            place.mkdir(exist_ok=True)
-            (place / "config.json").write_text(json.dumps(run.config.to_dict()))
-            (place / "metrics.json").write_text(json.dumps({"run_id": value}))
+def test_a_run_that_another_process_does_is_waited_for_and_read(settings, tmp_path, monkeypatch):
+    run, worked = runs.prepare(settings), []
+    monkeypatch.setattr(runs, "_work", lambda *arguments: worked.append(1))
+    code = (
+        "import sys, time, filelock\n"
+        "with filelock.FileLock(sys.argv[1]):\n    print('held', flush=True)\n    sys.stdin.readline()\n"
+    )
+    lock = tmp_path / f"{run.run_id}.lock"
+    command = [sys.executable, "-c", code, str(lock)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        assert other.stdout.readline() == "held\n"
+        waiting = thread.submit(runs.run_one, settings, tmp_path)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.5)
+        write(tmp_path / run.run_id, run, "theirs")
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert waiting.result(timeout=60).metrics == {"run_id": "theirs"} and not worked
+    assert [p.name for p in tmp_path.iterdir()] == [run.run_id]
 
-    monkeypatch.setattr(runs, "_work", work)
-    assert runs.run_one(settings, tmp_path).metrics == {"run_id": "theirs"}
-    assert len(list(tmp_path.iterdir())) == 1
+
+def test_a_run_that_was_killed_once_it_was_complete_is_only_renamed(settings, tmp_path, monkeypatch):
+    run = runs.prepare(settings)
+    write(tmp_path / f"{run.run_id}.part", run, "complete")
+    (tmp_path / f"{run.run_id}.part" / "checkpoint.pt").write_bytes(b"")
+    monkeypatch.setattr(runs, "_work", None)
+    assert runs.run_one(settings, tmp_path).metrics == {"run_id": "complete"}
+    (left,) = tmp_path.iterdir()
+    assert {p.name for p in left.iterdir()} == {"config.json", "metrics.json"}
+
+
+def test_leftovers_beside_a_finished_run_are_removed(settings, tmp_path):
+    run = runs.prepare(settings)
+    for name in (run.run_id, f"{run.run_id}.part"):
+        write(tmp_path / name, run, name)
+    (tmp_path / f"{run.run_id}.lock").touch()
+    assert runs.run_one(settings, tmp_path).metrics == {"run_id": run.run_id}
+    assert [p.name for p in tmp_path.iterdir()] == [run.run_id]
 
 
 def test_what_cannot_be_used_is_refused_before_anything_is_written(settings, tmp_path, monkeypatch):
@@ -230,8 +291,51 @@ def test_space_is_asked_of_the_disk_that_holds_the_folder(tmp_path):
 
 def test_space_grows_with_the_rank(settings):
     small, large = (runs.prepare(settings.replace(rank=rank)).bytes_needed for rank in (2, 2048))
-    # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192
-    assert large - small == 2 * 4 * (2048 - 2) * 2 * (192 + 192) * 6
+    # 4 bytes, twice, of rank x (in + out) for q and v in each of the encoder's 6 blocks of width 192: once in the
+    # adapter, and three times in the checkpoint
+    assert large - small == 2 * (1 + 3) * 4 * (2048 - 2) * 2 * (192 + 192) * 6
+
+
+@pytest.mark.slow
+def test_a_killed_workers_run_is_taken_up_by_another_and_results_are_those_of_one_process(settings, tmp_path):
+    pytest.importorskip("distributed")
+    changes = {"steps": 60, "validate_every": 2, "dropout": 0.1, "evaluate": ("predictor",)}
+    configs = [settings.replace(name=str(seed), seed=seed, **changes) for seed in (0, 1)]
+    ids = [runs.prepare(config).run_id for config in configs]
+    killed = []
+
+    def kill():
+        """Kill the process that holds the lock of the first run once it has a checkpoint."""
+        lock = tmp_path / f"{ids[0]}.lock"
+        while not (tmp_path / f"{ids[0]}.part" / "checkpoint.pt").exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if str(lock) in [file.path for file in process.open_files()]:
+                    process.kill()
+                    killed.append(process.pid)
+
+    watch = threading.Thread(target=kill, daemon=True)
+    watch.start()
+    jobs = [(config.name, (config, tmp_path)) for config in configs]
+    results, errors = execute(runs.run_one, jobs, workers=2)
+    watch.join(10)
+    assert len(killed) == 1 and not errors and [results[c.name].run_id for c in configs] == ids
+    log = (tmp_path / ids[0] / "log.txt").read_text()
+    step = int(re.search(r"goes on from its checkpoint after step (\d+) of 60", log).group(1))
+    assert 2 <= step < 60
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(ids)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as many as each worker had
+    try:
+        alone = [runs.run_one(config, tmp_path / "alone") for config in configs[::-1]][::-1]
+    finally:
+        torch.set_num_threads(threads)
+    for record, expected in zip((results[c.name] for c in configs), alone):
+        assert record.metrics["test"] == expected.metrics["test"] and record.metrics["val"] == expected.metrics["val"]
+        assert same(load_file(record.adapter), load_file(expected.adapter))
+        histories = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (record, expected)]
+        pd.testing.assert_frame_equal(*histories, check_exact=True)
 
 
 # ------------------------------------------------------------------------------------------------- other methods

@@ -1,8 +1,7 @@
-"""Sweeps and the command `experiments run`: with stand-ins for the runs themselves, which tests/test_runs.py does."""
+"""Sweeps and the command `experiments`: with stand-ins for the runs themselves, which tests/test_runs.py does."""
 
 import hashlib
 import json
-from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -175,7 +174,9 @@ def test_data_in_place_of_the_profiles_own_has_an_edition_of_its_own(world):
     assert {r.config.data for r in read_edition("runs/p-emps").records} == {"emps"}
 
 
-@pytest.mark.parametrize("arguments", [("--workers", "0"), ("--only", "x"), ("--run", "")])
+@pytest.mark.parametrize(
+    "arguments", [("--workers", "0"), ("--only", "x"), ("--run", ""), ("--scheduler", "tcp://127.0.0.1:1")]
+)
 def test_a_bad_argument_is_refused_before_anything_is_done(world, arguments):
     assert status_of(*arguments).startswith("error: ")
     assert not world.done and not (world.root / "runs").exists()
@@ -216,11 +217,9 @@ def test_a_metric_that_neither_run_has_is_no_disagreement(old, new, within):
     assert experiments.compare(one, two)["within"].tolist() == [within]
 
 
-def test_sweep_runs_what_is_missing_in_any_executor(world):
-    with ThreadPoolExecutor(2) as threads:
-        records = experiments.sweep("p", "rank", executor=threads)
-    assert [r.config.name for r in records] == ["rank 32", "rank 64", "rank 128"]
-    assert sorted(world.done) == ["rank 128", "rank 32", "rank 64"]
+def test_sweep_runs_what_is_missing(world):
+    records = experiments.sweep("p", "rank")
+    assert [r.config.name for r in records] == world.done == ["rank 32", "rank 64", "rank 128"]
     assert experiments.sweep("p", "main")[1].run_id == records[0].run_id and len(world.done) == 4
     assert list(read_edition("runs/p").experiments) == ["main", "rank", "words"]
     assert experiments.sweep("p", "words") == []

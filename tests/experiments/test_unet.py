@@ -48,6 +48,7 @@ def test_it_learns_discs_and_keeps_its_best_state(tmp_path):
     )
     net, found = unet.train_unet(tiny_sam(), data.subset("train"), data.subset("val"), config, tmp_path)
     assert found["val"]["dice"] > 0.8 and found["trainable_parameters"] > 10**7
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "history.csv", "weights.safetensors"}
+    files = {"config.json", "history.csv", "weights.safetensors", "checkpoint.pt"}
+    assert {path.name for path in tmp_path.iterdir()} == files
     scores = [metrics.dice(net.segment(s.image) > 0, s.labels > 0) for s in data.subset("val")]
     assert np.mean(scores) == pytest.approx(found["val"]["dice"], abs=1e-6)

@@ -100,11 +100,13 @@ def test_the_loss_falls_on_one_image(tmp_path):
 # ------------------------------------------------------------------------------------------------- what is written
 def test_a_run_writes_its_files_and_returns_what_it_did(tmp_path):
     found, history, sam = run(tmp_path, steps=None, epochs=2, virtual_size=6, accumulate=2, batch_size=2)
-    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "history.csv", "adapter.safetensors"}
+    files = {"config.json", "history.csv", "adapter.safetensors", "checkpoint.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == files
     config = RunConfig.from_dict(json.loads((tmp_path / "config.json").read_text()))
     assert config == SETTINGS.replace(steps=None, epochs=2, virtual_size=6, accumulate=2, batch_size=2)
     assert found.keys() == {
         "val", "steps", "best_step", "images_seen", "seconds", "images_per_s", "waiting_share", "peak_memory_mb",
+        "earlier_seconds",
     }  # fmt: skip
     assert found["steps"] == 4 and found["images_seen"] == 16  # 2 epochs of ceil(6 / 4) steps of 4 images
     assert found["images_per_s"] == pytest.approx(16 / found["seconds"]) and 0 < found["waiting_share"] < 1
