@@ -332,7 +332,8 @@ def test_a_killed_workers_run_is_taken_up_by_another_and_results_are_those_of_on
     finally:
         torch.set_num_threads(threads)
     for record, expected in zip((results[c.name] for c in configs), alone):
-        assert record.metrics["test"] == expected.metrics["test"] and record.metrics["val"] == expected.metrics["val"]
+        for part in ("test", "val"):  # as text: an interval over one group is NaN, which equals nothing
+            assert json.dumps(record.metrics[part]) == json.dumps(expected.metrics[part])
         assert same(load_file(record.adapter), load_file(expected.adapter))
         histories = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (record, expected)]
         pd.testing.assert_frame_equal(*histories, check_exact=True)
