@@ -11,7 +11,6 @@ from pathlib import Path
 
 from lorasam_core.experiments.records import Edition, root
 from lorasam_core.report import page as report
-from lorasam_core.report.chapters import answers
 from lorasam_core.report.figures import for_book
 from lorasam_core.report.pages import edition_pages, execute_pages
 
@@ -42,7 +41,6 @@ def build(
         notebook = for_book(json.loads(page.read_text(encoding="utf-8")))
         (generated / page.name).write_text(json.dumps(notebook), encoding="utf-8")
     report.write_fragments(edition, generated)
-    answers.write(edition, generated / "answers.md")
     _jupyter_book(source)
     index = (source / "_build" / "html" / "index.html").resolve()
     print(f"edition {edition.name}: {len(pages)} pages from notebooks, {len(edition.records)} runs")

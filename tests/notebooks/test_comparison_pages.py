@@ -13,7 +13,7 @@ from lorasam_core.experiments.profiles import configs, load_profile
 from tests.made_up import spectrum, write_edition, write_run
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "results"
-PAGES = ("train", "learning_rate", "batch_size", "where", "rivals", "labels")
+PAGES = ("train", "where", "rivals", "labels")
 SWEEPS = ("main", "rank", "learning_rate", "batch_size")
 NONE = "This edition has no runs of this experiment"
 INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}
@@ -121,3 +121,21 @@ def test_the_rank_page_shows_what_there_is(share, folder, tmp_path, monkeypatch)
         (record,) = (r for r in edition.experiment("rank") if r.config.rank == row["rank"])
         assert row["mean"] == pytest.approx(record.per_image["dice"].mean())
         assert row["verdict"] in ("higher", "lower", "no detectable difference") or row["rank"] == 32
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
+@pytest.mark.parametrize("stem", ["learning_rate", "batch_size"])
+def test_a_sweeps_page_shows_what_there_is(stem, share, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
+    kept |= {"main": lists["main"]}
+    link(kept, folder, tmp_path)
+    edition = write_edition(tmp_path, kept, **INFO)
+    execute(stem, tmp_path, monkeypatch)
+    name = stem.replace("_", "-")
+    assert {("tables", name), ("figures", f"{name}-dice")} <= made(tmp_path).keys()
+    table = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+    assert len(table) == len(kept[stem])
+    for row in table.to_dict("records"):
+        (record,) = (r for r in edition.experiment(stem) if getattr(r.config, stem) == row[stem])
+        assert row["mean"] == pytest.approx(record.per_image["dice"].mean())

@@ -186,11 +186,10 @@ def test_book_of_a_published_edition_is_made_from_its_records_alone(checkout, mo
     stale.parent.mkdir()
     stale.write_text("")
     monkeypatch.setattr(book.report, "write_fragments", lambda edition, folder: (folder / "landing.md").write_text("x"))
-    monkeypatch.setattr(book.answers, "answers", lambda edition: [])
     monkeypatch.setattr(book, "_jupyter_book", lambda source: None)
     pages.main([])
     assert (checkout / "runs" / "published-p" / "pages" / "good.ipynb").is_file()
-    assert {p.name for p in stale.parent.iterdir()} == {"good.ipynb", "landing.md", "answers.md"}
+    assert {p.name for p in stale.parent.iterdir()} == {"good.ipynb", "landing.md"}
     assert {p.name for p in target.rglob("*")} == before
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert last == str(checkout.resolve() / "book" / "_build" / "html" / "index.html")

@@ -1,6 +1,6 @@
-"""Charts of configurations side by side: paired differences, lines over a setting, numbers of labels, spectra.
+"""Charts of configurations side by side: paired differences, lines over a setting, numbers of labels.
 
-Tables of `comparisons`, `spectra` and `label_counts` in, figures out.
+Tables of `comparisons` and `label_counts` in, figures out.
 """
 
 from __future__ import annotations
@@ -81,12 +81,6 @@ def lines_chart(
 
 
 @styled
-def scaling_chart(table: pd.DataFrame, frozen: Level | None = None) -> Figure:
-    """Dice over the rank, a line a scaling rule; table: spectra.scaling_table's."""
-    return lines_chart(table, "rank", "rule", frozen)
-
-
-@styled
 def label_chart(
     table: pd.DataFrame, frozen: Mapping[str, Level] | None = None,
     measures: Sequence[str] = ("predictor_dice", "f1", "ap50"),
@@ -115,30 +109,6 @@ def label_chart(
     for axes in panels:
         lines |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     panels[-1].legend(lines.values(), lines.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-@styled
-def truncation_chart(table: pd.DataFrame, frozen: Level | None = None) -> Figure:
-    """Dice against the number of singular values kept, a line a run; table: spectra.truncation_table's."""
-    rows = table.rename(columns={"dice": "mean"})
-    return lines_chart(rows, "kept", "run", frozen, xlabel="singular values kept of every update")
-
-
-@styled
-def spectrum_chart(table: pd.DataFrame) -> Figure:
-    """Effective rank over the blocks, a panel a target, a line a run; table: spectra.spectrum_table's."""
-    targets, runs = list(dict.fromkeys(table["target"])), list(dict.fromkeys(table["run"]))
-    figure = Figure(figsize=(1.8 + 2.2 * max(len(targets), 1.6), 2.8))
-    panels = figure.subplots(1, len(targets), sharey=True, squeeze=False)[0]
-    axes: Axes
-    for axes, target in zip(panels, targets, strict=True):
-        for k, run in enumerate(runs):
-            rows = table[(table["target"] == target) & (table["run"] == run)].sort_values("block")
-            axes.plot(rows["block"], rows["effective_rank"], "o-", color=LINES[k % len(LINES)], label=run, markersize=4)
-        axes.set(title=target, xlabel="block", xticks=sorted(set(table["block"])))
-    panels[0].set(ylabel="effective rank", ylim=(0, None))
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -66,17 +66,3 @@ def test_label_chart_leaves_out_what_was_not_measured():
     assert len(marks(figure.axes[1])) == 1 and figure.axes[0].get_xscale() == "log"
     assert {t.get_text() for t in figure.axes[1].get_legend().get_texts()} == {"frozen", "adapted", "U-Net"}
     assert marks(figure.axes[0])[0].get_color() == plots.ADAPTED
-
-
-def test_truncation_and_spectrum_have_a_line_a_run():
-    cut = pd.DataFrame(
-        {"run": ["a"] * 3, "rank": 8, "kept": [1, 2, 8], "dice": [1.0, 2.0, 3.0], "low": 1.0, "high": 3.0}
-    )
-    axes = comparison_plots.truncation_chart(cut).axes[0]
-    assert list(marks(axes)[0].get_ydata()) == [1.0, 2.0, 3.0]
-    spectrum = pd.DataFrame({
-        "run": ["a", "a", "b", "a"], "target": ["q", "q", "q", "v"], "block": [1, 0, 0, 0],
-        "effective_rank": [5.0, 6.0, 7.0, 8.0],
-    })  # fmt: skip
-    q, v = comparison_plots.spectrum_chart(spectrum).axes
-    assert [list(line.get_ydata()) for line in q.lines] == [[6.0, 5.0], [7.0]] and list(v.lines[0].get_ydata()) == [8.0]
