@@ -15,10 +15,8 @@ from matplotlib.figure import Figure
 
 from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
 from lorasam_core.report.chapters.comparisons import MEASURES, seed_limits
-from lorasam_core.report.tables import setting
 
 BAND = "#DDDDDD"  # what seeds alone do
-LINES = (ADAPTED, "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 UNET = "#009E73"
 Level = Mapping[str, float]
 
@@ -53,30 +51,6 @@ def paired_chart(
     panels[0].set_yticks(place, rows["name"])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.suptitle(f'difference to "{base}"', fontsize="medium")
-    return figure
-
-
-@styled
-def lines_chart(
-    table: pd.DataFrame, x: str, hue: str, frozen: Level | None = None, xlabel: str = "", ylabel: str = "test Dice, %"
-) -> Figure:
-    """Means with intervals over the values of one setting, evenly spaced, a line a value of `hue`.
-
-    table: columns x, hue, mean, low, high in %; frozen: the frozen model's mean, low, high in %, drawn as a band.
-    """
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    values, names = sorted(set(table[x])), list(dict.fromkeys(table[hue]))
-    if frozen is not None:
-        _band(axes, frozen)
-    for k, name in enumerate(names):
-        rows = table[table[hue] == name].sort_values(x)
-        place = np.searchsorted(values, rows[x]) + 0.1 * (k - (len(names) - 1) / 2)
-        spread = _spread(*(rows[column].to_numpy(float) for column in ("mean", "low", "high")))
-        axes.errorbar(place, rows["mean"], spread, fmt="o-", color=LINES[k % len(LINES)], capsize=3, label=name)
-    axes.set_xticks(range(len(values)), [setting(value) for value in values])
-    axes.set(xlabel=xlabel or x.replace("_", " "), ylabel=ylabel)
-    axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -37,21 +37,6 @@ def test_paired_chart_has_a_panel_a_measure_and_a_row_a_run(tmp_path):
     assert plots.save(figure, tmp_path / "a.svg").read_text().count("<svg") == 1
 
 
-def test_lines_stand_over_their_values():
-    table = pd.DataFrame({
-        "rank": [64, 32, 32], "rule": ["none", "none", "alpha/r"], "mean": [2.0, 1.0, 3.0], "low": [1.0, 0.0, NAN],
-        "high": [3.0, 2.0, NAN],
-    })  # fmt: skip
-    axes = comparison_plots.scaling_chart(table, {"mean": 0.5, "low": 0.0, "high": 1.0}).axes[0]
-    first, second = marks(axes)
-    assert list(first.get_ydata()) == [1.0, 2.0] and list(second.get_ydata()) == [3.0]
-    assert np.allclose(np.round(first.get_xdata()), [0, 1]) and [t.get_text() for t in axes.get_xticklabels()] == [
-        "32",
-        "64",
-    ]
-    assert {t.get_text() for t in axes.get_legend().get_texts()} == {"none", "alpha/r", "frozen"}
-
-
 def labels():
     table = pd.DataFrame({"images": [1, 4, 1], "series": ["adapted", "adapted", "U-Net"]})
     for measure, values in (("predictor_dice", [1.0, 2.0, 3.0]), ("ap50", [4.0, 5.0, NAN]), ("f1", [NAN] * 3)):
