@@ -4,6 +4,7 @@ process's generator, so that each worker does one task at a time.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -85,11 +86,19 @@ def _own(workers: int) -> Iterator[Any]:
         environment(TQDM_DISABLE="1", **threads),
         dask.config.set(settings),
         LocalCluster(
-            workers, threads_per_worker=1, processes=True, memory_limit=None, dashboard_address=None,
+            workers, threads_per_worker=1, processes=True, memory_limit=None, dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):  # fmt: skip
+
+        async def replace() -> None:
+            while cluster.status.name == "running":
+                cluster.scale(workers)
+                await asyncio.sleep(5)
+
+        # a worker that dies as it starts, or is slow to start again, is given up; without one the tasks would wait
+        cluster.loop.add_callback(replace)
         yield client
 
 

@@ -31,6 +31,7 @@ def test_dask_is_imported_only_where_it_is_used():
 
 @pytest.mark.slow
 def test_on_workers_cores_are_shared_and_one_that_dies_is_replaced_or_fails_alone(tmp_path, capfd):
+    dask = pytest.importorskip("dask")
     once = tmp_path / "once"
     kill = "__import__('os').kill(__import__('os').getpid(), 9)"
     dies_once = f"(lambda path: 'again' if path.exists() else (path.touch(), {kill}))"
@@ -40,7 +41,8 @@ def test_on_workers_cores_are_shared_and_one_that_dies_is_replaced_or_fails_alon
         dies=kill, once=dies_once, bad="1 / 0", process="__import__('os').getpid()",
         free="__import__('multiprocessing').current_process().daemon",
     )  # fmt: skip
-    results, errors = execute(eval, listed, workers=2)
+    with dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}):  # no time to start again by itself
+        results, errors = execute(eval, listed, workers=2)
     assert results.pop("process") != os.getpid()
     assert results == {"threads": [str(max(1, (os.cpu_count() or 1) // 2)), "1"], "once": "again", "free": False}
     assert errors.keys() == {"dies", "bad"} and isinstance(errors["bad"], ZeroDivisionError)
@@ -57,7 +59,7 @@ def threads_of_a_cluster():
 
     def start(threads):
         cluster = distributed.LocalCluster(
-            1, threads_per_worker=threads, processes=False, protocol="tcp", dashboard_address=None
+            1, threads_per_worker=threads, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
         )
         started.append(cluster)
         return cluster.scheduler_address

@@ -299,7 +299,7 @@ def test_space_grows_with_the_rank(settings):
 @pytest.mark.slow
 def test_a_killed_workers_run_is_taken_up_by_another_and_results_are_those_of_one_process(settings, tmp_path):
     pytest.importorskip("distributed")
-    changes = {"steps": 60, "validate_every": 2, "dropout": 0.1, "evaluate": ("predictor",)}
+    changes = {"steps": 60, "validate_every": 2, "dropout": 0.1, "learning_rate": 1e-2, "evaluate": ("predictor",)}
     configs = [settings.replace(name=str(seed), seed=seed, **changes) for seed in (0, 1)]
     ids = [runs.prepare(config).run_id for config in configs]
     killed = []
@@ -332,7 +332,7 @@ def test_a_killed_workers_run_is_taken_up_by_another_and_results_are_those_of_on
     finally:
         torch.set_num_threads(threads)
     for record, expected in zip((results[c.name] for c in configs), alone):
-        for part in ("test", "val"):  # as text: an interval over one group is NaN, which equals nothing
+        for part in ("val", "test"):  # as text, where one NaN is as good as another
             assert json.dumps(record.metrics[part]) == json.dumps(expected.metrics[part])
         assert same(load_file(record.adapter), load_file(expected.adapter))
         histories = [r.history.drop(columns=["seconds", "images_per_s"]) for r in (record, expected)]

@@ -124,6 +124,17 @@ def test_unchanged_page_is_not_executed_again(executed):
     assert (executed.root / executed.done[0]).stat().st_mtime_ns == executed.before
 
 
+@pytest.mark.slow
+def test_pages_made_by_workers_are_those_of_one_process(executed, checkout):
+    pytest.importorskip("distributed")
+    (checkout / "runs" / "p" / "pages").mkdir()
+    done, failures = execute_pages(page_list(load_profile("p"), "runs/p"), read_edition("runs/p"), workers=2)
+    assert (done, failures) == (executed.done, executed.failures)
+    cells = [nbformat.read(root / done[0], 4).cells for root in (checkout, executed.root)]
+    said = [json.loads(c[-1].outputs[0].text) | {"cwd": ""} for c in cells]
+    assert said[0] == said[1]
+
+
 def test_a_pages_own_old_figures_are_forgotten(executed):
     left = {p.name for p in (executed.root / "runs" / "p" / "figures").iterdir()}
     assert left == {"other.png", "other.json"}
