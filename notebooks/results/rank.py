@@ -71,7 +71,7 @@ shown = table[["rank"]].assign(
     **{"trainable parameters": table["trainable"].map("{:,}".format), "test Dice, %": stats.as_text(table)},
     difference=(100 * table["difference"]).map("{:+.1f}".format).replace("+nan", "–"),
     verdict=table["verdict"].fillna("–"),
-    **{f"test Dice, %, {study.REPORTED}": table["reported"].map("{:.2f}".format).replace("nan", "–")},
+    **{f"test Dice, %, {study.REPORTED}": table["reported"].astype(float).map("{:.2f}".format).replace("nan", "–")},
 )
 caption = f"Test Dice of the predictor by rank, the difference to rank {reference} in points, and the study's Dice."
 page.table(shown, "rank", caption, sweep["run"], table)
