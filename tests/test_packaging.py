@@ -145,7 +145,7 @@ def test_no_file_names_a_registry_or_a_home_folder() -> None:
 def test_no_executed_notebook_and_no_large_file_is_kept() -> None:
     kept = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
     paths = [ROOT / name for name in kept if name and (ROOT / name).is_file()]
-    assert [p.name for p in paths if p.suffix == ".ipynb" or p.stat().st_size > 12 * 2**20] == []
+    assert [p.name for p in paths if p.suffix == ".ipynb" or p.stat().st_size > 16 * 2**20] == []
 
 
 def test_the_workflows_are_valid_and_the_check_is_executable() -> None:
