@@ -138,6 +138,6 @@ def shown(mean: float, low: float = float("nan"), high: float = float("nan"), si
 
 def as_text(table: pd.DataFrame, sign: bool = False) -> pd.Series:
     """A column of text of a table of means (mean, low, high) or of differences (difference, low, high); `shown`."""
-    name = "difference" if "difference" in table else "mean"
+    name = "mean" if "mean" in table else "difference"
     rows = table[[name, "low", "high"]].to_numpy(float).tolist()
     return pd.Series([shown(mean, low, high, sign) for mean, low, high in rows], table.index, dtype=object)

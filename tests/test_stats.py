@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, t
 
-from lorasam_core.stats import HIGHER, LOWER, NEITHER, OPEN, mean_interval, paired, seed_noise, verdict
+from lorasam_core.stats import HIGHER, LOWER, NEITHER, OPEN, as_text, mean_interval, paired, seed_noise, verdict
 
 
 def scores(**runs: list[float]) -> pd.DataFrame:
@@ -96,3 +96,11 @@ def row(difference: float, low: float, high: float, runs: int = 1, reference_run
 )
 def test_a_verdict_needs_more_than_images_and_seeds_may_do(table, noise, untrained, expected):
     assert verdict(table, noise, untrained)["verdict"].tolist() == [expected]
+
+
+def test_a_table_is_shown_in_percent_by_its_mean_or_by_its_difference():
+    means = pd.DataFrame({"mean": [0.5, math.nan], "low": [0.25, math.nan], "high": [0.75, math.nan]}, [3, 7])
+    assert as_text(means).to_dict() == {3: "50.0 [25.0,\u00a075.0]", 7: "–"}
+    both = means.assign(difference=0.1)  # the mean's interval stands beside it
+    assert as_text(both).tolist() == as_text(means).tolist()
+    assert as_text(row(0.05, -0.02, 0.08), sign=True).tolist() == ["+5.0 [-2.0,\u00a0+8.0]"]

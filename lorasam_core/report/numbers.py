@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatch
+from typing import Any
 
 import pandas as pd
 
@@ -52,8 +53,9 @@ def _named(table: pd.DataFrame, pattern: str) -> pd.DataFrame:
     return table[[fnmatch(name, pattern) for name in table["name"]]]
 
 
-def _plain(value: object) -> str:
+def _plain(value: Any) -> str:
     """A setting in a sentence: 147,456; 0.001; a text as it is."""
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.10f}".rstrip("0")
-    return f"{int(value):,}" if isinstance(value, (int, float)) else str(value)
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    return f"{int(number):,}" if number.is_integer() else f"{number:.10f}".rstrip("0")

@@ -43,6 +43,7 @@ def test_a_difference_is_paired_and_has_its_interval(edition):
 def test_a_setting_stands_as_it_is_written(edition):
     assert number(edition, "rank", "rank 8*", "rank") == "8"
     assert number(edition, "rank", "*", "learning_rate") == "0.0001"
+    assert number(edition, "rank", "rank 8*", "trainable_parameters") == "36,864"
 
 
 @pytest.mark.parametrize(
