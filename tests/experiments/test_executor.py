@@ -32,6 +32,7 @@ def test_dask_is_imported_only_where_it_is_used():
 @pytest.mark.slow
 def test_on_workers_cores_are_shared_and_one_that_dies_is_replaced_or_fails_alone(tmp_path, capfd):
     dask = pytest.importorskip("dask")
+    pytest.importorskip("distributed")  # else its settings would go with the one that is changed below
     once = tmp_path / "once"
     kill = "__import__('os').kill(__import__('os').getpid(), 9)"
     dies_once = f"(lambda path: 'again' if path.exists() else (path.touch(), {kill}))"
