@@ -138,7 +138,7 @@ def _is_noisy(gain: tuple[float, float, float], noise: dict[str, float]) -> bool
 def seeds_clause(adapted: Sequence[Record]) -> str:
     """For captions: how many seeds the adapted values are means of, and that intervals do not hold seeds."""
     what = "one seed" if len(adapted) == 1 else f"the mean of {len(adapted)} seeds"
-    return f"Adapted: {what}; intervals speak for other test images, not for other seeds."
+    return f"Adapted: {what}; intervals reflect image sampling, not seed variance."
 
 
 def outcomes_clause(edition: Edition) -> str:
@@ -153,7 +153,7 @@ def outcomes_clause(edition: Edition) -> str:
     else:
         text += (
             ", and of single particles the F1 with thresholds by validation; the others describe. Those thresholds "
-            f"were chosen on up to {chosen} images, and no interval holds that choice."
+            f"were chosen on up to {chosen} images, and no interval accounts for that choice."
         )
     noisy = [
         f"*{label}*"
@@ -185,7 +185,7 @@ def rivals_sentence(edition: Edition) -> str:
             if kind in kinds:
                 kinds[kind].append(f"*{rival.config.name}* ({gain:+.1f})")
             elif kind != "open":
-                kinds.setdefault("not told apart", []).append(f"*{rival.config.name}*")
+                kinds.setdefault("not detectably different", []).append(f"*{rival.config.name}*")
         if parts := [f"{kind} for {listed(names)}" for kind, names in kinds.items() if names]:
             said.append(f"{label} is {'; '.join(parts)}.")
     if not said:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lorasam_core.report.tables import shown
 
-UNCLEAR = "which these images cannot tell from none"
+UNCLEAR = "no detectable difference"
 FEW = 6  # with fewer groups than this a percentile bootstrap is plainly too narrow
 
 

@@ -177,7 +177,7 @@ def test_merges_have_a_paired_interval(tmp_path):
     runs = report.adapted_runs(edition)
     text = report.counts_sentence(edition, runs, "merges")
     assert text == "Merges an image: 2.0 frozen, 3.0 adapted; the change is +1.0 [+1.0,\u00a0+1.0]."
-    assert report.counts_sentence(edition, runs, "splits").endswith("which these images cannot tell from none.")
+    assert report.counts_sentence(edition, runs, "splits").endswith("no detectable difference.")
     assert report.counts_sentence(edition, runs, "f2") == ""
 
 
@@ -361,7 +361,7 @@ def test_rivals_are_higher_lower_or_not_told_apart(tmp_path):
     edition = make_edition(tmp_path, main=[frozen, main], rivals=[frozen, main, *rivals])
     assert report.rivals_sentence(edition) == (
         "Other methods beside the adapted model, one run each, paired differences in points: Dice of the foreground is "
-        "higher for *more* (+5.0); lower for *less* (-5.0); not told apart for *same*."
+        "higher for *more* (+5.0); lower for *less* (-5.0); not detectably different for *same*."
     )
     assert report.rivals_sentence(make_edition(tmp_path, main=[frozen, main])) == ""
 

@@ -81,7 +81,7 @@ def test_a_lead_that_cannot_be_told_from_none_is_not_claimed(tmp_path):
     frozen = make_record(tmp_path, "f", rows(0.5, 0.5 + noise), method="frozen")
     adapted = make_record(tmp_path, "m0", rows(0.5, 0.5 - noise))
     text = prompt_tables.prompt_sentence(make_edition(tmp_path, main=[frozen, adapted]))
-    assert "a jittered box in place of a point makes a difference of" in text and "cannot tell from none" in text
+    assert "a jittered box in place of a point makes a difference of" in text and "no detectable difference" in text
     assert "narrows" not in text and "widens" not in text
     assert "Not asked in this edition: exact box." in text
 
