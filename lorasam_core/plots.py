@@ -13,8 +13,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -22,7 +20,6 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from lorasam_core.measure.metrics import paint
-from lorasam_core.measure.sizes import readable_unit
 
 FROZEN, ADAPTED, STUDY, LABELS = "#0072B2", "#D55E00", "#000000", "#666666"  # Okabe and Ito's palette, and a grey
 TRAIN, VALIDATION = "#009E73", "#CC79A7"
@@ -40,7 +37,6 @@ STYLE = {
     "grid.color": "#E6E6E6", "grid.linewidth": 0.6, "axes.axisbelow": True, "figure.facecolor": "white",
     "figure.constrained_layout.use": True, "svg.hashsalt": "lorasam", "savefig.dpi": 160, "lines.linewidth": 1.6,
 }  # fmt: skip
-AXIS_LABELS = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 Inset = tuple[int, int, int, int]  # y, x, height, width in pixels
 
@@ -191,122 +187,6 @@ def contact_sheet(samples: Sequence[Any], columns: int = 6, labels: bool = False
     """Thumbnails of Samples, titled with their ids; with `labels`, the instance mosaics instead of the images."""
     pictures = {s.id: instance_mosaic(s.image, s.labels) if labels else rgb(s.image) for s in samples}
     return panels(pictures, columns=columns, width=width)
-
-
-# -------------------------------------------------------------------------------------------------- charts
-@styled
-def curves(history: pd.DataFrame, reported: Mapping[str, float] | None = None) -> Figure:
-    """Loss, accuracy and mIoU by step, training as a running mean over its single values.
-
-    history: one row a log step, as training writes it; reported: the study's last values by column.
-    """
-    figure = Figure(figsize=(8.4, 2.7))
-    window = 2 * max(1, round(len(history) / 40))  # even: objectives that alternate are averaged
-    for axes, name in zip(figure.subplots(1, 3), ("loss", "accuracy", "miou"), strict=True):
-        for part, color in (("train", TRAIN), ("validation", VALIDATION)):
-            column = f"{'val' if part == 'validation' else part}_{name}"
-            rows = history.dropna(subset=[column])
-            if part == "train":
-                axes.plot(rows["step"], rows[column], color=color, alpha=0.3, linewidth=0.8)
-                mean = rows[column].rolling(window, min_periods=window).mean()
-                axes.plot(rows["step"], mean, color=color, label=f"train, mean of {window}")
-            else:
-                axes.plot(rows["step"], rows[column], "o-", color=color, label=part, markersize=3)
-            if reported and column in reported:
-                end = history["step"].max()
-                axes.plot(end, reported[column], "D", color=color, markerfacecolor="white", clip_on=False)
-        axes.set(xlabel="optimiser step", title={"miou": "mIoU"}.get(name, name))
-    if reported:
-        axes.plot([], [], "D", color=STUDY, markerfacecolor="white", label="last value reported\nby the study")
-    axes.legend(loc="best")
-    return figure
-
-
-@styled
-def ablation_chart(table: pd.DataFrame, field: str, frozen: Mapping[str, float] | None = None) -> Figure:
-    """Dice by the values of one setting: measured with its interval, and the study's number beside it, marked.
-
-    table: columns `field`, dice, low, high, reported_dice (all in %, NaN where missing), as report.ablation_table makes
-    it; frozen: the frozen model's mean, low, high in %, drawn as a band.
-    """
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    place = np.arange(len(table))
-    if frozen is not None:
-        axes.axhspan(frozen["low"], frozen["high"], color=FROZEN, alpha=0.15, linewidth=0)
-        axes.axhline(frozen["mean"], color=FROZEN, linestyle="--", label="frozen, measured")
-    ours = table["dice"].notna().to_numpy()
-    spread = [(table["dice"] - table["low"])[ours], (table["high"] - table["dice"])[ours]]
-    label = "adapted, measured"
-    axes.errorbar(place[ours] - 0.08, table["dice"][ours], spread, fmt="o-", color=ADAPTED, capsize=3, label=label)
-    theirs = table["reported_dice"].notna().to_numpy()
-    if theirs.any():
-        axes.plot(
-            place[theirs] + 0.08, table["reported_dice"][theirs], "D:", color=STUDY, markerfacecolor="white",
-            linewidth=1, label="reported by the study\n(ViT-B, its own data)",
-        )  # fmt: skip
-    axes.set(xlabel=AXIS_LABELS.get(field, field.replace("_", " ")), ylabel="test Dice, %")
-    axes.set_xticks(place, [setting(x) for x in table[field]])
-    axes.margins(x=0.1)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-@styled
-def interval_chart(table: pd.DataFrame, xlabel: str = "score") -> Figure:
-    """Means with intervals, one row a metric, one colour a series; table: columns metric, series, mean, low, high."""
-    metrics, series = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["series"]))
-    figure = Figure(figsize=(7.2, 0.7 + 0.34 * len(metrics)))
-    axes = figure.subplots()
-    for k, name in enumerate(series):
-        rows = table[table["series"] == name]
-        place = np.array([metrics.index(m) for m in rows["metric"]]) + 0.22 * (k - (len(series) - 1) / 2)
-        spread = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-        color = COLORS.get(name, OTHER[k % len(OTHER)])
-        axes.errorbar(rows["mean"], place, xerr=spread, fmt="o", color=color, capsize=2.5, label=name, markersize=5)
-    axes.set_yticks(range(len(metrics)), metrics)
-    axes.set(xlabel=xlabel, ylim=(len(metrics) - 0.5, -0.5))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-@styled
-def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", **labels: str) -> Figure:
-    """Lines of y over x, one colour a value of `hue`; `log` names the logarithmic axes, `labels` xlabel and ylabel."""
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    names = list(dict.fromkeys(table[hue]))
-    colors = [COLORS.get(name, OTHER[k % len(OTHER)]) for k, name in enumerate(names)]
-    sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, palette=colors, ax=axes)
-    axes.set(**{f"{axis}scale": "log" for axis in log}, **labels)
-    if "x" in log:
-        axes.set_xticks(sorted(set(table[x])), [setting(v) for v in sorted(set(table[x]))], minor=False)
-        axes.minorticks_off()
-    axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-@styled
-def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
-    """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked.
-
-    The axis is in the `readable_unit` of all particles together.
-    """
-    every = np.concatenate([[], *sizes.values()])
-    by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
-    sizes = {name: np.asarray(diameters) / by for name, diameters in sizes.items()}
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    for k, (name, diameters) in enumerate(sizes.items()):
-        color = COLORS.get(name, OTHER[k % len(OTHER)])
-        if len(diameters):
-            sns.ecdfplot(x=diameters, ax=axes, color=color, label=f"{name}, {len(diameters)} particles", stat="percent")
-            axes.plot(np.quantile(diameters, [0.1, 0.5, 0.9]), [10, 50, 90], "o", color=color, markersize=4)
-    axes.set(xlabel=f"equivalent diameter, {unit}", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def setting(value: Any) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 LEVEL, RESAMPLES = 0.95, 2000
-HIGHER, LOWER, NEITHER, OPEN = "higher", "lower", "no detectable difference", "too few groups"
+NEITHER, OPEN = "no detectable difference", "too few groups"
 
 
 def bootstrap_interval(
@@ -92,37 +92,61 @@ def _by_image(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def seed_noise(scores: pd.DataFrame) -> float:
+    """`least_difference` of the runs in a table of scores: rows of several seeds of one configuration."""
+    return least_difference(scores.groupby("run")["value"].mean().dropna())
+
+
+def least_difference(means: ArrayLike) -> float:
     """How far two single runs of one configuration may differ by seed alone, in 19 of 20 cases; NaN for one run.
 
-    scores: rows of several seeds. t(0.975, n - 1) * sqrt(2) * s, half a 95 % prediction interval for the difference of
-    two runs: s is the standard deviation of the n runs' means, and Student's t allows for an s from few runs.
+    means: (n,), a run's mean each. t(0.975, n - 1) * sqrt(2) * s, half a 95 % prediction interval for the difference
+    of two runs: s is the standard deviation of the n means, and Student's t allows for an s from few runs.
     """
-    means = scores.groupby("run")["value"].mean().dropna()
-    if len(means) < 2:
+    values = np.asarray(means, dtype=np.float64)
+    if len(values) < 2:
         return math.nan
-    return float(stats.t.ppf(0.975, len(means) - 1)) * math.sqrt(2) * float(means.std(ddof=1))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(2) * float(values.std(ddof=1))
+
+
+def seed_limit(least: float, before: int, after: int) -> float:
+    """What seeds alone may do to a difference of means over `before` and `after` seeds; 0 seeds: nothing is trained.
+
+    least: what they may do to that of two single runs (`least_difference`); NaN stays NaN.
+    """
+    shares = [1 / seeds for seeds in (before, after) if seeds]
+    return least * math.sqrt(sum(shares) / 2)
+
+
+def judge(change: float, low: float, high: float, noise: float = math.nan) -> str:
+    """higher or lower; tied (the interval holds zero); open (no interval); noisy (clear of zero, until noise is added).
+
+    noise: what seeds alone may do to this difference (`seed_limit`), added to the interval's half as the root of the
+    sum of squares; NaN: not known, and left out.
+    """
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "open"
+    if low <= 0 <= high:
+        return "tied"
+    half = change - low if change > 0 else high - change
+    if math.isfinite(noise) and abs(change) <= math.hypot(half, noise):
+        return "noisy"
+    return "higher" if change > 0 else "lower"
 
 
 def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Sequence[Any] = ()) -> pd.DataFrame:
-    """The table of `paired` with a column `verdict`: what may be claimed of each difference.
+    """The table of `paired` with a column `verdict`: what may be claimed of each difference (`judge`).
 
     higher or lower: clear of zero by more than images and seeds together may do; otherwise "no detectable difference",
     which does not mean that there is none; "too few groups" without an interval. noise: `seed_noise`, for two single
     runs (NaN: not known, and left out); it falls with the seeds behind each side, and values in `untrained` (first
-    column) have none. Images and seeds add up as the root of their squares.
+    column) have none.
     """
-    kinds, by = [], differences.columns[0]
+    words, by, kinds = {"tied": NEITHER, "noisy": NEITHER, "open": OPEN}, differences.columns[0], []
     for row in differences.to_dict("records"):
-        change, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            kinds.append(OPEN)
-            continue
-        half = change - low if change > 0 else high - change
-        sides = ((row[by], row["runs"]), (row["reference"], row["reference_runs"]))
-        shares = [0.0 if value in untrained else 1 / runs for value, runs in sides]
-        seeds = noise * math.sqrt(sum(shares) / 2) if math.isfinite(noise) else 0.0
-        clear = not low <= 0 <= high and abs(change) > math.hypot(half, seeds)
-        kinds.append((HIGHER if change > 0 else LOWER) if clear else NEITHER)
+        sides = ((row["reference"], row["reference_runs"]), (row[by], row["runs"]))
+        before, after = (0 if value in untrained else int(runs) for value, runs in sides)
+        kind = judge(row["difference"], row["low"], row["high"], seed_limit(noise, before, after))
+        kinds.append(words.get(kind, kind))
     return differences.assign(verdict=kinds)
 
 

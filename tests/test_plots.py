@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lorasam_core import plots
+from lorasam_core import charts, plots
 from lorasam_core.data.sample import Sample
 from lorasam_core.report.chapters import lesson_plots
 
@@ -101,20 +101,22 @@ def test_contact_sheet_names_every_sample():
 def ablation():
     nan = float("nan")
     return pd.DataFrame({
-        "rank": [32, 64, 128], "dice": [80.0, nan, 90.0], "low": [78.0, nan, nan], "high": [82.0, nan, nan],
-        "reported_dice": [82.39, 89.56, nan],
+        "rank": [32, 64, 128], "mean": [0.8, nan, 0.9], "low": [0.78, nan, nan], "high": [0.82, nan, nan],
+        "reported": [82.39, 89.56, nan],
     })  # fmt: skip
 
 
 def test_ablation_chart_marks_measured_and_reported_apart(tmp_path):
-    figure = plots.ablation_chart(ablation(), "rank", frozen={"mean": 60.0, "low": 55.0, "high": 65.0})
+    figure = charts.ablation_chart(ablation(), "rank", pd.DataFrame([{"mean": 0.6, "low": 0.55, "high": 0.65}]))
     axes = figure.axes[0]
+    measured, frozen = axes.containers[0].lines[0], next(line for line in axes.lines if line.get_linestyle() == "--")
+    assert measured.get_ydata() == pytest.approx([80, 90]) and frozen.get_ydata() == pytest.approx([60, 60])
     words = " ".join(t.get_text() for t in axes.get_legend().get_texts())
     assert "measured" in words and "reported by the study" in words
     reported = [line for line in axes.lines if line.get_marker() == "D"]
     assert [list(line.get_ydata()) for line in reported] == [[82.39, 89.56]]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["32", "64", "128"]
-    files = [plots.save(plots.ablation_chart(ablation(), "rank"), tmp_path / f"{i}.svg") for i in "ab"]
+    files = [plots.save(charts.ablation_chart(ablation(), "rank"), tmp_path / f"{i}.svg") for i in "ab"]
     assert files[0].read_text() == files[1].read_text() and "<svg" in files[0].read_text()
 
 
@@ -123,7 +125,7 @@ def test_curves_leave_out_what_was_not_logged():
     history = pd.DataFrame({"step": [1, 2, 3, 4]})
     for name in ("loss", "accuracy", "miou"):
         history[f"train_{name}"], history[f"val_{name}"] = [0.4, 0.3, 0.2, 0.1], [nan, 0.5, nan, 0.3]
-    figure = plots.curves(history, reported={"val_loss": 0.052})
+    figure = charts.curves(history, reported={"val_loss": 0.052})
     lines = {line.get_label(): line for line in figure.axes[0].lines}
     assert list(lines["validation"].get_xdata()) == [2, 4]
     assert list(figure.axes[0].lines[0].get_ydata()) == [0.4, 0.3, 0.2, 0.1]
@@ -133,19 +135,19 @@ def test_curves_leave_out_what_was_not_logged():
 def test_interval_chart_and_sizes_use_the_fixed_colours():
     rows = [("Dice", s, m, m - 5, m + 5) for s, m in (("frozen", 40), ("adapted", 80))]
     table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high"])
-    colors = {c.get_label(): c.lines[0].get_color() for c in plots.interval_chart(table).axes[0].containers}
+    colors = {c.get_label(): c.lines[0].get_color() for c in charts.interval_chart(table).axes[0].containers}
     assert colors == {"frozen": plots.FROZEN, "adapted": plots.ADAPTED}
-    sizes = plots.size_plot({"labels": np.arange(1.0, 101.0), "adapted": np.array([])}, "nm").axes[0]
+    sizes = charts.size_plot({"labels": np.arange(1.0, 101.0), "adapted": np.array([])}, "nm").axes[0]
     assert "nm" in sizes.get_xlabel()
     marks = [line for line in sizes.lines if line.get_marker() == "o"]
     assert np.allclose(marks[0].get_xdata(), np.quantile(np.arange(1.0, 101.0), [0.1, 0.5, 0.9]))
-    powder = plots.size_plot({"labels": np.full(3, 30_000.0), "adapted": np.array([])}, "nm").axes[0]
+    powder = charts.size_plot({"labels": np.full(3, 30_000.0), "adapted": np.array([])}, "nm").axes[0]
     assert powder.get_xlabel() == "equivalent diameter, µm" and np.allclose(powder.lines[-1].get_xdata(), 30)
 
 
 def test_line_chart_has_a_line_a_value_and_ticks_where_points_are():
     table = pd.DataFrame({"rank": [8, 16, 8, 16], "norm": [1.0, 2.0, 3.0, 4.0], "scaling": ["a", "a", "b", "b"]})
-    axes = plots.line_chart(table, "rank", "norm", "scaling", log="x", ylabel="norm").axes[0]
+    axes = charts.line_chart(table, "rank", "norm", "scaling", log="x", ylabel="norm").axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["8", "16"] and axes.get_xscale() == "log"
     assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1.0, 2.0], [3.0, 4.0]]
 

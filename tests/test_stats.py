@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, t
 
-from lorasam_core.stats import HIGHER, LOWER, NEITHER, OPEN, as_text, mean_interval, paired, seed_noise, verdict
+from lorasam_core.stats import (
+    NEITHER,
+    OPEN,
+    as_text,
+    judge,
+    mean_interval,
+    paired,
+    seed_limit,
+    seed_noise,
+    verdict,
+)  # fmt: skip
 
 
 def scores(**runs: list[float]) -> pd.DataFrame:
@@ -75,6 +85,29 @@ def test_the_noise_of_seeds_is_a_prediction_interval_of_two_runs():
     assert math.isnan(seed_noise(scores(r1_0=[0.7, 0.8])))
 
 
+@pytest.mark.parametrize(
+    ("gain", "low", "high", "noise", "kind"),
+    [
+        (2, 1, 3, math.nan, "higher"), (-2, -3, -1, 1.5, "lower"), (2, -1, 3, 0, "tied"), (2, 1, 3, 2, "noisy"),
+        (2, math.nan, math.nan, 0, "open"),
+        # images allow +-3, seeds +-4, both together +-5
+        (4.9, 1.9, 7.9, 4, "noisy"), (-4.9, -7.9, -1.9, 4, "noisy"), (5.1, 2.1, 8.1, 4, "higher"),
+        (-5.1, -9, -2.1, 4, "lower"),
+    ],
+)  # fmt: skip
+def test_a_single_difference_is_judged(gain, low, high, noise, kind):
+    assert judge(gain, low, high, noise) == kind
+
+
+def test_seed_limits_are_students_of_the_difference():
+    student, std = t.ppf(0.975, 2), 0.7
+    least = student * math.sqrt(2) * std
+    assert seed_limit(least, 1, 1) == pytest.approx(least)
+    assert seed_limit(least, 3, 1) == pytest.approx(student * std * math.sqrt(1 + 1 / 3))
+    assert seed_limit(least, 3, 0) == seed_limit(least, 0, 3) == pytest.approx(student * std * math.sqrt(1 / 3))
+    assert math.isnan(seed_limit(math.nan, 3, 1)) and seed_limit(least, 0, 0) == 0
+
+
 def row(difference: float, low: float, high: float, runs: int = 1, reference_runs: int = 1) -> pd.DataFrame:
     columns = {"rank": 8, "reference": 4, "difference": difference, "low": low, "high": high, "images": 9, "groups": 9}
     return pd.DataFrame([columns | {"runs": runs, "reference_runs": reference_runs}])
@@ -83,15 +116,15 @@ def row(difference: float, low: float, high: float, runs: int = 1, reference_run
 @pytest.mark.parametrize(
     ("table", "noise", "untrained", "expected"),
     [
-        (row(0.05, 0.02, 0.08), math.nan, (), HIGHER),
-        (row(-0.05, -0.08, -0.02), math.nan, (), LOWER),
+        (row(0.05, 0.02, 0.08), math.nan, (), "higher"),
+        (row(-0.05, -0.08, -0.02), math.nan, (), "lower"),
         (row(0.05, -0.01, 0.11), math.nan, (), NEITHER),
         (row(0.05, math.nan, math.nan), math.nan, (), OPEN),
-        (row(0.05, 0.02, 0.08), 0.03, (), HIGHER),  # hypot(0.03, 0.03) = 0.042
+        (row(0.05, 0.02, 0.08), 0.03, (), "higher"),  # hypot(0.03, 0.03) = 0.042
         (row(0.05, 0.02, 0.08), 0.045, (), NEITHER),  # hypot(0.03, 0.045) = 0.054
-        (row(0.05, 0.02, 0.08), 0.045, (4,), HIGHER),  # one side alone is trained: 0.045 / sqrt(2)
-        (row(0.05, 0.02, 0.08, 3, 3), 0.045, (), HIGHER),  # three seeds each: 0.045 / sqrt(3)
-        (row(0.05, 0.02, 0.08), 9.0, (4, 8), HIGHER),  # nothing is trained: seeds do nothing
+        (row(0.05, 0.02, 0.08), 0.045, (4,), "higher"),  # one side alone is trained: 0.045 / sqrt(2)
+        (row(0.05, 0.02, 0.08, 3, 3), 0.045, (), "higher"),  # three seeds each: 0.045 / sqrt(3)
+        (row(0.05, 0.02, 0.08), 9.0, (4, 8), "higher"),  # nothing is trained: seeds do nothing
     ],
 )
 def test_a_verdict_needs_more_than_images_and_seeds_may_do(table, noise, untrained, expected):

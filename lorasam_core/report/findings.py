@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from lorasam_core.experiments.records import Edition, Record
 from lorasam_core.experiments.study import REPORTED, STUDY
-from lorasam_core.report.phrases import UNCLEAR, difference, few_groups, listed, seed_limit, verdict
+from lorasam_core.report.phrases import UNCLEAR, difference, few_groups, listed
 from lorasam_core.report.tables import (
     METRICS,
     adapted_runs,
@@ -21,6 +20,7 @@ from lorasam_core.report.tables import (
     shown,
     test_rows,
 )
+from lorasam_core.stats import judge, least_difference, seed_limit
 
 SUBJECTS = (
     ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
@@ -65,8 +65,7 @@ def seed_noise(seeds: Sequence[Record], evaluator: str = "predictor", metric: st
     if len(means) < 2:
         return {"n": len(means), "std": math.nan, "range": math.nan, "least": math.nan}
     std = float(means.std(ddof=1))
-    least = float(stats.t.ppf(0.975, len(means) - 1)) * math.sqrt(2) * std
-    return {"n": len(means), "std": std, "range": float(np.ptp(means)), "least": least}
+    return {"n": len(means), "std": std, "range": float(np.ptp(means)), "least": least_difference(means)}
 
 
 def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[str]:
@@ -132,7 +131,7 @@ def gain_clause(
 def _is_noisy(gain: tuple[float, float, float], noise: dict[str, float]) -> bool:
     """Whether a `paired` difference from the frozen model is clear of zero, and within what `seed_noise` adds."""
     change, low, high = (100 * x for x in gain)
-    return verdict(change, low, high, seed_limit(noise["least"], 0, int(noise["n"]))) == "noisy"
+    return judge(change, low, high, seed_limit(noise["least"], 0, int(noise["n"]))) == "noisy"
 
 
 def seeds_clause(adapted: Sequence[Record]) -> str:
@@ -166,7 +165,7 @@ def outcomes_clause(edition: Edition) -> str:
 
 
 def rivals_sentence(edition: Edition) -> str:
-    """How other methods, one run each, stand to the adapted model on the same images, by `phrases.verdict`; an empty
+    """How other methods, one run each, stand to the adapted model on the same images, by `stats.judge`; an empty
     text where there are none.
     """
     if "rivals" not in edition.experiments:
@@ -181,7 +180,7 @@ def rivals_sentence(edition: Edition) -> str:
         kinds: dict[str, list[str]] = {"higher": [], "lower": []}
         for rival in rivals:
             gain, low, high = (100 * x for x in paired(adapted, [rival], evaluator, metric))
-            kind = verdict(gain, low, high, seed_limit(least, len(adapted), int(rival.metrics["steps"] > 0)))
+            kind = judge(gain, low, high, seed_limit(least, len(adapted), int(rival.metrics["steps"] > 0)))
             if kind in kinds:
                 kinds[kind].append(f"*{rival.config.name}* ({gain:+.1f})")
             elif kind != "open":

@@ -19,7 +19,6 @@ from lorasam_core.config import RunConfig
 from lorasam_core.experiments.profiles import configs, edition_name, load_profile
 from lorasam_core.experiments.records import Edition, Record, root
 from lorasam_core.experiments.study import REPORTED, STUDY, break_even, width_of
-from lorasam_core.report.ablations import ablation_sentence
 from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
 from lorasam_core.report.findings import (
     cases_sentence,
@@ -35,8 +34,6 @@ from lorasam_core.report.findings import (
     seeds_clause,
 )
 from lorasam_core.report.tables import (
-    ablation_display,
-    ablation_table,
     adapted_runs,
     cases_table,
     compare,
@@ -52,7 +49,7 @@ from lorasam_core.report.tables import (
 )  # fmt: skip
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "ablation_display", "ablation_sentence", "ablation_table", "adapted_runs", "banner",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner",
     "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
     "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
     "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",

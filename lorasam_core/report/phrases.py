@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -11,31 +10,6 @@ from lorasam_core.report.tables import shown
 
 UNCLEAR = "no detectable difference"
 FEW = 6  # with fewer groups than this a percentile bootstrap is plainly too narrow
-
-
-def verdict(gain: float, low: float, high: float, noise: float = float("nan")) -> str:
-    """higher or lower; tied (the interval holds zero); open (no interval); noisy (clear of zero, until noise is added).
-
-    noise: what seeds alone may do to this difference (`seed_limit`), added to the interval's half as the root of the
-    sum of squares; NaN: not known, and left out.
-    """
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "open"
-    if low <= 0 <= high:
-        return "tied"
-    half = gain - low if gain > 0 else high - gain
-    if math.isfinite(noise) and abs(gain) <= math.hypot(half, noise):
-        return "noisy"
-    return "higher" if gain > 0 else "lower"
-
-
-def seed_limit(least: float, before: int, after: int) -> float:
-    """What seeds alone may do to a difference of means over `before` and `after` seeds; 0 seeds: nothing is trained.
-
-    least: what they may do to that of two single runs, t(0.975) * sqrt(2) * standard deviation; NaN stays NaN.
-    """
-    shares = [1 / seeds for seeds in (before, after) if seeds]
-    return least * math.sqrt(sum(shares) / 2)
 
 
 def few_groups(groups: int) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Edition, Record
-from lorasam_core.experiments.study import REPORTED, STUDY, equivalent, reported, width_of
+from lorasam_core.experiments.study import REPORTED, STUDY
 from lorasam_core.plots import setting
 from lorasam_core.stats import bootstrap_interval, shown
 
@@ -157,7 +157,7 @@ def main_table(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.
 
 
 def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for plots.interval_chart.
+    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for charts.interval_chart.
 
     Columns: metric, series, mean, low, high in %, n, groups, in METRICS' order.
     """
@@ -171,67 +171,6 @@ def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
     table.attrs.update(made_by="lorasam_core.report.tables.compare")
     return table
-
-
-# ------------------------------------------------------------------------------------------------- ablations
-def by_value(records: Sequence[Record], field: str) -> dict[Any, list[Record]]:
-    """Adapted runs by the value of one setting, ascending; several runs of one value are its seeds."""
-    groups: dict[Any, list[Record]] = {}
-    for record in records:
-        if record.config.method == "lora":
-            groups.setdefault(getattr(record.config, field), []).append(record)
-    return dict(sorted(groups.items()))
-
-
-def ablation_table(records: Sequence[Record], field: str) -> pd.DataFrame:
-    """One row a value of `field`: ours measured, the study's beside it; Dice in %, NaN where there is none.
-
-    Columns: `field`, trainable (numbers in A and B), dice, low, high, seeds, reported_value (the study's setting, for
-    ranks the one of the same rank / width), reported_dice, reported_millions. Settings of the study that were not run
-    here are kept, with nothing measured.
-    """
-    groups = by_value(records, field)
-    model = records[0].config.model if records else STUDY["model"]
-    rows = []
-    theirs = {value: reported(field, value, model) for value in equivalent(field, model)}
-    for value in sorted({*groups, *theirs}):
-        runs = groups.get(value, [])
-        found = interval(runs, "predictor", "dice") if runs else dict.fromkeys(("mean", "low", "high"), float("nan"))
-        dice, millions = reported(field, value, model)
-        scale = STUDY["width"] / width_of(model) if field == "rank" else 1
-        rows.append({
-            field: value,
-            "trainable": runs[0].metrics.get("trainable_parameters", float("nan")) if runs else float("nan"),
-            "dice": 100 * found["mean"], "low": 100 * found["low"], "high": 100 * found["high"], "seeds": len(runs),
-            "reported_value": value * scale if dice is not None else float("nan"),
-            "reported_dice": float("nan") if dice is None else dice,
-            "reported_millions": float("nan") if millions is None else millions,
-        })  # fmt: skip
-    table = pd.DataFrame(rows)
-    table.attrs.update(
-        made_by="lorasam_core.report.tables.ablation_table", runs=run_ids(records), field=field, model=model
-    )
-    return table
-
-
-def ablation_display(table: pd.DataFrame) -> pd.DataFrame:
-    """An ablation_table as the reader sees it: text cells, the study's columns marked as such."""
-    field, model = table.attrs["field"], table.attrs["model"]
-    out = pd.DataFrame({SETTING_NAMES.get(field, field): [setting(v) for v in table[field]]})
-    if field == "rank":
-        out["rank / width"] = [f"{v / width_of(model):.3g}" for v in table[field]]
-    out["trainable parameters"] = [f"{int(v):,}" if np.isfinite(v) else "–" for v in table["trainable"]]
-    ours = zip(table["dice"], table["low"], table["high"], strict=True)
-    out["test Dice, % [95 % interval]"] = [shown(d / 100, lo / 100, hi / 100) for d, lo, hi in ours]
-    if table["reported_dice"].notna().any():
-        if field == "rank":
-            out[f"rank of 768, {REPORTED}"] = [f"{v:g}" if np.isfinite(v) else "–" for v in table["reported_value"]]
-            out[f"trainable parameters, {REPORTED}"] = [
-                f"{v:g} M" if np.isfinite(v) else "–" for v in table["reported_millions"]
-            ]
-        out[f"test Dice, %, {REPORTED}"] = [f"{v:.2f}" if np.isfinite(v) else "–" for v in table["reported_dice"]]
-    out.attrs.update(table.attrs)
-    return out
 
 
 def settings_table(record: Record) -> pd.DataFrame:

@@ -22,8 +22,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots
 from lorasam_core.experiments.records import read_edition
@@ -152,7 +151,7 @@ dice = per_mask_dice_ce(nothing, missed) - entropy
 # %%
 terms = {"Dice": dice, "cross-entropy": entropy}
 table = pd.concat(pd.DataFrame({"side": sides, "loss": v.numpy(), "term": name}) for name, v in terms.items())
-figure = plots.line_chart(table, "side", "loss", "term", log="", xlabel="side of the missed object, pixels")
+figure = charts.line_chart(table, "side", "loss", "term", log="", xlabel="side of the missed object, pixels")
 caption = "What it costs to miss a square object in an image of 64 x 64 pixels."
 alt = "Two lines over the object's side: Dice high throughout, cross-entropy rising from nearly zero."
 page.figure(figure, "losses-size", caption, alt, data=table)
@@ -179,7 +178,7 @@ dice = per_mask_dice_ce(beside, true) - entropy
 # %%
 terms = {"Dice": dice, "cross-entropy": entropy}
 table = pd.concat(pd.DataFrame({"shift": shifts, "loss": v.numpy(), "term": name}) for name, v in terms.items())
-figure = plots.line_chart(table, "shift", "loss", "term", log="", xlabel="shift of the mask, pixels")
+figure = charts.line_chart(table, "shift", "loss", "term", log="", xlabel="shift of the mask, pixels")
 caption = "What it costs when a mask of 16 x 16 pixels is shifted."
 alt = "Two lines over the shift: both rise until mask and object part, and are level after it."
 page.figure(figure, "losses-shift", caption, alt, data=table)
@@ -208,7 +207,7 @@ for name, term in {"Dice": dice, "cross-entropy": entropy}.items():
 
 # %%
 table = pd.concat(pd.DataFrame({"logit": z, "pull": v.numpy(), "term": name}) for name, v in pull.items())
-figure = plots.line_chart(table, "logit", "pull", "term", log="y", xlabel="logit of the object", ylabel="pull upwards")
+figure = charts.line_chart(table, "logit", "pull", "term", log="y", xlabel="logit of the object", ylabel="pull upwards")
 caption = "The gradient of each term, summed over the object's pixels, against their logit."
 alt = "Two lines over the logit: cross-entropy level where the object is missed, Dice falling there."
 page.figure(figure, "losses-pull", caption, alt, data=table)

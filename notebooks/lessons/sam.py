@@ -22,8 +22,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import experiments, plots
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import lesson_plots, stages
 from lorasam_core.experiments.records import read_edition

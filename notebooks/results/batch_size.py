@@ -27,7 +27,7 @@ workers: int = 1  # processes that share the cores
 # %%
 import pandas as pd
 
-from lorasam_core import experiments, plots, stats
+from lorasam_core import charts, experiments, plots, stats
 from lorasam_core.experiments import records, study
 from lorasam_core.report import page as report
 
@@ -56,6 +56,7 @@ differences = stats.verdict(stats.paired(sweep, "batch_size", reference), noise)
 table = stats.mean_interval(sweep, "batch_size").merge(differences[["batch_size", "difference", "verdict"]], how="left")
 table = table.sort_values("batch_size", ignore_index=True)
 table["reported"] = [study.reported("batch_size", value)[0] for value in table["batch_size"]]
+table = table.astype({"reported": float})
 
 # %%
 shown = {
@@ -63,19 +64,16 @@ shown = {
     "test Dice, %": stats.as_text(table),
     "difference": (100 * table["difference"]).map("{:+.1f}".format).replace("+nan", "–"),
     "verdict": table["verdict"].fillna("–"),
-    f"test Dice, %, {study.REPORTED}": table["reported"].astype(float).map("{:.2f}".format).replace("nan", "–"),
+    f"test Dice, %, {study.REPORTED}": table["reported"].map("{:.2f}".format).replace("nan", "–"),
 }
 caption = f"Test Dice by batch size at equal images, the difference to {reference} in points, and the study's Dice."
 page.table(pd.DataFrame(shown), "batch-size", caption, sweep["run"], table)
 
 # %% tags=["hide-input"]
 frozen = stats.mean_interval(dice[dice["method"] == "frozen"].drop_duplicates("id"), "method")
-drawn = table.assign(**{key: 100 * table[key] for key in ("mean", "low", "high")})
-drawn = drawn.rename(columns={"mean": "dice"}).assign(reported_dice=table["reported"].astype(float))
-level = {key: 100 * frozen[key].iloc[0] for key in ("mean", "low", "high")} if len(frozen) else None
 caption = f"Test Dice by batch size. Bars: 95 % intervals; diamonds: {study.REPORTED}; band: frozen."
 alt = "Dice and error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(plots.ablation_chart(drawn, "batch_size", level), "batch-size-dice", caption, alt, sweep["run"], drawn)
+page.figure(charts.ablation_chart(table, "batch_size", frozen), "batch-size-dice", caption, alt, sweep["run"], table)
 
 # %% [markdown]
 # ## Equal images, equal steps

@@ -23,8 +23,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments, plots
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
@@ -194,7 +193,7 @@ whole_ones = table[~table["touches_border"]]
 diameters = {"labels": whole_ones["equivalent_diameter"].to_numpy()}
 caption = f"Sizes of the labelled particles of one {noun} ({busiest}); dots mark D10, D50 and D90. {note}"
 alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
-page.figure(plots.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
+page.figure(charts.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
 # %% tags=["hide-input"]
 by, unit = readable_unit(found["D50"], found["unit"])

@@ -27,7 +27,7 @@ workers: int = 1  # processes that share the cores
 # %%
 import pandas as pd
 
-from lorasam_core import experiments, plots, stats
+from lorasam_core import charts, experiments, plots, stats
 from lorasam_core.experiments import records, study
 from lorasam_core.report import page as report
 
@@ -61,6 +61,7 @@ table = stats.mean_interval(sweep, "learning_rate").merge(
 )
 table = table.sort_values("learning_rate", ignore_index=True)
 table["reported"] = [study.reported("learning_rate", value)[0] for value in table["learning_rate"]]
+table = table.astype({"reported": float})
 
 # %%
 shown = {
@@ -68,21 +69,17 @@ shown = {
     "test Dice, %": stats.as_text(table),
     "difference": (100 * table["difference"]).map("{:+.1f}".format).replace("+nan", "–"),
     "verdict": table["verdict"].fillna("–"),
-    f"test Dice, %, {study.REPORTED}": table["reported"].astype(float).map("{:.2f}".format).replace("nan", "–"),
+    f"test Dice, %, {study.REPORTED}": table["reported"].map("{:.2f}".format).replace("nan", "–"),
 }
 caption = f"Test Dice by learning rate, the difference to {plots.setting(reference)} in points, and the study's Dice."
 page.table(pd.DataFrame(shown), "learning-rate", caption, sweep["run"], table)
 
 # %% tags=["hide-input"]
 frozen = stats.mean_interval(dice[dice["method"] == "frozen"].drop_duplicates("id"), "method")
-drawn = table.assign(**{key: 100 * table[key] for key in ("mean", "low", "high")})
-drawn = drawn.rename(columns={"mean": "dice"}).assign(reported_dice=table["reported"].astype(float))
-level = {key: 100 * frozen[key].iloc[0] for key in ("mean", "low", "high")} if len(frozen) else None
 caption = f"Test Dice by learning rate. Bars: 95 % intervals; diamonds: {study.REPORTED}; band: frozen."
 alt = "Dice and error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(
-    plots.ablation_chart(drawn, "learning_rate", level), "learning-rate-dice", caption, alt, sweep["run"], drawn
-)
+figure = charts.ablation_chart(table, "learning_rate", frozen)
+page.figure(figure, "learning-rate-dice", caption, alt, sweep["run"], table)
 
 # %% [markdown]
 # The order of the three smaller rates is what a budget of steps does: validation losses of the small ones are still
@@ -93,7 +90,7 @@ rates = kept.runs.loc[kept.runs["experiment"] == "learning_rate", ["run", "learn
 losses = kept.curves.reindex(columns=["run", "step", "val_loss"]).dropna().merge(rates, on="run")
 losses["learning rate"] = losses["learning_rate"].map(plots.setting)
 if len(losses):
-    figure = plots.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")
+    figure = charts.line_chart(losses, "step", "val_loss", "learning rate", log="", ylabel="validation loss")
     caption = "Validation loss by step, a line for each learning rate."
     alt = "Validation loss over the optimiser step, one line a learning rate."
     page.figure(figure, "learning-rate-curves", caption, alt, losses["run"], losses)
@@ -140,7 +137,7 @@ for name, kind in {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}.items()
 path = pd.DataFrame(paths)
 caption = "A weight whose gradient is noise, under Adam and under AdamW with the same weight decay."
 alt = "Two lines over 200 steps: under Adam the weight falls to zero and stays there, under AdamW it stays about level."
-figure = plots.line_chart(path[path["step"] % 10 == 0], "step", "weight", "optimiser", log="")
+figure = charts.line_chart(path[path["step"] % 10 == 0], "step", "weight", "optimiser", log="")
 page.figure(figure, "decay-path", caption, alt, data=path)
 
 # %% [markdown]

@@ -25,7 +25,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments
+from lorasam_core import charts, experiments
 from lorasam_core.report import model_card
 from lorasam_core import plots
 from lorasam_core.report import page as report
@@ -90,7 +90,7 @@ curve = model_card.read_curve()
 prompts = {"iou_point": "point, best of three", "iou_box": "box, single mask"}
 lines = curve.melt(["step", "phase"], list(prompts), "prompt", "IoU").dropna().replace({"prompt": prompts})
 lines["IoU"] = lines.groupby("prompt")["IoU"].transform(lambda values: values.rolling(5, 1, center=True).mean())
-figure = plots.line_chart(
+figure = charts.line_chart(
     lines, "step", "IoU", "prompt", log="", xlabel="optimiser step", ylabel="IoU on training scenes"
 )
 caption = "IoU while training, running mean over 250 steps; the last phase shows whole frames."
@@ -151,7 +151,7 @@ page.table(model_card.card_table(card), "card-measures", caption, data=model_car
 for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_iou": "a box"}.items():
     rows = model_card.size_rows(card, measure)
     labels = {"xlabel": "size, % of the image's side", "ylabel": f"IoU by {prompt}"}
-    figure = plots.line_chart(rows, "side", "iou", "series", log="x", **labels)
+    figure = charts.line_chart(rows, "side", "iou", "series", log="x", **labels)
     caption = f"IoU by {prompt}, and the size of the object: the square root of its area, from each bin's lower bound."
     name = f"card-sizes-{prompt.split(',')[0].split()[-1]}"
     page.figure(figure, name, caption, "IoU mostly rises with the size of the object.", data=rows)

@@ -23,7 +23,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import plots
+from lorasam_core import charts
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import transfer_tables
 from lorasam_core.experiments.records import read_edition
@@ -63,7 +63,7 @@ shown = transfer_tables.chart_rows(rows, "mask generator: AP50")
 caption = f"AP50 of the mask generator by what a model was tested on; adapted: {rows.attrs['main']}."
 alt = "Means and intervals on each material: the frozen model and each adapter in its own colour."
 if len(shown):
-    page.figure(plots.interval_chart(shown, "AP50, %"), "transfer-chart", caption, alt, data=shown)
+    page.figure(charts.interval_chart(shown, "AP50, %"), "transfer-chart", caption, alt, data=shown)
 
 # %% [markdown]
 # The levels of two materials say how hard their images are, and cannot be compared. Within a row, models are judged on

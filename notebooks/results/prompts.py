@@ -23,7 +23,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import plots
+from lorasam_core import charts
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import prompt_tables
 from lorasam_core.experiments.records import read_edition
@@ -58,7 +58,7 @@ page.table(table, "prompts", caption, data=rows)
 # %% tags=["hide-input"]
 caption = "The same numbers. The whole image and the mask generator need nobody who knows where a particle is."
 alt = "Means and intervals of each prompt, the frozen model in blue and the adapted one in vermilion."
-page.figure(plots.interval_chart(rows, "%"), "prompts-chart", caption, alt, data=rows)
+page.figure(charts.interval_chart(rows, "%"), "prompts-chart", caption, alt, data=rows)
 
 # %% [markdown]
 # Rows that measure different things cannot be ranked: all particles together, single particles found, and one particle

@@ -33,7 +33,7 @@ workers: int = 1  # processes that share the cores
 # finished ones as they are; `records` reads them as two tables, a row a run and a row a score.
 
 # %%
-from lorasam_core import experiments, plots, stats
+from lorasam_core import charts, experiments, plots, stats
 from lorasam_core.experiments import records, study
 from lorasam_core.report import page as report
 
@@ -66,26 +66,25 @@ differences = stats.verdict(stats.paired(sweep, "rank", reference), noise)
 # %%
 table = means.merge(differences[["rank", "difference", "verdict"]], on="rank", how="left")
 table["trainable"] = table["rank"].map(sweep.groupby("rank")["trainable_parameters"].first())
-table["reported"] = [study.reported("rank", rank, kept.runs["model"].iloc[0])[0] for rank in table["rank"]]
+model = kept.runs["model"].iloc[0]
+table["reported"] = [study.reported("rank", rank, model)[0] for rank in table["rank"]]
+table = table.astype({"reported": float})
 shown = table[["rank"]].assign(
     **{"trainable parameters": table["trainable"].map("{:,}".format), "test Dice, %": stats.as_text(table)},
     difference=(100 * table["difference"]).map("{:+.1f}".format).replace("+nan", "–"),
     verdict=table["verdict"].fillna("–"),
-    **{f"test Dice, %, {study.REPORTED}": table["reported"].astype(float).map("{:.2f}".format).replace("nan", "–")},
+    **{f"test Dice, %, {study.REPORTED}": table["reported"].map("{:.2f}".format).replace("nan", "–")},
 )
 caption = f"Test Dice of the predictor by rank, the difference to rank {reference} in points, and the study's Dice."
 page.table(shown, "rank", caption, sweep["run"], table)
 
 # %%
 frozen = stats.mean_interval(dice[dice["method"] == "frozen"].drop_duplicates("id"), "method")
-drawn = table.assign(dice=100 * table["mean"], low=100 * table["low"], high=100 * table["high"])
-drawn = drawn.assign(reported_dice=table["reported"].astype(float))
-level = {name: 100 * frozen[name].iloc[0] for name in ("mean", "low", "high")} if len(frozen) else None
 caption = (
     "Test Dice by rank. Bars are 95 % intervals over groups, diamonds are reported by the study, the band is frozen."
 )
 alt = "Dice over the ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(plots.ablation_chart(drawn, "rank", level), "rank-dice", caption, alt, sweep["run"], drawn)
+page.figure(charts.ablation_chart(table, "rank", frozen), "rank-dice", caption, alt, sweep["run"], table)
 
 # %% [markdown]
 # The measured line is level where the reported one climbs. The bars reflect the sampling of test images, and they are

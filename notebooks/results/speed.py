@@ -26,8 +26,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments
 from lorasam_core.report import page as report
 from bench import cases, tables
 from lorasam_core.experiments.records import read_edition
@@ -157,7 +156,7 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 # %% tags=["hide-input"]
 for kind, axis, rows in tables.growths(records):
     for measure, label in {"seconds": "seconds", "memory": "memory, MB"}.items():
-        figure = plots.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
+        figure = charts.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
         over = axis.replace(" ", "-")
         caption = f"{kind}: {label.split(',')[0]} over {axis}, medians, both axes logarithmic."
         alt = f"Two lines, lorasam's and segment-anything's: {label} over {axis}."

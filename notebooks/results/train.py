@@ -32,8 +32,7 @@ crop_size: int = 0  # side of the training crops, pixels of the image
 seed: int = -1  # of A, of the order of the images and of the prompts; -1: the main run's
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments
 from lorasam_core.report import page as report
 from lorasam_core.report.chapters import budgets, chance, comparisons
 from lorasam_core.experiments.records import read_edition
@@ -77,7 +76,7 @@ run = runs[0]
 caption = "Loss, accuracy and mIoU by step. Diamonds: the last values reported by the study (ViT-B, its own data)."
 caption = f"{caption} {report.losses_note(run.config.objective)}".strip()
 alt = "Three charts over the optimiser step, each with a line for training and one for validation."
-figure = plots.curves(run.history, reported=report.STUDY["curves"])
+figure = charts.curves(run.history, reported=report.STUDY["curves"])
 page.figure(figure, "train-curves", caption, alt, runs=[run], data=run.history)
 
 # %% tags=["hide-input"]
@@ -98,7 +97,7 @@ page.table(report.main_table(page.edition, runs), "main", caption, data=rows)
 # %% tags=["hide-input"]
 caption = f"The same as a chart. {report.seeds_clause(runs)}"
 alt = "Means and intervals of each metric, the frozen model in blue and the adapted one in vermilion."
-page.figure(plots.interval_chart(rows, "%"), "main-metrics", caption, alt, data=rows)
+page.figure(charts.interval_chart(rows, "%"), "main-metrics", caption, alt, data=rows)
 
 # %% tags=["hide-input"]
 for sentence in report.findings(page.edition, runs):

@@ -25,8 +25,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %% tags=["hide-input"]
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments, plots
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
@@ -130,7 +129,7 @@ of_scenes = evaluate(sam, described, config.evaluate, settings, autocast=autocas
 rows = report.compare({"scenes": of_scenes, "particles": of_particles})
 caption = "The frozen model on describable scenes and on the test images of this edition, with 95 % intervals."
 alt = "Means and intervals of each metric, scenes and particles in two colours."
-page.figure(plots.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, runs=[frozen], data=rows)
+page.figure(charts.interval_chart(rows, "%"), "zero-shot-metrics", caption, alt, runs=[frozen], data=rows)
 
 # %% tags=["hide-input"]
 means = rows.pivot(index="metric", columns="series", values="mean")

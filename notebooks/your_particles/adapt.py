@@ -42,8 +42,7 @@ learning_rate: float = 0.002  # lower it, to 0.0005 or so, for more steps
 crop_size: int = 256  # side of the training crops, pixels of your images
 
 # %%
-from lorasam_core import experiments
-from lorasam_core import plots
+from lorasam_core import charts, experiments, plots
 from lorasam_core.report import page as report
 from lorasam_core.report.phrases import difference
 from lorasam_core.experiments.records import read_edition, root
@@ -136,7 +135,7 @@ caption = (
     "Frozen and adapted on the test images of the folder, with 95 % intervals over groups where there are several."
 )
 alt = "Means and intervals of each metric, the frozen model in blue and the adapted one in vermilion."
-page.figure(plots.interval_chart(rows, "%"), "yours-metrics", caption, alt, runs=[frozen, adapted], data=rows)
+page.figure(charts.interval_chart(rows, "%"), "yours-metrics", caption, alt, runs=[frozen, adapted], data=rows)
 
 # %%
 change, low, high = report.paired([frozen], [adapted], "predictor", "dice")
@@ -234,7 +233,7 @@ diameters = {key: table[~table["touches_border"]]["equivalent_diameter"] for key
 unit = measured[name].attrs["unit"]
 caption = f"Sizes in {name}: as found by the adapted model, and as labelled where there are labels."
 alt = "Cumulative curves of equivalent diameters on a logarithmic axis."
-page.figure(plots.size_plot(diameters, unit), "yours-size-curve", caption, alt, runs=[adapted], data=measured[name])
+page.figure(charts.size_plot(diameters, unit), "yours-size-curve", caption, alt, runs=[adapted], data=measured[name])
 
 # %% [markdown]
 # ## What you have now

@@ -1,14 +1,11 @@
 """Differences in words claim a side only where the interval lies on it."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
-from lorasam_core.report.phrases import UNCLEAR, difference, few_groups, listed, seed_limit, verdict
+from lorasam_core.report.phrases import UNCLEAR, difference, few_groups, listed
 
 
 @pytest.mark.parametrize(
@@ -34,29 +31,6 @@ def test_a_side_is_claimed_only_beyond_zero(change, below, above):
 
 def test_lists_in_words():
     assert [listed("abc"[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
-
-
-@pytest.mark.parametrize(
-    ("gain", "low", "high", "noise", "kind"),
-    [
-        (2, 1, 3, math.nan, "higher"), (-2, -3, -1, 1.5, "lower"), (2, -1, 3, 0, "tied"), (2, 1, 3, 2, "noisy"),
-        (2, math.nan, math.nan, 0, "open"),
-        # images allow +-3, seeds +-4, both together +-5
-        (4.9, 1.9, 7.9, 4, "noisy"), (-4.9, -7.9, -1.9, 4, "noisy"), (5.1, 2.1, 8.1, 4, "higher"),
-        (-5.1, -9, -2.1, 4, "lower"),
-    ],
-)  # fmt: skip
-def test_verdicts(gain, low, high, noise, kind):
-    assert verdict(gain, low, high, noise) == kind
-
-
-def test_seed_limits_are_students_of_the_difference():
-    t, std = stats.t.ppf(0.975, 2), 0.7
-    least = t * math.sqrt(2) * std
-    assert seed_limit(least, 1, 1) == pytest.approx(least)
-    assert seed_limit(least, 3, 1) == pytest.approx(t * std * math.sqrt(1 + 1 / 3))
-    assert seed_limit(least, 3, 0) == seed_limit(least, 0, 3) == pytest.approx(t * std * math.sqrt(1 / 3))
-    assert math.isnan(seed_limit(math.nan, 3, 1)) and seed_limit(least, 0, 0) == 0
 
 
 def test_few_groups_are_a_warning():

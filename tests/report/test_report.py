@@ -4,7 +4,6 @@ import base64
 import copy
 import io
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from lorasam_core import plots
+from lorasam_core import charts, plots, stats
 from lorasam_core.experiments import study
 from lorasam_core.experiments.records import read_edition
 from lorasam_core.report import figures, tables
@@ -62,32 +61,6 @@ def test_seeds_of_the_main_run_are_those_that_differ_in_nothing_else(edition):
     assert report.records_of(edition, "learning_rate") == []
 
 
-def test_ablation_puts_the_study_beside_the_same_share_of_the_width(edition):
-    table = report.ablation_table(edition.experiment("rank"), "rank").set_index("rank")
-    assert list(table.index) == [32, 64, 128, 256]
-    assert table["reported_value"].tolist() == [128, 256, 512, 1024]
-    assert table["reported_dice"].tolist() == [82.39, 89.56, 96.14, 96.22]
-    assert table["trainable"].tolist()[:3] == [4608 * 32, 4608 * 64, 4608 * 128] and np.isnan(table["dice"][256])
-    shown = report.ablation_display(report.ablation_table(edition.experiment("rank"), "rank"))
-    marked = [c for c in shown.columns if "reported by the study" in c]
-    assert len(marked) == 3 and shown.iloc[3]["test Dice, % [95 % interval]"] == "–"
-    assert shown.iloc[0]["rank / width"] == "0.167"
-
-
-def test_ablation_sentence_claims_no_more_than_the_intervals(edition):
-    sentence = report.ablation_sentence(edition.experiment("rank"), "rank", seeds=report.adapted_runs(edition))
-    records = {r.run_id: 100 * r.metrics["test"]["predictor"]["dice"]["mean"] for r in edition.experiment("rank")}
-    assert f"{records['r64']:.1f} %" in sentence and f"{records['r32']:.1f} %" in sentence
-    assert re.search(r"\b(64|128) cannot be told from it", sentence) and "The best" not in sentence
-    assert "2 seeds of another configuration (*m0*) lie 2.0 points apart, and the noise of these is" in sentence
-    assert f"reported by the study spans {96.14 - 82.39:.1f} points" in sentence
-    clear = report.ablation_sentence([r for r in edition.experiment("rank") if r.run_id != "r128"], "rank")
-    assert "excludes zero against every other value; it was picked on these same images" in clear
-    assert "One seed a value" in clear
-    alone = report.ablation_sentence(edition.experiment("rank")[:1], "rank")
-    assert "nothing to compare" in alone
-
-
 def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     text = " ".join(report.findings(edition))
     assert "a gain of 41.0 [41.0,\u00a041.0] points. Over 2 seeds the adapted value has a standard deviation" in text
@@ -109,27 +82,6 @@ def test_findings_name_gain_loss_and_doubt(edition, tmp_path):
     write_run(equal, "f", 0.9, method="frozen")
     write_run(equal, "a", 0.9)
     assert "a difference of less than a tenth of a point" in report.findings(read_edition(equal))[0]
-
-
-def test_noise_of_the_sweeps_own_seeds_is_added_to_its_intervals(tmp_path):
-    for run_id, rank, level in (("a", 32, 0.70), ("b", 64, 0.72)):
-        write_run(tmp_path, run_id, level, name=f"rank {rank}", rank=rank)
-    for seed, level in enumerate((0.70, 0.71, 0.72)):
-        write_run(tmp_path, f"own{seed}", level, name=f"own {seed}", rank=32, seed=seed)
-        write_run(tmp_path, f"other{seed}", level, name=f"other {seed}", rank=8, seed=seed)
-    runs = {r.run_id: r for r in read_edition(tmp_path).records}
-    sweep = [runs["a"], runs["b"]]
-    own = report.ablation_sentence(sweep, "rank", [runs[f"own{i}"] for i in range(3)])
-    # two single runs may differ by 4.30 * sqrt(2) * 1 points; these differ by 2
-    assert (
-        "With the noise of seeds added, 32 cannot be told from it." in own
-        and "3 seeds of one of these (*own 0*)" in own
-    )
-    other = report.ablation_sentence(sweep, "rank", [runs[f"other{i}"] for i in range(3)])
-    assert (
-        "excludes zero against every other value" in other
-        and "another configuration (*other 0*) lie 2.0 points" in other
-    )
 
 
 def test_findings_hold_a_gain_against_seeds_and_groups(tmp_path):
@@ -188,16 +140,12 @@ def test_captions_say_what_seeds_and_losses_stand_behind(edition):
     assert "no sign of over-fitting" in report.losses_note("mixed") and "single" in report.losses_note("instance")
 
 
-def test_one_group_gives_no_interval_and_no_claim(edition, tmp_path):
-    for run_id, rank, level in (("a", 32, 0.7), ("b", 64, 0.8)):
-        write_run(tmp_path / "one", run_id, level, rank=rank)
-        path = tmp_path / "one" / run_id / "per_image.csv"
+def test_one_group_gives_no_interval_and_no_claim(tmp_path):
+    for run_id, level, method in (("f", 0.6, "frozen"), ("a", 0.7, "lora")):
+        write_run(tmp_path, run_id, level, method=method)
+        path = tmp_path / run_id / "per_image.csv"
         pd.read_csv(path).assign(group="g").to_csv(path, index=False)
-    write_run(tmp_path / "one", "f", 0.6, method="frozen")
-    records = [r for r in read_edition(tmp_path / "one").records if r.config.method == "lora"]
-    assert "from 1 group no interval can be drawn" in report.ablation_sentence(records, "rank")
-    pd.read_csv(tmp_path / "one" / "a" / "per_image.csv").to_csv(tmp_path / "one" / "f" / "per_image.csv", index=False)
-    assert "too few groups for an interval" in report.findings(read_edition(tmp_path / "one"))[0]
+    assert "too few groups for an interval" in report.findings(read_edition(tmp_path))[0]
 
 
 def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
@@ -241,6 +189,8 @@ def test_curves_sentence_reads_the_history(edition):
 def test_study_numbers_agree_with_each_other():
     assert study.break_even() == 384 and study.break_even(192) == 96
     assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "lite") == (96.14, 11.44)
+    assert study.equivalent("rank", "lite") == [32, 64, 128, 256]
+    assert [study.reported("rank", rank, "lite")[0] for rank in (32, 64, 128, 256)] == [82.39, 89.56, 96.14, 96.22]
     assert study.reported("learning_rate", 1e-4, "lite")[0] == study.STUDY["test_dice"]
     assert study.reported("scaling", "none") == (None, None) and study.equivalent("scaling") == []
     assert study.STUDY["test_cases"][study.STUDY["lowest_case"]][1] == min(
@@ -250,19 +200,25 @@ def test_study_numbers_agree_with_each_other():
         study.width_of("vit_x")
 
 
+def ranks(edition):
+    dice = edition.scores[edition.scores["measure"] == "predictor dice"].merge(edition.runs, on="run")
+    sweep = dice[dice["experiment"] == "rank"]
+    return stats.mean_interval(sweep, "rank").assign(reported=82.39), sweep["run"]
+
+
 def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
     page = report.Page(edition, "results/rank")
-    table = report.ablation_table(edition.experiment("rank"), "rank")
-    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
-    page.table(report.ablation_display(table), "rank", "Ranks.", data=table)
+    table, runs = ranks(edition)
+    page.figure(charts.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", runs, table)
+    page.table(pd.DataFrame({"rank": ["32"]}), "rank", "Ranks.", data=table)
     about = json.loads((edition.path / "figures" / "rank-dice.json").read_text())
-    assert about["notebook"] == "results/rank" and about["function"] == "lorasam_core.plots.ablation_chart"
+    assert about["notebook"] == "results/rank" and about["function"] == "lorasam_core.charts.ablation_chart"
     assert about["runs"] == ["r32", "r64", "r128"] and about["alt"] == "A chart."
     assert (edition.path / "figures" / "rank-dice.svg").is_file()
     saved = pd.read_csv(edition.path / "tables" / "rank.csv")
-    assert np.allclose(saved["dice"], table["dice"], equal_nan=True)
+    assert np.allclose(saved["mean"], table["mean"], equal_nan=True)
     assert capsys.readouterr().out == ""  # outside a notebook nothing is shown
-    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
+    page.figure(charts.ablation_chart(table, "rank"), "rank-dice", "Dice by rank.", "A chart.", data=table)
     with pytest.raises(ValueError, match="results/rank"):
         report.Page(edition, "results/learning_rate").table(table, "rank", "Ranks.")
     with pytest.raises(ValueError, match="no name"):
@@ -273,8 +229,8 @@ def test_a_notebook_shows_the_picture_and_the_table_themselves(edition, monkeypa
     shown = []
     monkeypatch.setattr("lorasam_core.report.figures.show", lambda *forms: shown.append(forms))
     page = report.Page(edition, "results/rank")
-    table = report.ablation_table(edition.experiment("rank"), "rank")
-    page.figure(plots.ablation_chart(table, "rank"), "rank-dice", "Dice by `rank`.", 'A "chart".', data=table)
+    table, _ = ranks(edition)
+    page.figure(charts.ablation_chart(table, "rank"), "rank-dice", "Dice by `rank`.", 'A "chart".', data=table)
     page.table(pd.DataFrame({"a|b": ["1"]}), "small", "Small.")
     (picture, myst), (caption, nothing), (rows, tall), _ = shown
     content = base64.b64decode(picture["image/png"])

@@ -8,7 +8,7 @@ is known.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import pandas as pd
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Record
 from lorasam_core.report import findings
-from lorasam_core.report.phrases import listed, seed_limit, verdict
-from lorasam_core.report.tables import by_value, interval, paired, run_ids, shown, training_of
+from lorasam_core.report.phrases import listed
+from lorasam_core.report.tables import interval, paired, run_ids, shown, training_of
+from lorasam_core.stats import judge, seed_limit
 
 MEASURES = {  # column: evaluator, column of per_image.csv, words
     "predictor_dice": ("predictor", "dice", "predictor Dice"),
@@ -167,28 +168,6 @@ def cost_display(table: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
-def series_table(series: Mapping[str, Sequence[Record]], field: str, measure: str = "predictor_dice") -> pd.DataFrame:
-    """Adapted runs of several sweeps over one setting, long: `field`, series, mean, low, high (%), runs."""
-    evaluator, metric, _ = MEASURES[measure]
-    rows = []
-    for name, records in series.items():
-        for value, runs in by_value(records, field).items():
-            found = interval(runs, evaluator, metric)
-            percent = {key: 100 * found[key] for key in ("mean", "low", "high")}
-            rows.append({field: value, "series": name, **percent, "runs": len(runs)})
-    table = pd.DataFrame(rows, columns=[field, "series", "mean", "low", "high", "runs"])
-    table.attrs.update(made_by="lorasam_core.report.chapters.comparisons.series_table", runs=run_ids(*series.values()))
-    return table
-
-
-def pivoted(table: pd.DataFrame, row: str, column: str) -> pd.DataFrame:
-    """A table's `text`, a row a value of `row`, a column a value of `column` in the table's order; "–" where none."""
-    wide = table.pivot(index=row, columns=column, values="text")[list(dict.fromkeys(table[column]))].fillna("–")
-    out = wide.reset_index().rename_axis(columns=None)
-    out.attrs.update(table.attrs)
-    return out
-
-
 # ------------------------------------------------------------------------------------------------- sentences
 def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", noise: float = float("nan")) -> str:
     """What can and what cannot be told apart from the reference of a comparison_table.
@@ -264,18 +243,10 @@ def seed_limits(table: pd.DataFrame, noise: float) -> list[float]:
 
 
 def verdicts(table: pd.DataFrame, measure: str, noise: float) -> list[str]:
-    """`phrases.verdict` of each row of a comparison_table against its reference (which is open itself)."""
+    """`stats.judge` of each row of a comparison_table against its reference (which is open itself)."""
     gains = zip(*(table[f"{measure}{end}"] for end in ("_gain", "_gain_low", "_gain_high")), strict=True)
     limits = seed_limits(table, noise)
-    return [verdict(gain, low, high, limit) for (gain, low, high), limit in zip(gains, limits, strict=True)]
-
-
-def reference_sentence(table: pd.DataFrame, reference: str | None) -> str:
-    """That a comparison_table had to do without the reference asked for; an empty text where it has it, or no row."""
-    if not len(table) or reference in set(table["name"]):
-        return ""
-    base = table.loc[table["reference"], "name"].iloc[0]
-    return f"The reference of the sweeps is not among these runs: they are compared with *{base}* in its place."
+    return [judge(gain, low, high, limit) for (gain, low, high), limit in zip(gains, limits, strict=True)]
 
 
 def seed_noise(seeds: Sequence[Record], measure: str = "predictor_dice") -> dict[str, float]:

@@ -12,8 +12,9 @@ import pandas as pd
 
 from lorasam_core.experiments.records import Record
 from lorasam_core.report.chapters.comparisons import MEASURES
-from lorasam_core.report.phrases import difference, listed, seed_limit, verdict
+from lorasam_core.report.phrases import difference, listed
 from lorasam_core.report.tables import interval, paired, run_ids, shown
+from lorasam_core.stats import judge, seed_limit
 
 SERIES = {"lora": "adapted", "unet": "U-Net"}  # method -> the name of its line
 ASKED = ("predictor_dice", "f1", "ap50")
@@ -141,13 +142,13 @@ def catch_up_sentence(
 
 
 def _verdict(before: Sequence[Record], after: Sequence[Record], measure: str, noise: float) -> str:
-    """`phrases.verdict` of after - before; open where one of them was not measured. Only what is trained has seeds."""
+    """`stats.judge` of after - before; open where one of them was not measured. Only what is trained has seeds."""
     evaluator, metric, _ = MEASURES[measure]
     if not all(math.isfinite(interval(runs, evaluator, metric)["mean"]) for runs in (before, after)):
         return "open"
     gain, low, high = (100 * value for value in paired(before, after, evaluator, metric))
     seeds = [sum(record.config.method in SERIES for record in runs) for runs in (before, after)]
-    return verdict(gain, low, high, seed_limit(noise, *seeds))
+    return judge(gain, low, high, seed_limit(noise, *seeds))
 
 
 def _from_on(below: Sequence[int], fewer: Sequence[int], total: int) -> str:

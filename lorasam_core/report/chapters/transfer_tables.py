@@ -129,7 +129,7 @@ def _numbers(row: Mapping[str, Any] | pd.Series, names: tuple[str, str, str]) ->
 
 
 def chart_rows(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """`transfer_rows` of one metric for plots.interval_chart: metric (what is tested), series, mean, low, high in %.
+    """`transfer_rows` of one metric for charts.interval_chart: metric (what is tested), series, mean, low, high in %.
 
     The main configuration is the series `adapted`, in whose colour it is drawn everywhere.
     """

@@ -1,0 +1,132 @@
+"""Charts of the report: curves, ablations, intervals, size distributions, in the style and colours of `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from lorasam_core.measure.sizes import readable_unit
+from lorasam_core.plots import ADAPTED, COLORS, FROZEN, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
+
+
+@styled
+def curves(history: pd.DataFrame, reported: Mapping[str, float] | None = None) -> Figure:
+    """Loss, accuracy and mIoU by step, training as a running mean over its single values.
+
+    history: one row a log step, as training writes it; reported: the study's last values by column.
+    """
+    figure = Figure(figsize=(8.4, 2.7))
+    window = 2 * max(1, round(len(history) / 40))  # even: objectives that alternate are averaged
+    for axes, name in zip(figure.subplots(1, 3), ("loss", "accuracy", "miou"), strict=True):
+        for part, color in (("train", TRAIN), ("validation", VALIDATION)):
+            column = f"{'val' if part == 'validation' else part}_{name}"
+            rows = history.dropna(subset=[column])
+            if part == "train":
+                axes.plot(rows["step"], rows[column], color=color, alpha=0.3, linewidth=0.8)
+                mean = rows[column].rolling(window, min_periods=window).mean()
+                axes.plot(rows["step"], mean, color=color, label=f"train, mean of {window}")
+            else:
+                axes.plot(rows["step"], rows[column], "o-", color=color, label=part, markersize=3)
+            if reported and column in reported:
+                end = history["step"].max()
+                axes.plot(end, reported[column], "D", color=color, markerfacecolor="white", clip_on=False)
+        axes.set(xlabel="optimiser step", title={"miou": "mIoU"}.get(name, name))
+    if reported:
+        axes.plot([], [], "D", color=STUDY, markerfacecolor="white", label="last value reported\nby the study")
+    axes.legend(loc="best")
+    return figure
+
+
+@styled
+def ablation_chart(table: pd.DataFrame, field: str, frozen: pd.DataFrame | None = None) -> Figure:
+    """Dice by the values of one setting: measured with its interval, and the study's number beside it, marked.
+
+    table: columns `field`, mean, low, high (0 to 1, as `stats.mean_interval` makes them) and reported (the study's, in
+    %), NaN where missing; frozen: the frozen model's mean, low, high in a table of one row, drawn as a band.
+    """
+    figure = Figure(figsize=(6.2, 3.2))
+    axes = figure.subplots()
+    place = np.arange(len(table))
+    if frozen is not None and len(frozen):
+        mean, low, high = 100 * frozen[["mean", "low", "high"]].iloc[0]
+        axes.axhspan(low, high, color=FROZEN, alpha=0.15, linewidth=0)
+        axes.axhline(mean, color=FROZEN, linestyle="--", label="frozen, measured")
+    ours = table["mean"].notna().to_numpy()
+    mean, low, high = (100 * table.loc[ours, name] for name in ("mean", "low", "high"))
+    label = "adapted, measured"
+    axes.errorbar(place[ours] - 0.08, mean, [mean - low, high - mean], fmt="o-", color=ADAPTED, capsize=3, label=label)
+    theirs = table["reported"].notna().to_numpy()
+    if theirs.any():
+        axes.plot(
+            place[theirs] + 0.08, table["reported"][theirs], "D:", color=STUDY, markerfacecolor="white",
+            linewidth=1, label="reported by the study\n(ViT-B, its own data)",
+        )  # fmt: skip
+    axes.set(xlabel=field.replace("_", " "), ylabel="test Dice, %")
+    axes.set_xticks(place, [setting(x) for x in table[field]])
+    axes.margins(x=0.1)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def interval_chart(table: pd.DataFrame, xlabel: str = "score") -> Figure:
+    """Means with intervals, one row a metric, one colour a series; table: columns metric, series, mean, low, high."""
+    metrics, series = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["series"]))
+    figure = Figure(figsize=(7.2, 0.7 + 0.34 * len(metrics)))
+    axes = figure.subplots()
+    for k, name in enumerate(series):
+        rows = table[table["series"] == name]
+        place = np.array([metrics.index(m) for m in rows["metric"]]) + 0.22 * (k - (len(series) - 1) / 2)
+        spread = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+        color = COLORS.get(name, OTHER[k % len(OTHER)])
+        axes.errorbar(rows["mean"], place, xerr=spread, fmt="o", color=color, capsize=2.5, label=name, markersize=5)
+    axes.set_yticks(range(len(metrics)), metrics)
+    axes.set(xlabel=xlabel, ylim=(len(metrics) - 0.5, -0.5))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", **labels: str) -> Figure:
+    """Lines of y over x, one colour a value of `hue`; `log` names the logarithmic axes, `labels` xlabel and ylabel."""
+    figure = Figure(figsize=(6.2, 3.2))
+    axes = figure.subplots()
+    names = list(dict.fromkeys(table[hue]))
+    colors = [COLORS.get(name, OTHER[k % len(OTHER)]) for k, name in enumerate(names)]
+    sns.lineplot(table, x=x, y=y, hue=hue, style=hue, markers=True, dashes=False, palette=colors, ax=axes)
+    axes.set(**{f"{axis}scale": "log" for axis in log}, **labels)
+    if "x" in log:
+        axes.set_xticks(sorted(set(table[x])), [setting(v) for v in sorted(set(table[x]))], minor=False)
+        axes.minorticks_off()
+    axes.legend(title=hue, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
+    """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked.
+
+    The axis is in the `readable_unit` of all particles together.
+    """
+    every = np.concatenate([[], *sizes.values()])
+    by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
+    sizes = {name: np.asarray(diameters) / by for name, diameters in sizes.items()}
+    figure = Figure(figsize=(6.2, 3.2))
+    axes = figure.subplots()
+    for k, (name, diameters) in enumerate(sizes.items()):
+        color = COLORS.get(name, OTHER[k % len(OTHER)])
+        if len(diameters):
+            sns.ecdfplot(x=diameters, ax=axes, color=color, label=f"{name}, {len(diameters)} particles", stat="percent")
+            axes.plot(np.quantile(diameters, [0.1, 0.5, 0.9]), [10, 50, 90], "o", color=color, markersize=4)
+    axes.set(xlabel=f"equivalent diameter, {unit}", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
+    axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
+    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
