@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from bench.cases import GROUPS, MERGED, cases
-from lorasam_core.experiments.records import bench_records, read_json
+from lorasam_core.experiments.records import read_json
 from lorasam_core.report.figures import Page
+from lorasam_core.report.pages import bench_records
 
 Record = Mapping[str, Any]
 KINDS = {"cpu": "CPU", "cuda": "GPU"}

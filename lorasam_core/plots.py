@@ -7,7 +7,7 @@ picture. Nothing here reads records or models: arrays and tables in, figures out
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,19 @@ def _draw_inset(axes: Axes, picture: NDArray[Any], inset: Inset) -> None:
         spine.set(visible=True, color=INSET_RED, linewidth=1.8)
 
 
+def image_grid(pictures: Iterable[NDArray[Any]], columns: int, width: float) -> tuple[Figure, list[Axes]]:
+    """A figure `width` inches wide with bare axes in rows of at most `columns`, high enough for the tallest picture."""
+    shapes = [picture.shape for picture in pictures]
+    columns = min(columns, len(shapes))
+    rows = -(-len(shapes) // columns)
+    tallest = max(height / across for height, across, *_ in shapes)
+    figure = Figure(figsize=(width, rows * (width / columns * tallest + 0.25)))
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.axis("off")
+    return figure, grid
+
+
 @styled
 def panels(
     pictures: Mapping[str, NDArray[Any]],
@@ -145,15 +158,8 @@ def panels(
     colors: Mapping[str, str] | None = None,
 ) -> Figure:
     """Titled pictures, uint8 (H, W[, 3]), in rows of `columns` (None: one row), each with the inset enlarged."""
-    columns = min(columns or len(pictures), len(pictures))
-    rows = -(-len(pictures) // columns)
-    tallest = max(p.shape[0] / p.shape[1] for p in pictures.values())
-    figure = Figure(figsize=(width, rows * (width / columns * tallest + 0.25)))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes: Axes
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, (title, picture) in zip(grid.flat, pictures.items(), strict=False):
+    figure, grid = image_grid(pictures.values(), columns or len(pictures), width)
+    for axes, (title, picture) in zip(grid, pictures.items(), strict=False):
         axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
         axes.set_title(title, color=(colors or {}).get(title, "black"))
         axes.set_anchor("N")  # titles of a row at one height, whatever the pictures' shapes

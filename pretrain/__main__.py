@@ -24,6 +24,7 @@ def main() -> None:
     """The command; see the module."""
     parser = argparse.ArgumentParser(prog="nox -s pretrain --", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/pretrain"), help="state and log; resumed when there")
+    parser.add_argument("--begin", type=Path, help="weights to go on from, their card beside them, where no state is")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where the weights go; the card lies beside them")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
@@ -38,8 +39,9 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
     args = parser.parse_args()
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
+    earlier = json.loads(args.begin.with_suffix(".json").read_text(encoding="utf-8"))["hours"] if args.begin else 0.0
     device, real = resolve_device(args.device), find_real(args.real)
-    sam = pretrain(args.out, device, phases, workers=args.workers, real=real)
+    sam = pretrain(args.out, device, phases, workers=args.workers, real=real, begin=args.begin)
     sam.load_state_dict({name: tensor.half().float() for name, tensor in sam.state_dict().items()})  # as in the file
     base_hash, precision = hash_base(sam), resolve_precision("auto", device)
     measured = measure.measure(
@@ -51,7 +53,7 @@ def main() -> None:
         "phases": [{"name": p.name, "side": p.side, "batch": p.batch, "steps": p.steps} for p in phases],
         "versions": {"scenes": SCENES_VERSION, "heaps": HEAPS_VERSION},
         "real": 0 if real is None else sum(1 for _ in (real / "images").iterdir()),
-        "hours": round(elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
+        "hours": round(earlier + elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
         "date": date.today().isoformat(), "part": args.part, "measures": measured,
     }  # fmt: skip
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})

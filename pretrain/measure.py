@@ -20,7 +20,7 @@ from tqdm import tqdm
 from lorasam_core.data import load_dataset
 from lorasam_core.masks.generator import Autocast, MaskGenerator, Predictor, evaluating
 from lorasam_core.measure import metrics
-from lorasam_core.measure.evaluation import score_prompts
+from lorasam_core.measure.prompted import score_prompts
 from lorasam_core.stats import bootstrap_interval
 from lorasam_core.training.prompts import jittered_boxes, points_inside, whole_image_box
 from pretrain.scenes import generate_scene

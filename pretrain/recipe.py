@@ -9,6 +9,7 @@ along the way.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 import torch
 from lightning_fabric import Fabric, seed_everything
+from safetensors.torch import load_file
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -54,13 +56,13 @@ class Phase:
 PHASES = (Phase("windows", 256, 12, 12_000), Phase("frame", 512, 4, 1_200))
 
 
-def learning_rate(steps: int) -> Callable[[int], float]:
-    """AdamW's rate at a step of the whole recipe: linear warm-up, constant, linear down to FLOOR."""
+def learning_rate(steps: int, begun: int = 0) -> Callable[[int], float]:
+    """AdamW's rate at a step of the whole recipe: linear warm-up from step `begun`, constant, linear down to FLOOR."""
     warm, fall = min(WARMUP, max(1, steps // 10)), max(1, round(FALL * steps))
 
     def rate(step: int) -> float:
         left = min(1.0, (steps - step) / fall)
-        return PEAK * min(1.0, (step + 1) / warm) * (FLOOR + (1 - FLOOR) * left)
+        return PEAK * min(1.0, (step - begun + 1) / warm) * (FLOOR + (1 - FLOOR) * left)
 
     return rate
 
@@ -111,13 +113,14 @@ def averaging() -> Callable[[Any, Any, Any], None]:
 
 def pretrain(
     out: Path, device: str = "auto", phases: tuple[Phase, ...] = PHASES, seed: int = 0, workers: int = 1,
-    real: Path | None = None, share: float = REAL,
+    real: Path | None = None, share: float = REAL, begin: Path | None = None,
 ) -> Sam:  # fmt: skip
     """Run the recipe, resumed from `out`/state.pt where one is; log in `out`/history.csv; return the averaged model.
 
     real: the folder of real pictures (images/, labels/). What is drawn depends on seed, phase and step alone: a resumed
-    run ends as an uninterrupted one does. A run may be resumed with more steps. Raises ValueError where the state is
-    that of a recipe with other phases.
+    run ends as an uninterrupted one does. A run may be resumed with more steps. begin: weights of this recipe whose
+    steps are taken as done where there is no state; the optimizer starts anew, with a warm-up. Raises ValueError where
+    the state, or the card of `begin`, is that of a recipe with other phases.
     """
     out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(device)
@@ -125,6 +128,8 @@ def pretrain(
     seed_everything(seed, verbose=False)
     kept = out / "state.pt"
     state = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else None
+    if state is None and begin is not None:
+        kept, state = begin, _taken_up(begin, phases)
     shapes = [[p.name, p.side, p.batch] for p in phases]
     if state and state["phases"] != shapes:
         raise ValueError(f"{kept} is of a run with other phases; delete it, or choose another folder.")
@@ -151,14 +156,17 @@ class Trained:
     ) -> None:
         self.fabric, self.sam, self.phases, self.out = fabric, sam, phases, out
         total = sum(p.steps for p in phases)
-        self.rate = learning_rate(total)
+        self.begun: int = state["begun"] if state else 0
+        self.rate = learning_rate(total, self.begun)
         objective = PromptedObjective(sam, max(1, min(EVEN, total // 4)), min(CORRECT, total // 3)).to(fabric.device)
+        if state and "optimizer" not in state:
+            sam.load_state_dict(state["sam"])
         slow = list(sam.image_encoder.stem.parameters())
         self.optimizer = MuonAdamW(objective, PEAK, MUON, slow, STEM)
         self.average = AveragedModel(sam, multi_avg_fn=averaging())
         self.done: list[int] = state["done"] if state else [0] * len(phases)
         self.rows: list[dict[str, Any]] = state["rows"] if state else []
-        if state:
+        if state and "optimizer" in state:
             objective.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.load_state_dict(state["average"])
@@ -202,6 +210,7 @@ class Trained:
         pd.DataFrame(self.rows).to_csv(self.out / "history.part", index=False)
         (self.out / "history.part").replace(self.out / "history.csv")
         now = {"phases": [[p.name, p.side, p.batch] for p in self.phases], "done": self.done, "rows": self.rows}
+        now["begun"] = self.begun
         now |= {"model": self.objective.state_dict(), "optimizer": self.optimizer.state_dict()}
         torch.save(now | {"average": self.average.state_dict()}, self.out / "state.part")
         (self.out / "state.part").replace(self.out / "state.pt")
@@ -210,6 +219,20 @@ class Trained:
         """The model with its averaged weights."""
         self.sam.load_state_dict(self.average.module.state_dict())
         return self.sam.eval()
+
+
+def _taken_up(weights: Path, phases: tuple[Phase, ...]) -> dict[str, Any]:
+    """The state after the steps that the card of `weights` names, without the optimizer's."""
+    card = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    done = [phase["steps"] for phase in card["phases"]]
+    shapes = [[phase["name"], phase["side"], phase["batch"]] for phase in card["phases"]]
+    begun = 0
+    for phase, count in zip(phases, done, strict=False):  # the first step that is not done
+        begun += count
+        if count < phase.steps:
+            break
+    rows = pd.read_csv(weights.with_suffix(".csv")).to_dict("records")
+    return {"phases": shapes, "done": done, "rows": rows, "begun": begun, "sam": load_file(weights)}
 
 
 def _one_thread(worker: int) -> None:

@@ -297,10 +297,3 @@ def load(name: str = "", runs: str | Path = "runs", unfinished: bool = False) ->
     if not editions:
         raise ValueError(f"{runs} holds no finished edition; run the experiments first: lorasam experiments.")
     return _named(editions, name, "finished")
-
-
-def bench_records() -> list[Path]:
-    """The files of `nox -s bench`, one a kind of device (cpu, cuda): the local one, else the published one."""
-    places = (root() / "runs" / "bench", root() / "book" / "bench")
-    found = {path.name: path for place in reversed(places) for path in sorted(place.glob("*.json"))}
-    return [found[name] for name in sorted(found)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -15,7 +14,6 @@ from segment_anything.utils.amg import (
     MaskData,
     area_from_rle,
     box_xyxy_to_xywh,
-    build_point_grid,
     coco_encode_rle,
     generate_crop_boxes,
     is_box_near_crop_edge,
@@ -28,6 +26,7 @@ from torchvision.ops.boxes import box_area
 from tqdm import tqdm
 
 from lorasam_core.masks import operations as masks
+from lorasam_core.masks.points import PointQueue, coarse_to_fine
 from lorasam_core.masks.predictor import Autocast, Predictor, as_rgb, evaluating
 from lorasam_core.models.prompt_decoder import PromptDecoder
 
@@ -55,45 +54,6 @@ CPU_CACHE = 30 * 2**20  # bytes of image tokens worked on at once on a CPU; glib
 CPU_MASKS = 8  # enlarged at once on a CPU
 CPU_CROPS = 1  # encoded at once
 CUDA_CROPS = 4
-LARGEST_COVER = 0.25  # of a crop's area: a larger mask may be the background, with objects of its own inside
-
-
-def coarse_to_fine(grid: np.ndarray) -> np.ndarray:
-    """An order, int (P,), of points (P, 2): of segment-anything's grid every 4th row and column first, then every 2nd,
-    then the rest; of other points a random one, the same every time.
-    """
-    side = math.isqrt(len(grid))
-    if len(grid) != side**2 or not np.allclose(grid, build_point_grid(side)):
-        return np.random.default_rng(0).permutation(len(grid))
-    row, column = np.divmod(np.arange(len(grid)), side)
-    level = sum(((row % step > 0) | (column % step > 0)).astype(int) for step in (4, 2))
-    return np.argsort(level, kind="stable")
-
-
-class PointQueue:
-    """The points of a crop, given out a few at a time, without those that lie in a mask that `cover` was shown.
-
-    points: (P, 2), X and Y in pixels of the crop; order: int (P,); size: of the crop, (height, width).
-    """
-
-    def __init__(self, points: np.ndarray, order: np.ndarray, size: tuple[int, int]) -> None:
-        height, width = size
-        self.columns, self.rows = np.minimum(points, (width - 1, height - 1)).astype(int).T
-        self.covered = np.zeros(size, dtype=bool)
-        self.waiting, self.skipped = order, 0
-
-    def take(self, count: int) -> np.ndarray:
-        """Indices of the next points, int (at most count,); empty when none is left."""
-        covered = self.covered[self.rows[self.waiting], self.columns[self.waiting]]
-        self.skipped += int(covered.sum())
-        left = self.waiting[~covered]
-        taken, self.waiting = left[:count], left[count:]
-        return taken
-
-    def cover(self, found: torch.Tensor) -> None:
-        """Masks, bool (M, height, width), whose points need not be asked; too large ones do not count."""
-        small = found.flatten(1).sum(1) <= LARGEST_COVER * self.covered.size
-        self.covered |= found[small].any(0).cpu().numpy()
 
 
 class MaskGenerator(SamAutomaticMaskGenerator):

@@ -16,7 +16,7 @@ import psutil
 
 from lorasam_core.experiments.executor import environment, execute
 from lorasam_core.experiments.profiles import Profile, load_profile
-from lorasam_core.experiments.records import Edition, bench_records, load, published_editions, root
+from lorasam_core.experiments.records import Edition, load, published_editions, root
 from lorasam_core.report.numbers import fill
 
 KEY = "lorasam_key"  # in an executed notebook's metadata: what it was made from
@@ -115,6 +115,13 @@ def page_key(page: Page, edition: Edition) -> str:
     runs = {record.run_id: record.metrics for record in edition.records}
     digest.update(json.dumps([page.parameters, edition.experiments, runs], sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def bench_records() -> list[Path]:
+    """The files of `nox -s bench`, one a kind of device (cpu, cuda): the local one, else the published one."""
+    places = (root() / "runs" / "bench", root() / "book" / "bench")
+    found = {path.name: path for place in reversed(places) for path in sorted(place.glob("*.json"))}
+    return [found[name] for name in sorted(found)]
 
 
 def pages_folder(edition: Edition, runs: str | Path = "runs") -> Path:

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from lorasam_core.config import RunConfig
+from lorasam_core.experiments.rerun import TOLERANCE
 from lorasam_core.experiments.study import STUDY, break_even
-from lorasam_core.experiments.sweeps import TOLERANCE
 from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS
 from lorasam_core.models.lora import lora_parameter_count
 

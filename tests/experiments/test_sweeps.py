@@ -11,6 +11,7 @@ from lorasam_core.experiments import sweeps as experiments
 from lorasam_core.experiments.executor import RunError
 from lorasam_core.experiments.publish import publish
 from lorasam_core.experiments.records import is_finished, read_edition, read_record
+from lorasam_core.experiments.rerun import compare
 from lorasam_core.report import book, pages
 
 NAN = float("nan")
@@ -214,7 +215,7 @@ def test_a_metric_that_neither_run_has_is_no_disagreement(old, new, within):
         SimpleNamespace(metrics={"test": {"generator": {} if mean is None else {"ap": {"mean": mean}}}})
         for mean in (old, new)
     )
-    assert experiments.compare(one, two)["within"].tolist() == [within]
+    assert compare(one, two)["within"].tolist() == [within]
 
 
 def test_sweep_runs_what_is_missing(world):

@@ -14,7 +14,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from skimage.draw import disk
 
 from lorasam_core.data.sample import Sample
-from lorasam_core.measure import evaluation, metrics
+from lorasam_core.measure import evaluation, metrics, prompted
 from lorasam_core.stats import bootstrap_interval
 from lorasam_core.training import prompts
 
@@ -109,7 +109,7 @@ def test_prompted_by_hand(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = torch.zeros(1, 3, 32, 32, dtype=torch.bool)
     masks[0, 0, :8, :8] = True  # IoU 1
     masks[0, 1, :8, :4] = True  # IoU 1/2
-    monkeypatch.setattr(evaluation, "_prompt_points", lambda *_: (masks, np.array([[0.2, 0.9, 0.1]])))
+    monkeypatch.setattr(prompted, "_prompt_points", lambda *_: (masks, np.array([[0.2, 0.9, 0.1]])))
     row = evaluation.evaluate_prompted(sam, [Sample(np.zeros((32, 32), np.uint8), labels, "a", "g")]).iloc[0]
     assert (row["n"], row["iou_best"], row["iou_rated"]) == (1, 1, 0.5)
     assert row["iou_error"] == pytest.approx((0.8 + 0.4 + 0.1) / 3)

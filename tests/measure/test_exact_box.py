@@ -14,7 +14,7 @@ from skimage.measure import regionprops
 
 from lorasam_core.config import RunConfig
 from lorasam_core.data.sample import Sample
-from lorasam_core.measure import evaluation, metrics
+from lorasam_core.measure import evaluation, metrics, prompted
 from lorasam_core.training import prompts
 from tests.tiny_sam import tiny_sam
 
@@ -53,8 +53,8 @@ def test_exact_box_rows_are_those_of_tight_boxes_one_by_one(sam: Sam, item: Samp
 
 def test_every_prompt_is_for_the_same_instances(sam: Sam, item: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[np.ndarray] = []
-    score = evaluation.score_prompts
-    monkeypatch.setattr(evaluation, "score_prompts", lambda p, true, **kw: asked.append(true) or score(p, true, **kw))
+    score = prompted.score_prompts
+    monkeypatch.setattr(prompted, "score_prompts", lambda p, true, **kw: asked.append(true) or score(p, true, **kw))
     rows = evaluation.evaluate(sam, [item], ("exact_box", "point", "box"), k=3, seed=1)
     assert list(rows) == ["exact_box", "point", "box"]
     assert len(asked) == 3 and all(np.array_equal(asked[0], other) for other in asked)

@@ -189,7 +189,7 @@ def comparison_sentence(table: pd.DataFrame, measure: str = "predictor_dice", no
         text.append(f"By paired differences, in points, it is {', and '.join(clear)}.")
         text.append("" if math.isfinite(noise) else "What another seed would change is not in the intervals.")
     if kinds["tied"]:
-        text.append(f"On these test images {listed(kinds['tied'])} cannot be told from it.")
+        text.append(f"No detectable difference on these test images: {listed(kinds['tied'])}.")
     if kinds["noisy"]:
         text.append(f"No more than other images and other seeds may do together: {listed(kinds['noisy'])}.")
     if kinds["open"]:

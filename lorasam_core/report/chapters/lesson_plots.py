@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from lorasam_core.plots import LABELS, OTHER, overlay, rgb, styled
+from lorasam_core.plots import LABELS, OTHER, image_grid, overlay, rgb, styled
 
 POSITIVE, NEGATIVE = OTHER[0], OTHER[3]
 INSTANCES = ("#FFFFFF", "#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#F0E442", "#BBBBBB")  # background, then ids
@@ -86,15 +86,8 @@ def around(mask: NDArray[Any], margin: int = 20) -> tuple[slice, slice]:
 @styled
 def prompts(panels: Mapping[str, Prompted], columns: int = 4, width: float = 8.0) -> Figure:
     """Titled images with a mask in blue and the prompt: stars for points inside, crosses for outside, boxes dashed."""
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    tallest = max(p.image.shape[0] / p.image.shape[1] for p in panels.values())
-    figure = Figure(figsize=(width, rows * (width / columns * tallest + 0.3)))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes: Axes
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, (title, panel) in zip(grid.flat, panels.items(), strict=False):
+    figure, grid = image_grid((panel.image for panel in panels.values()), columns, width)
+    for axes, (title, panel) in zip(grid, panels.items(), strict=False):
         picture = rgb(panel.image) if panel.mask is None else overlay(panel.image, panel.mask)
         axes.imshow(picture, interpolation="antialiased")
         axes.set_title(title)

@@ -37,7 +37,7 @@ def size_sentence(errors: pd.DataFrame) -> str:
     if sides:
         text.append(f"Its mean error is {'; '.join(sides)} (the 95 % interval excludes zero).")
     elif not unknown:
-        text.append("Not one of its mean errors can be told from zero: nothing shows that it reads high or low.")
+        text.append("None of its mean errors differs detectably from zero: nothing shows that it reads high or low.")
     if unknown:
         text.append(f"There are too few groups for an interval of its mean error in {listed(unknown)}.")
     worst = max(rows, key=lambda q: float(rows[q]["size"]))

@@ -158,7 +158,7 @@ def test_sentences_claim_a_bias_only_beyond_the_interval(series, tmp_path):
     assert "the absolute error of the D50 falls by 30.0 [30.0,\u00a030.0] percentage points (on the 6 images in" in text
     up_and_down = [particles(TRUE, (1 + e) * TRUE, i, f"g{i}") for i, e in zip("abcd", (0.3, -0.3, 0.2, -0.2))]
     even = record(tmp_path, "e", *up_and_down)
-    assert "Not one of its mean errors can be told from zero" in size_sentences.size_sentence(
+    assert "None of its mean errors differs detectably from zero" in size_sentences.size_sentence(
         sizes.size_errors({"adapted": [even]})
     )
     pooled = size_sentences.pooled_sentence(sizes.pooled_rows(series))
@@ -184,7 +184,7 @@ def test_a_change_rests_on_the_images_that_both_can_be_measured_in(tmp_path):
 def test_one_group_gives_no_interval_and_no_word_on_bias(tmp_path):
     alone = {"adapted": [record(tmp_path, "m", particles(TRUE, 1.5 * TRUE))]}
     text = size_sentences.size_sentence(sizes.size_errors(alone))
-    assert "can be told from zero" not in text and "above zero" not in text
+    assert "differs detectably from zero" not in text and "above zero" not in text
     assert "too few groups for an interval of its mean error in D10, D50, D90, mean diameter and number" in text
 
 
