@@ -146,8 +146,8 @@ stages["non-maximum suppression"] = kept = kept[nms(boxes, torch.from_numpy(rate
 # %% [markdown]
 # ## Crumbs and holes
 #
-# Last, islands of fewer than 25 pixels are removed and holes of fewer than that filled. What has changed may have become
-# a duplicate, so boxes are compared once more, unchanged masks first.
+# Last, islands of fewer than 25 pixels are removed and holes of fewer than that filled. What has changed may have
+# become a duplicate, so boxes are compared once more, unchanged masks first.
 
 # %%
 from lorasam_core.masks.operations import without_small_regions
