@@ -202,4 +202,4 @@ f"{same.sum()} of {len(clean)} masks are among the {len(found)} of MaskGenerator
 # Here every mask was enlarged to the image before the first filter looked at it, as segment-anything's own generator
 # does. But the rating is known before a single pixel is painted. This project's generator rates all points first and
 # paints only what passes; [the page on speed](speed.ipynb) derives this and measures it. Which thresholds suit an
-# adapted model is the question of [the page on filters](filters.ipynb).
+# adapted model is asked on [the page of failures](failures.ipynb).

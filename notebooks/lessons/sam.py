@@ -225,6 +225,6 @@ caption = "The answer to the box of the whole image: what the model takes for th
 page.figure(figure, "sam-whole-image", caption, "The scene, and the scene with what the model marks in blue.")
 
 # %% [markdown]
-# [The zero-shot page](zero_shot.ipynb) shows what becomes of these answers on a powder, and [the layer's
+# [The page of prompts](prompts.ipynb) shows what becomes of these answers on a powder, and [the layer's
 # page](lora_layer.ipynb) how LoRA changes the encoder without touching it. [The mask generator](generator.ipynb)
 # asks with a whole grid of points, and filters what it gets.

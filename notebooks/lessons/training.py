@@ -119,6 +119,10 @@ with rc_context(plots.STYLE):
 caption = "The loss of every crop, and its running mean."
 page.figure(figure, "training-loss", caption, "Dots that scatter, and a line through them that falls.", data=curve)
 
+# %% [markdown]
+# Single crops differ more than the loss falls; the mean is what to watch. The same question as before training, on a
+# test image:
+
 # %%
 after = {s.id: predict_foreground(sam, s.image) for s in test_set}
 first, pictures = test_set[0], {}

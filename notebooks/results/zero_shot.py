@@ -142,32 +142,6 @@ page.say(
 )
 
 # %% [markdown]
-# ## The gap
-#
-# Six scenes are few. For the compact model the same questions were asked on a thousand scenes, on all generated test
-# particles and on 24 images of EMPS; [its card](model_card.ipynb) says how. The aims are those that the project
-# set itself.
-
-# %% tags=["hide-input"]
-from lorasam_core.report import model_card
-
-card = model_card.read_card()
-if config.model == "lite":
-    caption = "The frozen compact model on what it was trained for and on particles: means with 95 % intervals, in %."
-    page.table(model_card.card_table(card), "zero-shot-card", caption, data=model_card.card_rows(card))
-else:
-    page.say(f"This edition adapts {config.model}, of which this was not measured.")
-
-# %% tags=["hide-input"]
-gap = model_card.gap_table(page.edition, card)
-if len(gap):
-    caption = (
-        "The base on scenes and on this edition's test images, and its main configuration there: prompts as means "
-    )
-    caption += "over objects, the Dice over images; 95 % intervals over scenes, and over groups."
-    page.table(gap, "zero-shot-gap", caption)
-
-# %% [markdown]
 # Where there is a gap, there are several ways to go at it: better prompts, an encoder that has learnt what a particle
 # looks like, or a decoder that reads the same features in another way. The study chose the encoder, with
 # [LoRA](lora_layer.ipynb); [another page](rivals.ipynb) tries more of them.
