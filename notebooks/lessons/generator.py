@@ -178,11 +178,11 @@ from lorasam_core.masks.generator import MaskGenerator
 
 annotations = MaskGenerator(sam, **QUICK_SETTINGS).generate(image)
 pictures = {"labels": plots.instance_mosaic(image, labels)}
-for name, rows in stages.items():
-    covered = masks[rows].sum(axis=0)
-    pictures[f"{name}: {len(rows)}"] = np.minimum(255, 25 * covered).astype(np.uint8)
+for name in ("three masks a point", "stability", "non-maximum suppression", "small regions"):
+    covered = masks[stages[name]].sum(axis=0)
+    pictures[f"{name}: {len(stages[name])}"] = (255 * covered / max(1, covered.max())).astype(np.uint8)
 pictures[f"MaskGenerator: {len(annotations)}"] = plots.instance_mosaic(image, annotations)
-caption = "How many masks cover a pixel after each stage (white: ten or more), and what the real generator returns."
+caption = "How many masks cover a pixel after each stage (white: the most), and what the real generator returns."
 alt = "The labels; then grey pictures, in which ever fewer masks lie on each particle; last the instances in colours."
 page.figure(plots.panels(pictures, columns=3, width=6.6), "generator-stages", caption, alt)
 

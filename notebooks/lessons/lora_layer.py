@@ -211,7 +211,8 @@ with mpl.rc_context(plots.STYLE):
     for axes, name in zip(figure.subplots(1, 2), steps.columns[2:]):
         relative = steps.assign(**{name: steps[name] / steps.groupby("scaling")[name].transform("first")})
         sns.lineplot(relative, x="rank", y=name, hue="scaling", marker="o", ax=axes)
-        axes.set(xscale="log", title=name, ylabel="relative to the lowest rank")
+        axes.set_xscale("log", base=2)
+        axes.set(title=name, ylabel="relative to the lowest rank")
 
 # %%
 caption = f"The first update of a {wide} x {wide} matrix and what it does to the loss, by rank, at a fixed alpha."

@@ -91,7 +91,7 @@ areas, sizes = common.sum(axis=1), common.sum(axis=0)  # in pixels, of predictio
 union = -common.sub(areas, axis=0).sub(sizes, axis=1)
 overlap = (common / union).loc[1:, 1:]
 assert np.allclose(overlap, metrics.mask_iou_matrix(pred, true))
-overlap.round(2)
+page.table(overlap.round(2).reset_index(), "metrics-pairs", "IoU of predictions (rows) with particles (columns).")
 
 # %% [markdown]
 # The merged prediction covers two particles whole, and has too small an IoU with either.

@@ -183,7 +183,7 @@ answers["squared error"] = (answers["rated"] - answers["true IoU"]) ** 2
 assert answers["loss"].argmin() == index[0] and (answers["norm of the gradient"] > 0).sum() == 1
 assert np.isclose(answers["squared error"].mean(), iou_head_loss(rated, three, wanted))
 caption = "The frozen model's three masks for the first point: their losses, what is trained, and their ratings."
-page.table(answers.round(4), "losses-three", caption)
+page.table(answers.astype(float).astype({"mask": int}).round(4), "losses-three", caption)
 
 # %%
 pictures = {"target": plots.overlay(crop, np.kron(item["targets"][0].numpy(), larger))}

@@ -45,7 +45,7 @@ import numpy as np
 from pretrain.measure import HELD_OUT_SEED
 from pretrain.scenes import generate_scene
 
-scene = generate_scene(HELD_OUT_SEED, 46, 384)
+scene = generate_scene(HELD_OUT_SEED, 5, 384)
 image, true = scene.image[:288], scene.masks[:, :288]
 objects = [mask for mask, level in zip(true, scene.levels) if level == 0 and mask.any()]
 objects.sort(key=np.sum, reverse=True)

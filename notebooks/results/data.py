@@ -73,9 +73,6 @@ page.figure(plots.panels(pictures, columns=6), "data-images", caption, alt)
 # Images differ in contrast, in magnification and in how densely the particles lie: an adapter has to do for all of
 # them.
 
-# %%
-samples.notes
-
 # %% [markdown]
 # ## Split by specimen, before anything else
 #
@@ -121,7 +118,7 @@ order = np.random.default_rng(0).permutation(list(samples.ids))
 train, test = order[: len(parts["train"])], order[-len(parts["test"]) :]
 trained = {samples.groups[i] for i in train}
 leaked = sum(samples.groups[i] in trained for i in test)
-f"dealt image by image, {leaked} of {len(test)} test images share a group with training; dealt by group, none does"
+print(f"dealt image by image, {leaked} of {len(test)} test images share a group with training")
 
 # %% [markdown]
 # ## The virtual set

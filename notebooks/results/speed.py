@@ -37,6 +37,8 @@ page = report.Page(read_edition(folder), "results/speed")
 page.banner()
 
 # %%
+import pandas as pd
+
 bench = tables.read()
 machines = bench.groupby(["device", "device_name", "threads", "torch", "date"]).size().rename("rows").reset_index()
 page.table(machines, "speed-machines", "Where the rows of this page were measured. A GPU has rows once one is at hand.")
@@ -51,18 +53,17 @@ page.table(machines, "speed-machines", "Where the rows of this page were measure
 
 # %%
 reached = bench["ratio"].between(bench["at_least"].fillna(0), bench["at_most"].fillna(float("inf")))
-shown = bench[["device", "title"]].rename(columns={"title": "what"})
-shown["lorasam, s"], shown["reference, s"] = (
-    bench["seconds"].map("{:.3g}".format),
-    bench["reference"].map("{:.3g}".format),
-)
-ratios = bench[["ratio", "ratio_low", "ratio_high"]].itertuples(index=False)
-shown["ratio"] = [f"{ratio:.2f} [{low:.2f},\u00a0{high:.2f}]" for ratio, low, high in ratios]
-shown["aim"] = bench["at_least"].map("≥ {:g}".format).replace("≥ nan", "–")
-shown["reached"] = reached.map({True: "yes", False: "no"}).where(bench["at_least"].notna(), "–")
-gigabytes = [bench[name].div(1024).map("{:.2f}".format) for name in ("memory", "reference_memory")]
-shown["peak memory, GB"] = gigabytes[0] + " / " + gigabytes[1]
-shown["same answer?"] = bench["answer"]
+text = {name: bench[name].map("{:.3g}".format) for name in ("seconds", "reference", "ratio_low", "ratio_high")}
+memory = [bench[name].div(1024).map("{:.2f}".format) for name in ("memory", "reference_memory")]
+shown = pd.DataFrame({
+    "what": bench["title"].where(bench["device"] == "CPU", bench["device"] + ": " + bench["title"]),
+    "seconds, lorasam / reference": text["seconds"] + " / " + text["reference"],
+    "ratio": bench["ratio"].map("{:.2f}".format) + " [" + text["ratio_low"] + ",\u00a0" + text["ratio_high"] + "]",
+    "aim": ("≥\u00a0" + bench["at_least"].map("{:g}".format)).where(bench["at_least"].notna(), "–"),
+    "reached": reached.map({True: "yes", False: "no"}).where(bench["at_least"].notna(), "–"),
+    "peak memory, GB": memory[0] + " / " + memory[1],
+    "same answer?": bench["answer"],
+})  # fmt: skip
 
 # %% [markdown]
 # ## The image encoder
@@ -176,8 +177,6 @@ page.table(shown[of].drop(columns=answers), "speed-merged", caption, data=bench[
 # generator, lite, after encoding), batch size (training, lite) and rank (training, lite, batch 4).
 
 # %%
-import pandas as pd
-
 axes_of = [axis for axis in ("image size", "prompts", "batch size", "rank") if axis in bench]
 sides = {"lorasam": ("seconds", "growth"), "segment-anything": ("reference", "reference_growth")}
 parts = []
