@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorasam_core import stats
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Edition, Record
 from lorasam_core.experiments.study import REPORTED, STUDY
 from lorasam_core.plots import setting
-from lorasam_core.stats import bootstrap_interval, shown
+from lorasam_core.stats import bootstrap_interval
 
 METRICS = (  # label, evaluator, column of per_image.csv
     ("predictor: Dice", "predictor", "dice"),
@@ -32,6 +33,14 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: PQ", "generator", "pq"),
     ("mask generator, thresholds by validation: F1 at IoU 0.5", "generator_tuned", "f1"),
 )
+HEADLINE = {  # label: measure of the table of scores
+    "predictor: Dice": "predictor dice",
+    "box prompt: IoU": "box iou_rated",
+    "point prompt: IoU of the mask rated best": "point iou_rated",
+    "mask generator: AP50": "generator ap50",
+    "mask generator: F1 at IoU 0.5": "generator f1",
+    "mask generator, thresholds by validation: F1 at IoU 0.5": "generator_tuned f1",
+}
 SHOWN_SETTINGS = (
     "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
     "learning_rate", "optimizer", "weight_decay", "crop_size", "seed", "precision",
@@ -136,24 +145,23 @@ def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.D
     return table
 
 
-def main_table(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
-    """Frozen against adapted, a row a metric: % with 95 % interval, and the paired gain on the same test images."""
-    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
-    rows = []
-    for label, evaluator, metric in METRICS:
-        before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
-        if not np.isfinite(after["mean"]):
+def main_table(edition: Edition) -> pd.DataFrame:
+    """Frozen against adapted, a row a measure of HEADLINE: %, the paired gain on the same test images, the verdict."""
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    sides = dict.fromkeys(run_ids(frozen), "frozen") | dict.fromkeys(run_ids(adapted), "adapted")
+    scores, rows = edition.scores[edition.scores["run"].isin(sides)], []
+    scores = scores.assign(side=scores["run"].map(sides))
+    for label, measure in HEADLINE.items():
+        part = scores[scores["measure"] == measure]
+        if part["side"].nunique() < 2:
             continue
-        rows.append({
-            "metric, %": label,
-            "frozen": shown(before["mean"], before["low"], before["high"]),
-            "adapted": shown(after["mean"], after["low"], after["high"]),
-            "gain, points": shown(*paired(frozen, adapted, evaluator, metric), sign=True),
-            "test images": str(int(after["n"])),
-        })  # fmt: skip
-    table = pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "test images"])
-    table.attrs.update(made_by="lorasam_core.report.tables.main_table", runs=run_ids(frozen, adapted))
-    return table
+        means = stats.mean_interval(part, "side").set_index("side")
+        noise = stats.seed_noise(part[part["side"] == "adapted"])
+        gain = stats.verdict(stats.paired(part, "side", "frozen"), noise, untrained=["frozen"])
+        values = dict(zip(means.index, stats.as_text(means), strict=True))
+        change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
+        rows.append({"metric, %": label, "frozen": values["frozen"], "adapted": values["adapted"]} | change)
+    return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
 
 
 def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
