@@ -36,7 +36,6 @@ from lorasam_core.report.findings import (
 from lorasam_core.report.tables import (
     adapted_runs,
     cases_table,
-    compare,
     frozen_runs,
     interval,
     main_rows,
@@ -50,7 +49,7 @@ from lorasam_core.report.tables import (
 
 __all__ = [
     "REPORTED", "STUDY", "Page", "adapted_runs", "banner",
-    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
+    "break_even", "cases_sentence", "cases_table", "counts_sentence", "curves_sentence", "edition_facts",
     "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
     "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",
     "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown",
