@@ -87,7 +87,7 @@ page.figure(figure, "labels-curves", caption, alt, scores["run"], means)
 #
 # Three differences, each paired on the same test images: to the frozen model (is it worth labelling at all?), to all
 # images (would more labels help?) and to a U-Net of as many images. A verdict stands beside each; it allows for what
-# seeds do, estimated from the seeds of the run on all images.
+# seeds do, estimated from the seeds of the adapter of all images.
 
 # %%
 compared = []
@@ -110,13 +110,8 @@ rows["cell"] = stats.as_text(rows, sign=True) + ", " + rows["verdict"]
 order = [f"all {total}", "frozen", "U-Net"]
 shown = rows.pivot(index=["measure", "labelled"], columns="against", values="cell").reindex(columns=order)
 shown.columns = [f"against {name}: points, verdict" for name in order]
-shown = (
-    shown.astype(object)
-    .fillna("–")
-    .reindex(measures.values(), level=0)
-    .reset_index()
-    .rename(columns={"labelled": "labelled images"})
-)
+shown = shown.astype(object).fillna("–").reindex(measures.values(), level=0)
+shown = shown.rename_axis(["measure", "labelled images"]).reset_index()
 caption = "The adapted model against three others on the same test images, with paired 95 % intervals over groups."
 page.table(shown, "labels-compared", caption, scores["run"], rows)
 

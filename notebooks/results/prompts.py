@@ -85,18 +85,17 @@ gains = []
 for measure, part in scores.groupby("measure", sort=False):
     if set(part["model"]) == {"frozen", "adapted"}:
         noise = stats.seed_noise(part[part["model"] == "adapted"])
-        gain = stats.verdict(stats.paired(part, "model", "frozen"), noise, untrained=["frozen"])
-        gains.append(gain.assign(measure=measure, **{"gain, points": stats.as_text(gain, sign=True)}))
+        found = stats.verdict(stats.paired(part, "model", "frozen"), noise, untrained=["frozen"])
+        gains.append(found.assign(measure=measure, **{"gain, points": stats.as_text(found, sign=True)}))
 
 # %%
 from lorasam_core.report.model_card import read_card
 
 card = read_card()
 found = card["measures"]["scenes"] if card["base_hash"] == kept.info.get("base_hash") else {}
-scene = [
-    {"measure": row.measure, "model": "scenes"} | found[row.card] for row in asked.itertuples() if row.card in found
-]
-every = pd.concat([pd.DataFrame(scene), means]) if scene else means
+named = asked[asked["card"].isin(found)]
+scenes = pd.DataFrame([{"measure": row.measure, "model": "scenes"} | found[row.card] for row in named.itertuples()])
+every = pd.concat([scenes, means]) if len(scenes) else means
 cells = every.assign(text=stats.as_text(every)).pivot(index="measure", columns="model", values="text")
 cells = cells.reindex(columns=["scenes", "frozen", "adapted"]).dropna(axis=1, how="all").add_suffix(", %").fillna("–")
 shown = asked.drop(columns="card").merge(cells.reset_index(), on="measure")
@@ -184,11 +183,11 @@ powders = [(s.image, s.labels) for s in samples]
 views = {"scene": {}, "particles": {}}
 for kind, images in (("scene", things), ("particles", powders)):
     for number, (image, labels) in enumerate(images, start=1):
-        name, mask, found = f"{kind} {number}", predict_foreground(sam, image), generator.generate(image)
+        name, mask, masks = f"{kind} {number}", predict_foreground(sam, image), generator.generate(image)
         views[kind][name] = plots.rgb(image)
-        views[kind][f"predictor: {mask.mean():.0%} marked"] = plots.overlay(image, mask)
-        views[kind][f"mask generator: {len(found)} masks"] = plots.instance_mosaic(image, found)
-        views[kind][f"labels: {(labels > 0).mean():.0%} covered"] = plots.instance_mosaic(image, labels)
+        views[kind][f"{name}: {mask.mean():.0%} marked"] = plots.overlay(image, mask)
+        views[kind][f"{name}: {len(masks)} masks"] = plots.instance_mosaic(image, masks)
+        views[kind][f"{name}: labels cover {(labels > 0).mean():.0%}"] = plots.instance_mosaic(image, labels)
 
 # %%
 caption = "The frozen model on generated scenes of describable objects."
@@ -204,7 +203,7 @@ alt = "Two micrographs; beside each the predictor's blue mask, the mask generato
 page.figure(plots.panels(views["particles"], columns=4), "zero-shot-particles", caption, alt)
 
 # %% [markdown]
-# What is marked and what is covered should agree, and each object have one colour of its own. These are single
+# What is marked should be what the labels cover, and each object should have one colour of its own. These are single
 # pictures; the table above has all test images.
 #
 # ## What to take away
