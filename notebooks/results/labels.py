@@ -66,6 +66,7 @@ measures = {"predictor dice": "predictor Dice", "generator f1": "F1", "generator
 scores = kept.scores.merge(runs[["run", "series", "labelled"]], on="run").replace({"measure": measures})
 scores = scores[scores["measure"].isin(measures.values())]
 means = stats.mean_interval(scores, ["measure", "series", "labelled"])
+means = means.sort_values("measure", key=lambda names: names.map(list(measures.values()).index), kind="stable")
 
 # %%
 cells = means.assign(text=stats.as_text(means), column=means["measure"] + ", %: " + means["series"])
@@ -130,8 +131,8 @@ page.table(shown, "labels-compared", caption, scores["run"], rows)
 #   material. No adapter is trained on it. Its groups are single images, perhaps of one powder.
 #
 # No test image, nor another of its paper or specimen, was trained on. A material that the table lacks was not on the
-# machine that made the runs. Levels on two materials say how hard their images are and cannot be compared; the gain
-# over the frozen model on the same images can.
+# machine that made the runs. Levels on two materials say how hard their images are and cannot be compared; gains over
+# the frozen model on the same images can.
 
 # %%
 asked = {"predictor dice": "Dice", "point iou_rated": "IoU from a point", "generator ap50": "AP50"}
@@ -159,15 +160,9 @@ for (material, measure), part in every.groupby(["data", "measure"], sort=False):
 # %%
 if gains:
     gain = pd.concat(gains, ignore_index=True)
-    levels = stats.mean_interval(every, ["data", "measure", "learnt"])
-    level = levels.assign(text=stats.as_text(levels)).set_index(["data", "measure", "learnt"])["text"]
-    shown = gain[["tested", "measure", "learnt", "groups"]].assign(
-        frozen=[level[row.tested, row.measure, "nothing"] for row in gain.itertuples()],
-        adapted=[level[row.tested, row.measure, row.learnt] for row in gain.itertuples()],
-        gain=stats.as_text(gain, sign=True),
-        verdict=gain["verdict"],
-    )
-    shown.columns = ["tested on", "measure, %", "learnt from", "groups", "frozen", "adapted", "gain, points", "verdict"]
+    shown = gain[["tested", "learnt", "measure", "groups", "verdict"]].copy()
+    shown.insert(4, "gain, points", stats.as_text(gain, sign=True))
+    shown = shown.rename(columns={"tested": "tested on", "learnt": "learnt from"})
     caption = "What an adapter of one material gains on another over the frozen model, paired on the same images."
     page.table(shown, "transfer", caption, every["run"], gain)
 

@@ -18,16 +18,15 @@
 # particle ends before the model has looked. Asked for the whole image, which holds nothing of the answer, its Dice is
 # {{ main / frozen / predictor dice }} %. Adapting raises that to {{ main / main* / predictor dice }} % and changes
 # neither the answer to a point nor that to a box by as much.
+#
+# The Segment Anything Model has learnt from pictures of *things*: what can be named, pointed at and told from the rest.
+# A powder is not a thing, and each of its particles looks like the one beneath it; the study reports that SAM struggles
+# with one. So the frozen model is asked here about both, and in every way that it can be asked.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
-
-# %% [markdown]
-# The Segment Anything Model has learnt from pictures of *things*: what can be named, pointed at and told from the rest.
-# A powder is not a thing, and each of its particles looks like the one beneath it; the study reports that SAM struggles
-# with one. So the frozen model is asked here about both, and in every way that it can be asked.
 
 # %%
 import pandas as pd
@@ -57,21 +56,22 @@ page.banner(written=True)
 # %%
 asked = pd.DataFrame(
     [
-        ("predictor dice", "whole image", "nothing", "Dice of the foreground", "foreground_dice"),
-        ("generator dice", "mask generator, union", "nothing", "Dice of the foreground", ""),
-        ("generator ap50", "mask generator, AP50", "nothing", "AP50 of single particles", ""),
-        ("point iou_rated", "point", "a point inside", "IoU of the mask rated best", "point_rated_iou"),
-        ("point iou_best", "point, best mask", "a point, and which mask", "IoU of the best of three", "point_best_iou"),
-        ("box iou_rated", "jittered box", "about its box", "IoU of the one mask", "box_iou"),
-        ("exact_box iou_rated", "exact box", "its box", "IoU of the one mask", ""),
+        ("predictor dice", "whole image", "no", "Dice", "foreground_dice"),
+        ("generator dice", "mask generator, union", "no", "Dice", ""),
+        ("generator ap50", "mask generator, AP50", "no", "AP50", ""),
+        ("point iou_rated", "point", "yes", "IoU, rated best", "point_rated_iou"),
+        ("point iou_best", "point, best mask", "yes", "IoU, best of 3", "point_best_iou"),
+        ("box iou_rated", "jittered box", "yes", "IoU", "box_iou"),
+        ("exact_box iou_rated", "exact box", "yes", "IoU", ""),
     ],
-    columns=["measure", "prompt", "holds of the answer", "what is measured", "card"],
+    columns=["measure", "prompt", "uses labels", "in %", "card"],
 )
 
 # %% [markdown]
 # ## Measured
 #
-# Every test image was given to the frozen model and to the adapted ones, which differ in their seed. Where
+# Every test image was given to the frozen model and to the adapted ones, which differ in their seed. Dice is that of
+# all particles together, IoU that of one mask with the particle that was asked for. Where
 # [the model's card](model_card.ipynb) is of this edition's base, the column *scenes* has the frozen model on a thousand
 # generated scenes: things against particles. Intervals are over scenes, and over the papers or specimens of the test
 # images; the card's prompts are means over objects, ours over images.
