@@ -130,3 +130,31 @@ def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
     axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+@styled
+def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
+    """Means with intervals over a logarithmic x, a panel a measure and a line a series; one of x = 0 alone is a band.
+
+    table: columns x, measure, series, mean, low, high (0 to 1, as `stats.mean_interval` makes them; drawn in %).
+    """
+    measures, names = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["series"]))
+    figure = Figure(figsize=(1.2 + 2.4 * max(len(measures), 1.6), 2.8))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        for k, name in enumerate(names):
+            rows = table[(table["measure"] == measure) & (table["series"] == name)].sort_values(x)
+            mean, low, high = (100 * rows[column].to_numpy(float) for column in ("mean", "low", "high"))
+            color = COLORS.get(name, OTHER[k % len(OTHER)])
+            if len(rows) and (rows[x] == 0).all():
+                axes.axhspan(low[0], high[0], color=color, alpha=0.15, linewidth=0)
+                axes.axhline(mean[0], color=color, linestyle="--", label=name)
+            else:  # a bootstrap interval need not hold its mean, and a bar cannot be negative
+                spread = np.clip([mean - low, high - mean], 0, None)
+                axes.errorbar(rows[x], mean, spread, fmt="o-", color=color, capsize=2.5, label=name)
+        ticks = sorted(set(table.loc[table[x] > 0, x]))
+        axes.set(xscale="log", title=f"{measure}, %", **labels)
+        axes.set_xticks(ticks, [setting(tick) for tick in ticks], minor=False)
+        axes.minorticks_off()
+    panels[0].legend(*panels[0].get_legend_handles_labels(), loc="best")
+    return figure

@@ -152,6 +152,20 @@ def test_line_chart_has_a_line_a_value_and_ticks_where_points_are():
     assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def test_lines_with_intervals_have_a_panel_a_measure_and_a_band_for_what_has_no_x():
+    rows = [(m, "frozen", 0) for m in ("Dice", "F1")] + [(m, "adapted", n) for n in (4, 1) for m in ("Dice", "F1")]
+    table = pd.DataFrame(rows, columns=["measure", "series", "images"])
+    table = table.assign(mean=0.1 + table["images"] / 10, low=0.05, high=0.6)
+    dice, f1 = charts.interval_lines(table, "images", xlabel="images").axes
+    assert [dice.get_title(), f1.get_title()] == ["Dice, %", "F1, %"]
+    assert [tick.get_text() for tick in dice.get_xticklabels()] == ["1", "4"]
+    assert list(dice.containers[0].lines[0].get_xdata()) == [1, 4]  # in order
+    assert np.allclose(dice.containers[0].lines[0].get_ydata(), [20, 50])
+    assert [patch.get_extents().transformed(dice.transData.inverted()).y0 for patch in dice.patches] == pytest.approx(
+        [5]
+    )
+
+
 def test_frozen_and_adapted_differ_for_every_eye():
     assert plots.FROZEN != plots.ADAPTED
     assert abs(lightness(plots.FROZEN) - lightness(plots.ADAPTED)) > 5

@@ -24,7 +24,6 @@ from lorasam_core.report.numbers import fill
 from lorasam_core.report.tables import (
     adapted_runs,
     cases_table,
-    compare,
     frozen_runs,
     interval,
     main_rows,
@@ -37,7 +36,7 @@ from lorasam_core.report.tables import (
 from lorasam_core.stats import shown
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "cases_table", "compare", "edition_facts",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "cases_table", "edition_facts",
     "edition_folder", "findings", "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table",
     "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown",
     "test_cases", "update_readme", "width_of", "write_fragments",

@@ -5,7 +5,7 @@ Imports no torch. Dice and the like are shown in %, with the bootstrap's 95 % in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -162,23 +162,6 @@ def main_table(edition: Edition) -> pd.DataFrame:
         change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
         rows.append({"metric, %": label, "frozen": values["frozen"], "adapted": values["adapted"]} | change)
     return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
-
-
-def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for charts.interval_chart.
-
-    Columns: metric, series, mean, low, high in %, n, groups, in METRICS' order.
-    """
-    rows = []
-    for label, evaluator, metric in METRICS:
-        for name, tables in series.items():
-            if evaluator in tables and metric in tables[evaluator]:
-                values, groups = tables[evaluator][metric].to_numpy(float), tables[evaluator]["group"].to_numpy()
-                mean, low, high = (100 * x for x in bootstrap_interval(values, groups))
-                rows.append((label, name, mean, low, high, len(values), len(set(groups))))
-    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
-    table.attrs.update(made_by="lorasam_core.report.tables.compare")
-    return table
 
 
 def settings_table(record: Record) -> pd.DataFrame:

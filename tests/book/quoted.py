@@ -41,7 +41,7 @@ WORDS = {  # of the columns of comparisons
     "PQ": ("generator", "pq"), "F1 with thresholds by validation": ("generator_tuned", "f1"),
 }  # fmt: skip
 PROMPTS = {  # rows of the table of prompts
-    "whole image": ("predictor", "iou"), "mask generator, union": ("generator", "iou"),
+    "whole image": ("predictor", "dice"), "mask generator, union": ("generator", "dice"),
     "mask generator, AP50": ("generator", "ap50"), "point": ("point", "iou_rated"),
     "point, best mask": ("point", "iou_best"),
     "jittered box": ("box", "iou_rated"), "exact box": ("exact_box", "iou_rated"),
@@ -219,7 +219,7 @@ def _labels(cell: Cell, edition: Edition) -> list[Numbers]:
     words, _, series = cell.column.partition(", %: ")
     if words not in WORDS:
         return []
-    total, count = edition.info["images"]["train"], int(cell.row["training images"])
+    total, count = edition.info["images"]["train"], int(cell.row["labelled images"])
     runs = [run for name in ("main", "rivals", "labels") for run in _runs(edition, name)]
     runs = [r for r in runs if r.config.method == SERIES[series] and min(r.config.train_limit or total, total) == count]
     return [_summary(some, *WORDS[words]) for some in _groups(edition, runs)]

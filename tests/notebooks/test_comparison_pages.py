@@ -5,15 +5,17 @@ import re
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from lorasam_core.config import UNTRAINED
 from lorasam_core.experiments.profiles import configs, load_profile
+from lorasam_core.report.model_card import read_card
 from tests.made_up import spectrum, write_edition, write_run
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "results"
-PAGES = ("train", "where", "rivals", "labels")
+PAGES = ("train", "where", "rivals")
 SWEEPS = ("main", "rank", "learning_rate", "batch_size")
 NONE = "This edition has no runs of this experiment"
 INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}
@@ -51,7 +53,7 @@ def execute(stem, folder, monkeypatch):
     said = []
     monkeypatch.setenv("LORASAM_RECORDS_ONLY", "1")
     monkeypatch.setattr("lorasam_core.report.figures.show_markdown", said.append)
-    source = (FOLDER / f"{stem}.py").read_text(encoding="utf-8").split("# ## One image, three ranks")[0]
+    source = re.split(r"# ## (One image, three|Things and powders)", (FOLDER / f"{stem}.py").read_text("utf-8"))[0]
     for name, value in {"profile": "emps", "edition": str(folder)}.items():
         source = re.sub(rf"^{name}: str = .*$", f"{name} = {value!r}", source, flags=re.MULTILINE)
     exec(compile(source, stem, "exec"), {})
@@ -139,3 +141,55 @@ def test_a_sweeps_page_shows_what_there_is(stem, share, folder, tmp_path, monkey
     for row in table.to_dict("records"):
         (record,) = (r for r in edition.experiment(stem) if getattr(r.config, stem) == row[stem])
         assert row["mean"] == pytest.approx(record.per_image["dice"].mean())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
+def test_the_page_of_labels_shows_what_there_is(share, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
+    kept |= {"main": lists["main"]}
+    link(kept, folder, tmp_path)
+    edition = write_edition(tmp_path, kept, **INFO)
+    execute("labels", tmp_path, monkeypatch)
+    assert {("tables", "labels"), ("tables", "labels-compared"), ("tables", "transfer")} <= made(tmp_path).keys()
+    main = [r for r in edition.experiment("main") if r.config.method == "lora"]
+    (frozen,) = (r for r in edition.experiment("main") if r.config.method == "frozen")
+    means = pd.read_csv(tmp_path / "tables" / "labels.csv")
+    fewer = [r for r in edition.experiment("labels") if r.config.method == "lora"]
+    dice = means[means["measure"] == "predictor Dice"].set_index(["series", "labelled"])["mean"]
+    for count, runs in {0: [frozen], 210: main, **{r.config.train_limit: [r] for r in fewer}}.items():
+        level = dice["frozen" if count == 0 else "adapted", count]
+        assert level == pytest.approx(np.mean([dice_of(r.per_image) for r in runs]))
+    gains = pd.read_csv(tmp_path / "tables" / "labels-compared.csv")
+    dice = gains[(gains["measure"] == "predictor Dice") & (gains["against"] == "frozen")].set_index("labelled")
+    assert set(dice.index) == {210, *(r.config.train_limit for r in fewer)}
+    for run in fewer:
+        change = dice_of(run.per_image) - dice_of(frozen.per_image)
+        assert dice["difference"][run.config.train_limit] == pytest.approx(change)
+    carried = pd.read_csv(tmp_path / "tables" / "transfer.csv").set_index(["tested", "learnt", "measure"])["difference"]
+    change = np.mean([dice_of(r.per_image) for r in main]) - dice_of(frozen.per_image)
+    assert carried["AMPIS powder", "EMPS", "Dice"] == pytest.approx(change) == carried["EMPS", "EMPS", "Dice"]
+
+
+def dice_of(rows):
+    return rows.loc[rows["evaluator"] == "predictor", "dice"].mean()
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the card's base", "another base"])
+def test_the_page_of_prompts_compares_prompts_and_models(same, folder, tmp_path, monkeypatch):
+    lists, card = json.loads((folder / "lists.json").read_text()), read_card()
+    link({"main": lists["main"]}, folder, tmp_path)
+    edition = write_edition(tmp_path, {"main": lists["main"]}, base_hash=card["base_hash"] if same else "", **INFO)
+    execute("prompts", tmp_path, monkeypatch)
+    frozen, *adapted = edition.experiment("main")
+    table = pd.read_csv(tmp_path / "tables" / "prompts.csv").set_index(["measure", "model"])["mean"]
+    for evaluator, column in (("box", "iou_rated"), ("generator", "ap50")):
+        for model, runs in {"frozen": [frozen], "adapted": adapted}.items():
+            rows = pd.concat(r.per_image for r in runs)
+            expected = rows.loc[rows["evaluator"] == evaluator, column].mean()
+            assert table[f"{evaluator} {column}", model] == pytest.approx(expected)
+    assert same == ("scenes" in table.index.get_level_values("model"))
+    if same:
+        assert table["box iou_rated", "scenes"] == card["measures"]["scenes"]["box_iou"]["mean"]
+    leads = pd.read_csv(tmp_path / "tables" / "prompt-leads.csv")
+    assert len(leads) == 3 and leads["difference"].abs().max() < 1e-12  # made-up runs answer every prompt alike

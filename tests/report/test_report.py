@@ -164,14 +164,6 @@ def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
     assert len(report.cases_table(report.test_cases(frozen, adapted, count=2))) == 4  # the study's four stay
 
 
-def test_compare_takes_rows_of_any_evaluation(edition):
-    rows = dict(tuple(edition.records[0].per_image.groupby("evaluator")))
-    table = report.compare({"a": rows, "b": {"predictor": rows["predictor"]}})
-    own = report.main_rows(edition).query("series == 'frozen'").set_index("metric")
-    assert np.allclose(table.query("series == 'a'").set_index("metric")["low"], own["low"])
-    assert table.query("series == 'b'")["metric"].str.startswith("predictor").all()
-
-
 def test_settings_are_those_of_the_record(edition):
     record = edition.experiment("main")[1]
     table = report.settings_table(record).set_index("setting")["value"]
