@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from lorasam_core.experiments.records import Edition, Record
-from lorasam_core.experiments.study import REPORTED, STUDY
-from lorasam_core.report.phrases import UNCLEAR, difference, few_groups, listed
+from lorasam_core.report.phrases import difference, few_groups, listed
 from lorasam_core.report.tables import (
     METRICS,
     adapted_runs,
@@ -24,7 +22,6 @@ from lorasam_core.stats import judge, least_difference, seed_limit
 
 SUBJECTS = (
     ("predictor", "dice", "Prompted with the whole image as a box, the predictor marks the particles with a Dice"),
-    ("generator", "dice", "The union of the mask generator's masks has a Dice"),
     ("generator", "ap50", "The mask generator, prompting a grid of points, finds single particles with an AP50"),
     ("generator", "f1", "Painted into one image and matched one to one, its masks have an F1 at IoU 0.5"),
     (
@@ -32,7 +29,6 @@ SUBJECTS = (
         "f1",
         "With thresholds chosen on validation images, for each model and seed, its masks have an F1",
     ),
-    ("point", "iou_rated", "Given one point inside a particle, the mask that the model rates best has an IoU"),
 )
 HEADLINE = (  # of the front page, a line each
     (("predictor", "dice"),),
@@ -55,26 +51,10 @@ LOSSES = {"train_loss": "train loss", "val_loss": "validation loss", "val_miou":
 
 
 def seed_noise(seeds: Sequence[Record], evaluator: str = "predictor", metric: str = "dice") -> dict[str, float]:
-    """What seeds alone do to a test metric: n, std, range and least, in points; NaN for fewer than two.
-
-    least: t(0.975, n - 1) * sqrt(2) * std, half a 95 % prediction interval for the difference of two single runs of
-    this configuration: sqrt(2) * std is its spread, and Student's t allows for a std that few runs have given.
-    """
+    """What seeds alone do to a test metric: n, their number, and `least_difference`, in points."""
     means = np.array([100 * interval([record], evaluator, metric)["mean"] for record in seeds])
     means = means[np.isfinite(means)]
-    if len(means) < 2:
-        return {"n": len(means), "std": math.nan, "range": math.nan, "least": math.nan}
-    std = float(means.std(ddof=1))
-    return {"n": len(means), "std": std, "range": float(np.ptp(means)), "least": least_difference(means)}
-
-
-def findings(edition: Edition, adapted: Sequence[Record] | None = None) -> list[str]:
-    """Sentences on frozen against adapted, from the records: predictor, mask generator (foreground, instances), points;
-    last, where it is so, that the groups are too few for intervals.
-    """
-    adapted = adapted or adapted_runs(edition)
-    said = [_finding(edition, adapted, *subject) for subject in SUBJECTS]
-    return [*filter(None, said), *_too_few_groups(edition, adapted)]
+    return {"n": len(means), "least": least_difference(means)}
 
 
 def headline(edition: Edition) -> list[str]:
@@ -83,17 +63,13 @@ def headline(edition: Edition) -> list[str]:
     """
     adapted = adapted_runs(edition)
     subjects = {(evaluator, metric): subject for evaluator, metric, subject in SUBJECTS}
-    lines = [[_finding(edition, adapted, *key, subjects[key], spread=False) for key in keys] for keys in HEADLINE]
+    lines = [[_finding(edition, adapted, *key, subjects[key]) for key in keys] for keys in HEADLINE]
     said = [*(" ".join(filter(None, line)) for line in lines), rivals_sentence(edition)]
     return [*filter(None, said), *_too_few_groups(edition, adapted)]
 
 
-def _finding(
-    edition: Edition, adapted: Sequence[Record], evaluator: str, metric: str, subject: str, spread: bool = True
-) -> str:
-    """One of SUBJECTS frozen and adapted, the difference and, with `spread`, that of the seeds; an empty text where it
-    was not measured.
-    """
+def _finding(edition: Edition, adapted: Sequence[Record], evaluator: str, metric: str, subject: str) -> str:
+    """One of SUBJECTS frozen and adapted, and the difference; an empty text where it was not measured."""
     frozen = frozen_runs(edition)
     before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
     if not np.isfinite(after["mean"]):
@@ -103,7 +79,7 @@ def _finding(
         return f"{subject} of {value} % after adapting."
     return (
         f"{subject} of {shown(before['mean'], before['low'], before['high'])} % frozen and {value} % adapted: "
-        f"{gain_clause(frozen, adapted, evaluator, metric, spread)}"
+        f"{gain_clause(frozen, adapted, evaluator, metric)}"
     )
 
 
@@ -113,19 +89,13 @@ def _too_few_groups(edition: Edition, adapted: Sequence[Record]) -> list[str]:
     return list(filter(None, [few_groups(groups)] if groups else []))
 
 
-def gain_clause(
-    frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str, spread: bool = True
-) -> str:
-    """The paired difference in words, held against other images and other seeds, and a full stop; with `spread`, the
-    standard deviation of the seeds.
-    """
+def gain_clause(frozen: Sequence[Record], adapted: Sequence[Record], evaluator: str, metric: str) -> str:
+    """The paired difference in words, held against other images and other seeds, and a full stop."""
     gain, noise = paired(frozen, adapted, evaluator, metric), seed_noise(adapted, evaluator, metric)
     text = difference(*gain)
     if _is_noisy(gain, noise):
         text += " on these images, no more than other images and other seeds may do together"
-    if noise["n"] < 2 or not spread:
-        return f"{text}."
-    return f"{text}. Over {noise['n']} seeds the adapted value has a standard deviation of {noise['std']:.1f} points."
+    return f"{text}."
 
 
 def _is_noisy(gain: tuple[float, float, float], noise: dict[str, float]) -> bool:
@@ -197,33 +167,6 @@ def rivals_sentence(edition: Edition) -> str:
     return f"Other methods beside the adapted model, one run each, paired differences in points: {' '.join(said)}"
 
 
-def counts_sentence(edition: Edition, adapted: Sequence[Record], kind: str) -> str:
-    """Merges or splits an image, frozen and adapted, and the paired change; an empty text where they were not counted.
-
-    kind: "merges" or "splits".
-    """
-    frozen = frozen_runs(edition)
-    before, after = (interval(runs, "generator", kind)["mean"] for runs in (frozen, adapted))
-    if not (np.isfinite(before) and np.isfinite(after)):
-        return ""
-    change, low, high = paired(frozen, adapted, "generator", kind)
-    text = f"{kind.capitalize()} an image: {before:.1f} frozen, {after:.1f} adapted; the change is {change:+.1f}"
-    if not np.isfinite(low):
-        return f"{text}, on too few groups for an interval."
-    return f"{text} [{low:+.1f},\u00a0{high:+.1f}]{f', {UNCLEAR}' * (low <= 0 <= high)}."
-
-
-def losses_note(objective: str) -> str:
-    """What the losses of a run are made of, where training and validation ask for different things."""
-    if objective == "semantic":
-        return ""
-    trained = "averages both objectives and the rating's loss" if objective == "mixed" else "asks for single particles"
-    return (
-        f"Training {trained}; validation is the whole-image objective alone: the gap is no sign of over-fitting, and "
-        "the diamonds belong to the whole-image objective."
-    )
-
-
 def curves_sentence(record: Record) -> str:
     """How a run went: steps, best validation step, last losses, time."""
     history, metrics = record.history, record.metrics
@@ -235,18 +178,6 @@ def curves_sentence(record: Record) -> str:
         f"{metrics['seconds'] / 60:.1f} minutes ({metrics['images_per_s']:.1f} images a second, validations included); "
         f"it ends at {numbers}. The adapter that is kept is the one of step {metrics['best_step']:,}, the best by "
         f"validation.{different}"
-    )
-
-
-def cases_sentence(cases: pd.DataFrame) -> str:
-    """What the shown test cases say, and that the study's are other images."""
-    gains = cases["adapted"] - cases["frozen"]
-    better = int((gains > 0).sum())
-    theirs = STUDY["test_cases"].values()
-    return (
-        f"The adapted model's Dice is higher than the frozen one's in {better} of the {len(cases)} cases; the change "
-        f"runs from {gains.min():+.1f} to {gains.max():+.1f} points. {REPORTED.capitalize()}: from "
-        f"{min(b - a for a, b in theirs):+.1f} to {max(b - a for a, b in theirs):+.1f} points, on four other images."
     )
 
 

@@ -21,21 +21,16 @@ from lorasam_core.experiments.records import Edition, Record, root
 from lorasam_core.experiments.study import REPORTED, STUDY, break_even, width_of
 from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
 from lorasam_core.report.findings import (
-    cases_sentence,
-    counts_sentence,
     curves_sentence,
-    findings,
     headline,
     in_part_sentence,
     left_out_sentence,
-    losses_note,
     outcomes_clause,
     rivals_sentence,
     seeds_clause,
 )
 from lorasam_core.report.tables import (
     adapted_runs,
-    cases_table,
     compare,
     frozen_runs,
     interval,
@@ -43,18 +38,15 @@ from lorasam_core.report.tables import (
     main_table,
     paired,
     run_table,
-    settings_table,
     shown,
-    test_cases,
 )  # fmt: skip
 
 __all__ = [
     "REPORTED", "STUDY", "Page", "adapted_runs", "banner",
-    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
-    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
-    "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",
-    "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown",
-    "test_cases", "update_readme", "width_of", "write_fragments",
+    "break_even", "compare", "curves_sentence", "edition_facts", "edition_folder", "frozen_runs", "headline",
+    "interval", "left_out_sentence", "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder",
+    "paired", "picture_samples", "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "shown",
+    "update_readme", "width_of", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -190,7 +182,7 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
 
 
 def _main_picture(out: Path) -> str:
-    """The figure of the picture that the test cases' notebook saved; nothing where it has not run."""
+    """The figure of the picture that the training page saved; nothing where it has not run."""
     picture = out / "figures" / f"{MAIN_PICTURE}.png"
     if not picture.is_file():
         return ""

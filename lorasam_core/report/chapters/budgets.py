@@ -1,31 +1,11 @@
-"""What runs were given: training images, steps, minutes; and the study's budget beside it. Imports no torch."""
+"""What runs were given: training images, steps, minutes. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from lorasam_core.experiments.records import Record
-from lorasam_core.experiments.study import REPORTED, STUDY
 from lorasam_core.report.phrases import listed
-
-TRAIN_SHARE = 0.7  # of the images, in the study's split of 7 : 2 : 1
-
-
-def budget_sentence(records: Sequence[Record]) -> str:
-    """How many training images runs saw, and the study's; an empty text for none that trained."""
-    images = [record.metrics["images_seen"] for record in records if record.metrics.get("images_seen")]
-    if not images:
-        return ""
-    most = STUDY["epochs"] * STUDY["augmented_images"]
-    least = round(TRAIN_SHARE * most)
-    text = (
-        f"A run here saw {_span(images)} training images, each drawn anew; {REPORTED}: {STUDY['epochs']} epochs of "
-        f"{STUDY['augmented_images']:,} images that were made before, {most:,} in all, or {least:,} if their "
-        "number counts validation and test images too."
-    )
-    if max(images) >= least:
-        return text
-    return f"{text} So where a curve rises or bends is compared with the study's at an earlier stage of training."
 
 
 def steps_note(records: Sequence[Record]) -> str:

@@ -1,7 +1,4 @@
-"""Charts of configurations side by side: paired differences, lines over a setting, numbers of labels.
-
-Tables of `comparisons` and `label_counts` in, figures out.
-"""
+"""Charts of numbers of labels: tables of `label_counts` in, figures out."""
 
 from __future__ import annotations
 
@@ -13,45 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, styled
-from lorasam_core.report.chapters.comparisons import MEASURES, seed_limits
+from lorasam_core.plots import ADAPTED, FROZEN, styled
+from lorasam_core.report.chapters.comparisons import MEASURES
 
-BAND = "#DDDDDD"  # what seeds alone do
 UNET = "#009E73"
 Level = Mapping[str, float]
-
-
-@styled
-def paired_chart(
-    table: pd.DataFrame, measures: Sequence[str] = ("predictor_dice",), noise: Mapping[str, float] | None = None
-) -> Figure:
-    """Forest plot of a comparison_table: paired differences to its reference with intervals, a panel a measure.
-
-    noise: by measure, the points by which two single runs of one configuration may differ; what that comes to for a
-    row (`comparisons.seed_limits`) is drawn behind it as a grey bar around zero. Measures that the table has not are
-    left out.
-    """
-    others, measures = ~table["reference"].to_numpy(bool), [measure for measure in measures if measure in table]
-    rows = table[others]
-    base = table.loc[table["reference"], "name"].iloc[0]
-    figure = Figure(figsize=(1.6 + 2.2 * max(len(measures), 1.6), 0.9 + 0.3 * len(rows)))
-    place = np.arange(len(rows))
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    axes: Axes
-    for axes, measure in zip(panels, measures, strict=True):
-        if noise and np.isfinite(noise.get(measure, np.nan)):
-            limits = np.array(seed_limits(table, noise[measure]))[others]
-            axes.barh(place, 2 * limits, left=-limits, height=1.0, color=BAND, linewidth=0)
-        axes.axvline(0, color="black", linewidth=0.9)
-        gain, low, high = (rows[f"{measure}_gain{end}"].to_numpy(float) for end in ("", "_low", "_high"))
-        for i, name in enumerate(rows["name"]):
-            spread = _spread(gain[i : i + 1], low[i : i + 1], high[i : i + 1])
-            axes.errorbar(gain[i], place[i], xerr=spread, fmt="o", color=COLORS.get(name, LABELS), capsize=2.5)
-        axes.set(title=MEASURES[measure][2], xlabel="points")
-    panels[0].set_yticks(place, rows["name"])
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    figure.suptitle(f'difference to "{base}"', fontsize="medium")
-    return figure
 
 
 @styled
