@@ -330,6 +330,6 @@ def test_report_imports_no_torch():
     ],
 )
 def test_settings_are_written_as_in_the_profiles(value, text):
-    assert tables.setting(value) == text
+    assert plots.setting(value) == text
     if isinstance(value, float):
         assert float(text) == value
