@@ -143,7 +143,7 @@ def difference_chart(table: pd.DataFrame, by: str, panel: str = "measure") -> Fi
     """
     names, kinds = list(dict.fromkeys(table[by])), list(dict.fromkeys(table["verdict"]))
     titles = list(dict.fromkeys(table[panel]))
-    figure = Figure(figsize=(1.6 + 2.2 * max(len(titles), 1.6), 1.0 + 0.3 * len(names)))
+    figure = Figure(figsize=(1.6 + 2.2 * max(len(titles), 2.4), 1.0 + 0.3 * len(names)))
     panels = figure.subplots(1, max(len(titles), 1), sharey=True, squeeze=False)[0]
     for axes, title in zip(panels, titles, strict=False):
         rows = table[table[panel] == title]
@@ -156,6 +156,7 @@ def difference_chart(table: pd.DataFrame, by: str, panel: str = "measure") -> Fi
             spread = np.clip([change - low, high - change], 0, None)  # a bootstrap interval need not hold its mean
             look = {"color": VERDICTS[kind]} if kind in VERDICTS else {"color": LABELS, "markerfacecolor": "white"}
             axes.errorbar(change, place[here], xerr=spread, fmt="o", capsize=2.5, label=kind, **look)
+        axes.use_sticky_edges = False  # grey ends inside the axes
         axes.set(title=title, xlabel="points")
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)
