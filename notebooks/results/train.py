@@ -110,8 +110,9 @@ page.figure(figure, "train-curves", caption, alt, [run], run.history)
 #
 # No run was trained or stopped by the test images. *Frozen* is the base without an adapter. Differences are paired,
 # image by image, and an image counts with its mean over the seeds; what another seed may do is estimated for each
-# metric from the adapted runs. Judge by the predictor's Dice, our reading of the study's measure, and for single
-# particles by the F1 with thresholds by validation; the others describe.
+# metric from the adapted runs, and is not known of a single run: its verdicts are of images alone. Judge by the
+# predictor's Dice, our reading of the study's measure, and for single particles by the F1 with thresholds by
+# validation; the others describe.
 
 # %%
 labels = {f"{evaluator} {column}": label for label, evaluator, column in METRICS}
