@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lorasam_core.measure.sizes import readable_unit
-from lorasam_core.plots import ADAPTED, COLORS, FROZEN, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
+from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
+
+VERDICTS = {"higher": TRAIN, "lower": VALIDATION}  # all others grey and hollow
 
 
 @styled
@@ -157,4 +159,35 @@ def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
         axes.set_xticks(ticks, [setting(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
     panels[0].legend(*panels[0].get_legend_handles_labels(), loc="best")
+    return figure
+
+
+@styled
+def difference_chart(table: pd.DataFrame, by: str, panel: str = "measure") -> Figure:
+    """Paired differences with intervals: a row a value of `by`, a panel a value of `panel`, a colour a verdict.
+
+    table: `stats.verdict`'s, and the column `panel`. Grey bars are what seeds alone may do to each difference; points
+    of what is no finding are hollow.
+    """
+    names, kinds = list(dict.fromkeys(table[by])), list(dict.fromkeys(table["verdict"]))
+    titles = list(dict.fromkeys(table[panel]))
+    figure = Figure(figsize=(1.6 + 2.2 * max(len(titles), 2.4), 1.0 + 0.3 * len(names)))
+    panels = figure.subplots(1, max(len(titles), 1), sharey=True, squeeze=False)[0]
+    for axes, title in zip(panels, titles, strict=False):
+        rows = table[table[panel] == title]
+        place, limit = np.array([names.index(name) for name in rows[by]]), 100 * rows["seeds"].fillna(0).to_numpy(float)
+        axes.barh(place, 2 * limit, left=-limit, height=1.0, color="#DDDDDD", linewidth=0)
+        axes.axvline(0, color="black", linewidth=0.9)
+        for kind in kinds:
+            here = (rows["verdict"] == kind).to_numpy()
+            change, low, high = (100 * rows.loc[here, name].to_numpy(float) for name in ("difference", "low", "high"))
+            spread = np.clip([change - low, high - change], 0, None)  # a bootstrap interval need not hold its mean
+            look = {"color": VERDICTS[kind]} if kind in VERDICTS else {"color": LABELS, "markerfacecolor": "white"}
+            axes.errorbar(change, place[here], xerr=spread, fmt="o", capsize=2.5, label=kind, **look)
+        axes.use_sticky_edges = False  # grey ends inside the axes
+        axes.set(title=title, xlabel="points")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     return figure

@@ -23,23 +23,20 @@ from lorasam_core.report.figures import Page, banner, figure_markdown, output_fo
 from lorasam_core.report.numbers import fill
 from lorasam_core.report.tables import (
     adapted_runs,
-    cases_table,
     frozen_runs,
     interval,
     main_rows,
     main_table,
     paired,
     run_table,
-    settings_table,
-    test_cases,
 )  # fmt: skip
 from lorasam_core.stats import shown
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "cases_table", "edition_facts",
-    "edition_folder", "findings", "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table",
-    "output_folder", "paired", "picture_samples", "picture_set", "records_of", "run_table", "settings_table", "shown",
-    "test_cases", "update_readme", "width_of", "write_fragments",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "edition_facts", "edition_folder", "findings",
+    "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table", "output_folder", "paired",
+    "picture_samples", "picture_set", "records_of", "run_table", "shown", "update_readme", "width_of",
+    "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -183,7 +180,7 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
 
 
 def _main_picture(out: Path) -> str:
-    """The figure of the picture that the test cases' notebook saved; nothing where it has not run."""
+    """The figure of the picture that the training page saved; nothing where it has not run."""
     picture = out / "figures" / f"{MAIN_PICTURE}.png"
     if not picture.is_file():
         return ""

@@ -14,8 +14,6 @@ import pandas as pd
 from lorasam_core import stats
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Edition, Record
-from lorasam_core.experiments.study import REPORTED, STUDY
-from lorasam_core.plots import setting
 from lorasam_core.stats import bootstrap_interval
 
 METRICS = (  # label, evaluator, column of per_image.csv
@@ -41,16 +39,11 @@ HEADLINE = {  # label: measure of the table of scores
     "mask generator: F1 at IoU 0.5": "generator f1",
     "mask generator, thresholds by validation: F1 at IoU 0.5": "generator_tuned f1",
 }
-SHOWN_SETTINGS = (
-    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
-    "learning_rate", "optimizer", "weight_decay", "crop_size", "seed", "precision",
-)  # fmt: skip
 # what is measured beside the result, or where and how a run is done: no difference between seeds
 ASIDE: dict[str, Any] = {
     "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
     "device": "auto", "workers": None, "checkpointing": False, "compile": False,
 }  # fmt: skip
-SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 
 # ------------------------------------------------------------------------------------------------- runs
@@ -127,12 +120,9 @@ def run_ids(*groups: Iterable[Record]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------- main table
-def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
-    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups.
-
-    adapted: runs (seeds) to show in place of the edition's main ones.
-    """
-    series = {"frozen": frozen_runs(edition), "adapted": adapted or adapted_runs(edition)}
+def main_rows(edition: Edition) -> pd.DataFrame:
+    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups."""
+    series = {"frozen": frozen_runs(edition), "adapted": adapted_runs(edition)}
     rows = []
     for label, evaluator, metric in METRICS:
         for name, runs in series.items():
@@ -162,56 +152,6 @@ def main_table(edition: Edition) -> pd.DataFrame:
         change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
         rows.append({"metric, %": label, "frozen": values["frozen"], "adapted": values["adapted"]} | change)
     return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
-
-
-def settings_table(record: Record) -> pd.DataFrame:
-    """What decided a run, as two columns of text: setting, value."""
-    config = record.config.to_dict()
-    rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
-    rows = [(name, ", ".join(v) if isinstance(v, list) else setting(v)) for name, v in rows if v is not None]
-    if record.config.method == "lora":
-        rows.insert([name for name, _ in rows].index("scaling") + 1, ("factor of B A", f"{record.config.factor:.4g}"))
-    rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))
-    table = pd.DataFrame(rows, columns=["setting", "value"])
-    table.attrs.update(made_by="lorasam_core.report.tables.settings_table", runs=[record.run_id])
-    return table
-
-
-# ------------------------------------------------------------------------------------------------- test cases
-def test_cases(frozen: Sequence[Record], adapted: Sequence[Record], count: int = 4) -> pd.DataFrame:
-    """Test images from the lowest to the highest adapted Dice of the mask generator's union, evenly spaced by rank.
-
-    Columns: case (1 is the lowest), id, frozen, adapted (Dice in %). Fewer test images give fewer cases.
-    """
-    before, after = (test_rows(runs, "generator", "dice") for runs in (frozen, adapted))
-    rows = before.merge(after, on=["id", "group"], suffixes=("_frozen", "_adapted")).sort_values("dice_adapted")
-    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
-    table = pd.DataFrame({
-        "case": range(1, len(rows) + 1), "id": rows["id"].to_list(),
-        "frozen": 100 * rows["dice_frozen"].to_numpy(), "adapted": 100 * rows["dice_adapted"].to_numpy(),
-    })  # fmt: skip
-    table.attrs.update(made_by="lorasam_core.report.tables.test_cases", runs=run_ids(frozen, adapted))
-    return table
-
-
-def cases_table(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases as the reader sees them, the study's four beside ours, each ordered from the lowest Dice to the highest."""
-    theirs = sorted(STUDY["test_cases"].values(), key=lambda pair: pair[1])
-    ours = list(cases.itertuples(index=False))
-    rows = []
-    for k in range(max(len(ours), len(theirs))):
-        mine, other = ours[k] if k < len(ours) else None, theirs[k] if k < len(theirs) else None
-        rows.append({
-            "case": str(k + 1),
-            "test image": mine.id if mine else "–",
-            "Dice, %: frozen": f"{mine.frozen:.2f}" if mine else "–",
-            "adapted": f"{mine.adapted:.2f}" if mine else "–",
-            f"Dice, %: frozen, {REPORTED}": f"{other[0]:.2f}" if other else "–",
-            f"adapted, {REPORTED}": f"{other[1]:.2f}" if other else "–",
-        })  # fmt: skip
-    table = pd.DataFrame(rows)
-    table.attrs.update(cases.attrs)
-    return table
 
 
 def run_table(edition: Edition) -> pd.DataFrame:

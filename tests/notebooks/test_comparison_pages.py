@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t
 
 from lorasam_core.config import UNTRAINED
 from lorasam_core.experiments.profiles import configs, load_profile
@@ -15,9 +16,6 @@ from lorasam_core.report.model_card import read_card
 from tests.made_up import spectrum, write_edition, write_run
 
 FOLDER = Path(__file__).parents[2] / "notebooks" / "results"
-PAGES = ("train", "where", "rivals")
-SWEEPS = ("main", "rank", "learning_rate", "batch_size")
-NONE = "This edition has no runs of this experiment"
 INFO = {"images": {"train": 210, "val": 55, "test": 99}, "profile": "emps"}
 
 
@@ -72,40 +70,6 @@ def made(folder):
     return {(record.parent.name, record.stem): json.loads(record.read_text())["runs"] for record in records}
 
 
-@pytest.mark.parametrize("stem", PAGES)
-def test_with_every_run(stem, folder, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    edition = write_edition(folder, lists, **INFO)
-    said = " ".join(execute(stem, folder, monkeypatch))
-    assert NONE not in said and "Too few" not in said and "nan" not in said and "not known here" not in said
-    assert "took" in said
-    found = made(folder)
-    assert found and {run for runs in found.values() for run in runs} <= {r.run_id for r in edition.records}
-    assert all(runs for runs in found.values())
-
-
-@pytest.mark.parametrize("stem", PAGES)
-def test_with_some_runs_left_out(stem, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: dict(list(runs.items())[: len(runs) // 2]) for key, runs in lists.items()} | {"main": lists["main"]}
-    left = {key: ["a run", "another"] for key in lists if kept[key] != lists[key]}
-    link(kept, folder, tmp_path)
-    write_edition(tmp_path, kept, left_out=left, **INFO)
-    said = " ".join(execute(stem, tmp_path, monkeypatch))
-    assert "Not run for this edition: *a run* and *another*." in said and "nan" not in said
-
-
-@pytest.mark.parametrize("stem", PAGES)
-@pytest.mark.parametrize("sweeps", [SWEEPS, SWEEPS[:1]], ids=["sweeps", "main"])
-def test_with_the_main_runs_alone(stem, sweeps, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: lists[key] if key in sweeps else {} for key in SWEEPS}
-    link(kept, folder, tmp_path)
-    write_edition(tmp_path, kept, **INFO)
-    said = " ".join(execute(stem, tmp_path, monkeypatch))
-    assert NONE in said and "nan" not in said and made(tmp_path)
-
-
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
 def test_the_rank_page_shows_what_there_is(share, folder, tmp_path, monkeypatch):
     lists = json.loads((folder / "lists.json").read_text())
@@ -141,6 +105,74 @@ def test_a_sweeps_page_shows_what_there_is(stem, share, folder, tmp_path, monkey
     for row in table.to_dict("records"):
         (record,) = (r for r in edition.experiment(stem) if getattr(r.config, stem) == row[stem])
         assert row["mean"] == pytest.approx(record.per_image["dice"].mean())
+
+
+def value(records, evaluator, metric):
+    """A metric by image, the mean over seeds, from the runs' own tables."""
+    tables = [record.per_image.query(f"evaluator == {evaluator!r}").set_index("id")[metric] for record in records]
+    return pd.concat(tables, axis=1).mean(axis=1)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
+def test_the_training_page_shows_what_there_is(share, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {"main": lists["main"]} | ({"longer": lists["longer"]} if share else {})
+    link(kept, folder, tmp_path)
+    edition = write_edition(tmp_path, kept, **INFO)
+    execute("train", tmp_path, monkeypatch)
+    tables = {"main", "main-counts", "main-seeds", "cases", "train-settings", *(["longer"] if share else [])}
+    found, (frozen, *seeds) = made(tmp_path), edition.experiment("main")
+    assert found.keys() == {
+        *(("tables", name) for name in tables),
+        ("figures", "main-metrics"),
+        ("figures", "train-curves"),
+    }
+    assert all(runs and set(runs) <= {r.run_id for r in edition.records} for runs in found.values())
+    row = pd.read_csv(tmp_path / "tables" / "main.csv").set_index("metric").loc["predictor: Dice"]
+    before, after = value([frozen], "predictor", "dice"), value(seeds, "predictor", "dice")
+    assert row["difference"] == pytest.approx((after - before).mean())
+    means = [value([record], "predictor", "dice").mean() for record in seeds]
+    limit = t.ppf(0.975, 2) * np.std(means, ddof=1) / 3**0.5  # of a mean of three, to what has no seed
+    half = row["difference"] - row["low"] if row["difference"] > 0 else row["high"] - row["difference"]
+    clear = abs(row["difference"]) > np.hypot(half, limit)
+    assert row["verdict"] == (("higher" if row["difference"] > 0 else "lower") if clear else "no detectable difference")
+    cases, union = pd.read_csv(tmp_path / "tables" / "cases.csv"), value(seeds[:1], "generator", "dice")
+    assert cases["id"].tolist() == union.sort_values().index[[0, 4, 7, 11]].tolist()
+    assert cases["adapted"].to_numpy() == pytest.approx(100 * union[cases["id"]].to_numpy())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
+def test_the_page_of_rivals_shows_what_there_is(share, folder, tmp_path, monkeypatch):
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
+    kept |= {"main": lists["main"]}
+    link(kept, folder, tmp_path)
+    edition = write_edition(tmp_path, kept, **INFO)
+    execute("rivals", tmp_path, monkeypatch)
+    found, ids = made(tmp_path), {r.run_id for r in edition.records}
+    tables = {
+        "rivals-foreground": "LoRA",
+        "rivals-instances": "LoRA",
+        "where": "q, v; all blocks",
+        "objective": "mixed",
+    }
+    assert {("tables", name) for name in tables} <= found.keys()
+    assert {("figures", "rivals-differences"), ("figures", "where-differences")} <= found.keys() or not share
+    assert {run for runs in found.values() for run in runs} <= ids
+    for name, reference in tables.items() if share else ():
+        experiment = name.split("-")[0]
+        table = pd.read_csv(tmp_path / "tables" / f"{name}.csv")
+        assert (table.set_index("configuration").loc[[reference], "verdict"] == "–").all()
+        for row in table[table["measure"] == "Dice"].to_dict("records"):
+            runs, base = (
+                [r for r in edition.experiment(experiment) if re.fullmatch(f"{re.escape(n)}(, seed .)?", r.config.name)]
+                for n in (row["configuration"], reference)
+            )
+            ours, theirs = value(runs, "predictor", "dice"), value(base, "predictor", "dice")
+            assert row["mean"] == pytest.approx(ours.mean()) and row["runs"] == len(runs)
+            if row["configuration"] != reference:
+                assert row["difference, points"].startswith(f"{100 * (ours - theirs).mean():+.1f} [")
+                assert row["verdict"] in ("higher", "lower", "no detectable difference")
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])

@@ -72,28 +72,6 @@ def test_what_has_no_thresholds_to_choose_is_judged_as_it_is(tmp_path):
     assert tables.test_rows([runs["a"]], "generator_tuned", "f1").empty  # it has thresholds, and nobody chose any
 
 
-def test_cases_run_from_the_lowest_dice_to_the_highest(edition):
-    frozen, adapted = report.frozen_runs(edition), edition.experiment("main")[1:2]
-    cases = report.test_cases(frozen, adapted)
-    rows = adapted[0].per_image.query("evaluator == 'generator'").set_index("id")["dice"]
-    assert cases["id"].iloc[0] == rows.idxmin() and cases["id"].iloc[-1] == rows.idxmax() and len(cases) == 4
-    assert np.allclose(cases["adapted"], 100 * rows[cases["id"]]) and np.allclose(
-        cases["adapted"] - cases["frozen"], 40
-    )
-    table = report.cases_table(cases)
-    assert (
-        table.iloc[0, -1] == "92.19" and table.iloc[-1, -1] == "97.55" and "reported by the study" in table.columns[-1]
-    )
-    assert len(report.cases_table(report.test_cases(frozen, adapted, count=2))) == 4  # the study's four stay
-
-
-def test_settings_are_those_of_the_record(edition):
-    record = edition.experiment("main")[1]
-    table = report.settings_table(record).set_index("setting")["value"]
-    assert table["rank"] == "32" and table["targets"] == "q, v" and table["trainable parameters"] == "147,456"
-    assert "alpha" not in table  # not set: equal to the rank
-
-
 def test_study_numbers_agree_with_each_other():
     assert study.break_even() == 384 and study.break_even(192) == 96
     assert study.reported("rank", 512, "vit_b") == study.reported("rank", 128, "lite") == (96.14, 11.44)
@@ -131,6 +109,8 @@ def test_page_saves_with_provenance_and_refuses_a_taken_name(edition, capsys):
         report.Page(edition, "results/learning_rate").table(table, "rank", "Ranks.")
     with pytest.raises(ValueError, match="no name"):
         page.table(table, "../Rank", "Ranks.")
+    report.Page(edition, "results/gone").table(table, "old", "Of a page that there no longer is.")
+    page.table(table, "old", "Taken over.")
 
 
 def test_a_notebook_shows_the_picture_and_the_table_themselves(edition, monkeypatch):
@@ -173,9 +153,7 @@ def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     landing, facts = report.write_fragments(edition, out)
     assert "```{figure}" not in landing.read_text()  # nothing was drawn yet
     picture = plots.comparison(np.zeros((20, 20), np.uint8), np.eye(20, dtype=bool), np.eye(20, dtype=bool))
-    report.Page(edition, "results/test_cases").figure(
-        picture, "main-picture", "Input, frozen, adapted.", "Three pictures."
-    )
+    report.Page(edition, "results/train").figure(picture, "main-picture", "Input, frozen, adapted.", "Three pictures.")
     landing, facts = report.write_fragments(edition, out)
     text = landing.read_text()
     assert "```{figure} /_generated/figures/main-picture.png" in text and (out / "figures/main-picture.png").is_file()
@@ -239,6 +217,6 @@ def test_report_imports_no_torch():
     ],
 )
 def test_settings_are_written_as_in_the_profiles(value, text):
-    assert tables.setting(value) == text
+    assert plots.setting(value) == text
     if isinstance(value, float):
         assert float(text) == value
