@@ -18,7 +18,7 @@ import pandas as pd
 from lorasam_core.config import RunConfig
 from lorasam_core.experiments.profiles import configs, edition_name, load_profile
 from lorasam_core.experiments.records import Edition, Record, published_editions, root
-from lorasam_core.experiments.study import REPORTED, STUDY, break_even, width_of
+from lorasam_core.experiments.study import REPORTED, STUDY
 from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
 from lorasam_core.report.numbers import fill
 from lorasam_core.report.tables import (
@@ -33,9 +33,9 @@ from lorasam_core.report.tables import (
 from lorasam_core.stats import shown
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "edition_facts", "edition_folder", "findings",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "edition_facts", "edition_folder", "findings",
     "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table", "output_folder", "paired",
-    "picture_samples", "picture_set", "records_of", "run_table", "shown", "update_readme", "width_of",
+    "picture_samples", "picture_set", "records_of", "run_table", "shown", "update_readme",
     "write_fragments",
 ]  # fmt: skip
 

@@ -77,13 +77,13 @@ masks, rated, stable = torch.cat(masks).numpy(), torch.cat(rated).numpy(), torch
 masks.shape
 
 # %% [markdown]
-# These are the three masks of the point whose answer fits a particle best.
+# These are the three masks of a point whose answer fits a particle well.
 
 # %%
 from lorasam_core.measure.metrics import mask_iou_matrix
 
 fit = mask_iou_matrix(masks, labels).max(axis=1)  # IoU with the particle that a mask covers best
-first = fit.argmax() // 3 * 3
+first = (fit * (masks.sum((1, 2)) > 1000)).argmax() // 3 * 3  # of a mask large enough to be seen
 pictures = {}
 for i in range(first, first + 3):
     title = f"rated {rated[i]:.2f}, IoU {fit[i]:.2f}\nstability {stable[i]:.2f}"

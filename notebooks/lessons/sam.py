@@ -45,7 +45,7 @@ import numpy as np
 from pretrain.measure import HELD_OUT_SEED
 from pretrain.scenes import generate_scene
 
-scene = generate_scene(HELD_OUT_SEED, 5, 384)
+scene = generate_scene(HELD_OUT_SEED, 36, 384)
 image, true = scene.image[:288], scene.masks[:, :288]
 objects = [mask for mask, level in zip(true, scene.levels) if level == 0 and mask.any()]
 objects.sort(key=np.sum, reverse=True)
@@ -156,7 +156,8 @@ alt = "Three copies of the scene with the same point; in each another mask in bl
 page.figure(plots.panels(pictures), "sam-three-masks", caption, alt)
 
 # %% [markdown]
-# A good rating is half of the answer: whoever asks without a label in hand takes the mask that the model rates best.
+# Whoever asks without a label in hand takes the mask that the model rates best. A wrong rating then costs as much as a
+# wrong mask.
 #
 # ## One box, one mask
 #
@@ -185,12 +186,12 @@ page.figure(plots.panels(pictures), "sam-boxes", caption, alt)
 # %%
 from scipy import ndimage
 
-wanted, points, labels, pictures = objects[1], [places[1]], [1], {}
+wanted, points, labels, pictures = objects[0], [places[0]], [1], {}
 several, rated, low = predictor.predict(np.array(points), np.array(labels))
 guess, low = several[rated.argmax()], low[rated.argmax()][None]
 
 # %%
-for _ in range(4):
+for _ in range(3):
     picture = plots.overlay(image, guess)
     for at, label in zip(points, labels):
         picture = plots.mark_point(picture, at, color=plots.POINT if label else (0, 0, 0))
@@ -201,9 +202,9 @@ for _ in range(4):
     (guess,), _, low = predictor.predict(np.array(points), np.array(labels), None, low, multimask_output=False)
 
 # %%
-caption = "One object, pointed at and corrected three times: red where the object is, black where it is not."
-alt = "Four copies of the scene with one, two, three and four points on an object, and the blue mask after each."
-page.figure(plots.panels(pictures, columns=2, width=6.4), "sam-corrected", caption, alt)
+caption = "One object, pointed at and corrected twice: red where the object is, black where it is not."
+alt = "Three copies of the scene with one, two and three points on an object, and the blue mask after each."
+page.figure(plots.panels(pictures), "sam-corrected", caption, alt)
 
 # %% [markdown]
 # ## The same in this project

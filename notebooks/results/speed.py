@@ -180,10 +180,10 @@ page.table(shown[of].drop(columns=answers), "speed-merged", caption, data=bench[
 axes_of = [axis for axis in ("image size", "prompts", "batch size", "rank") if axis in bench]
 sides = {"lorasam": ("seconds", "growth"), "segment-anything": ("reference", "reference_growth")}
 parts = []
-for side, (seconds, memory) in sides.items():
-    names = {seconds: "seconds", memory: "memory, MB"}
-    tall = bench.rename(columns=names).melt(["device", *axes_of], list(names.values()), "measure")
-    parts.append(tall.melt(["device", "measure", "value"], axes_of, "axis", "x").dropna().assign(side=side))
+for side, columns in sides.items():
+    for measure, column in zip(("seconds", "memory, MB"), columns):
+        points = bench.melt(["device", column], axes_of, "axis", "x").rename(columns={column: "value"}).dropna()
+        parts.append(points.assign(side=side, measure=measure))
 growth = pd.concat(parts, ignore_index=True)
 
 # %%
@@ -191,14 +191,15 @@ import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-cpu, labels = growth[growth["device"] == "CPU"], ("seconds", "memory, MB")
 with rc_context(plots.STYLE):
     figure = Figure(figsize=(8.4, 4.6))
-    for row, measure in zip(figure.subplots(2, len(axes_of)), labels):
+    for row, (measure, some) in zip(figure.subplots(2, len(axes_of)), growth.groupby("measure", sort=False)):
         for axes, axis in zip(row, axes_of):
-            points = cpu[(cpu["measure"] == measure) & (cpu["axis"] == axis)]
-            sns.lineplot(points, x="x", y="value", hue="side", marker="o", legend=axes is row[-1], ax=axes)
+            points = some[(some["axis"] == axis) & (some["device"] == "CPU")]
+            sns.lineplot(points, x="x", y="value", hue="side", marker="o", legend=axis == axes_of[0], ax=axes)
             axes.set(xscale="log", yscale="log", xlabel=axis, ylabel=measure if axis == axes_of[0] else "")
+            axes.set_xticks(points["x"].unique(), points["x"].unique().astype(int))
+            axes.minorticks_off()
 
 # %%
 caption = "Seconds and memory over four sizes of the task on a CPU: medians, both axes logarithmic."
