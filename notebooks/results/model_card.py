@@ -164,5 +164,5 @@ for measure, prompt in {"point_best_iou": "a point, best of three masks", "box_i
 # - **Stand for SAM's accuracy.** It has a fourteenth of ViT-B's parameters and saw the pictures above, where SAM saw
 #   eleven million photographs. Adapting it shows the mechanism, not what SAM would score.
 # - **Be asked with SAM's thresholds.** Its ratings of its own masks are not on the scale of SAM's; the generator's
-#   settings of this project's quick profile were chosen for it. [Filters](filters.ipynb) compares thresholds.
+#   settings of this project's quick profile were chosen for it. [Failures](failures.ipynb) compares thresholds.
 # - **Photographs of anything.** Of photographs it saw clothed people alone, and nothing was measured on others.

@@ -35,7 +35,7 @@ page.banner()
 # seeds of the main configuration say what another seed alone would do, and every row is taken to vary as much. A
 # difference that is no larger than other images and other seeds may make it together is no finding. F1 is taken under
 # one pair of thresholds for all, not chosen for each model: a change of it may be one of the model's ratings and not
-# of its masks ([the filters' page](filters.ipynb)), so that the table is to be read by the Dice and the AP50.
+# of its masks ([failures](failures.ipynb)), so that the table is to be read by the Dice and the AP50.
 
 # %% tags=["hide-input"]
 main = report.adapted_runs(page.edition)

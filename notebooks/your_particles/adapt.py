@@ -144,7 +144,7 @@ page.say(f"In the predictor's Dice on the test images adapting makes {difference
 # %% [markdown]
 # ## Two thresholds
 #
-# The mask generator rates its masks twice, and keeps those above two thresholds ([filters](filters.ipynb)). What
+# The mask generator rates its masks twice, and keeps those above two thresholds ([failures](failures.ipynb)). What
 # suits this model and these images is tried out on validation images, at most twelve of them: the pair whose masks
 # match the labelled particles best, by F1, is taken. The rest of the settings is that of the compact model, or for
 # larger ones SAM's own.

@@ -23,7 +23,7 @@ def calls(stem, name):
     """Calls of page.<name> in a notebook."""
     for cell in code(stem):
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name:
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == f"page.{name}":
                 yield node
 
 
