@@ -25,8 +25,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from lorasam_core import plots, stats
 from lorasam_core.experiments import records
@@ -92,7 +95,7 @@ for (share, filtered), part in shares.groupby(["share", "filters"], sort=False):
     rows.append(row)
 if rows:
     caption = "What goes wrong on test images: shares in %, and what adapting changes."
-    page.table(pd.DataFrame(rows).fillna("–"), "failures-errors", caption, found["run"])
+    page.table(pd.DataFrame(rows, dtype=object).fillna("–"), "failures-errors", caption, found["run"])
 
 # %% [markdown]
 # The verdict counts a difference when it is clear of what other images and another seed may do together. Seeds weigh
@@ -198,22 +201,16 @@ bins["share"] = masks.groupby(["model", "bin"]).size() / masks.groupby("model").
 off = ((bins["predicted_iou"] - bins["iou"]).abs() * bins["share"]).groupby("model").sum()
 
 # %% tags=["hide-input"]
-import matplotlib as mpl
-import seaborn as sns
-from matplotlib.figure import Figure
-
-with mpl.rc_context(plots.STYLE):
-    figure = Figure(figsize=(6.2, 3.4))
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], "--", color=plots.LABELS, linewidth=1, label="as rated")
-    styles = {"x": "predicted_iou", "y": "iou", "hue": "model", "palette": plots.COLORS, "ax": axes}
-    sns.lineplot(bins.reset_index(), **styles, legend=False)
-    sns.scatterplot(bins.reset_index(), **styles, size="share", sizes=(10, 160))
-    axes.set(xlabel="predicted IoU", ylabel="true IoU", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-# %%
 if len(bins):
+    with mpl.rc_context(plots.STYLE):
+        figure = Figure(figsize=(6.2, 3.4))
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], "--", color=plots.LABELS, linewidth=1, label="as rated")
+        styles = {"x": "predicted_iou", "y": "iou", "hue": "model", "palette": plots.COLORS, "ax": axes}
+        sns.lineplot(bins, **styles, legend=False)
+        sns.scatterplot(bins, **styles, size="share", sizes=(10, 160))
+        axes.set(xlabel="predicted IoU", ylabel="true IoU", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     caption = "True over predicted IoU of masks in ten bins; a dot's area is the share of the masks in its bin."
     alt = "True over predicted IoU for the frozen and the adapted model, beside the diagonal."
     page.figure(figure, "filters-calibration", caption, alt, masks["run"].unique(), bins.reset_index())
@@ -249,7 +246,7 @@ for rating, part in ratings.groupby("rating", sort=False):
 if rows:
     rows.append({"mean over images, %": "expected calibration error, of all masks", **(100 * off).map("{:.1f}".format)})
     caption = "How far the ratings are off, and how well they order the masks of an image."
-    page.table(pd.DataFrame(rows).fillna("–"), "filters-ratings", caption, masks["run"].unique())
+    page.table(pd.DataFrame(rows, dtype=object).fillna("–"), "filters-ratings", caption, masks["run"].unique())
 
 # %% [markdown]
 # The *expected calibration error* is the distance of the dots from the diagonal, averaged over the masks
@@ -325,7 +322,7 @@ if rows:
     shown = pd.concat(rows)
     shown = shown[["test metric", "model", "filters", "masks an image", "mean, %", "difference, points", "verdict"]]
     caption = "The same masks under three sets of filters, on test images."
-    page.table(shown.fillna("–"), "filters-test", caption, tested["run"].unique())
+    page.table(shown.astype(object).fillna("–"), "filters-test", caption, tested["run"].unique())
 
 # %% [markdown]
 # F1 counts every instance; AP50 orders the masks by their rating and hardly minds many of a low one, so that a filter

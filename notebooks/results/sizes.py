@@ -23,8 +23,11 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
 
 from lorasam_core import plots, stats
 from lorasam_core.config import DIVIDED
@@ -101,7 +104,7 @@ for filters, part in within.groupby("filters", sort=False):
 columns = ["filters", "model", "D50 within 10 %, % of the images", "difference, points", "verdict", "images"]
 if rows:
     caption = "Test images whose D50 is within 10 % of the labels', and the paired difference to the frozen model."
-    page.table(pd.concat(rows)[columns].fillna("–"), "size-within", caption, particles["run"].unique())
+    page.table(pd.concat(rows)[columns].astype(object).fillna("–"), "size-within", caption, particles["run"].unique())
 
 # %% [markdown]
 # ## Errors of the size figures
@@ -130,7 +133,9 @@ names = {"own": "size-errors", "by validation": "size-errors-tuned"}
 for filters, parts in tables.items():
     if parts:
         caption = f"Errors of size figures on test images; filters: {filters}. Differences are to the frozen model."
-        page.table(pd.concat(parts)[columns].fillna("–"), names[filters], caption, particles["run"].unique())
+        page.table(
+            pd.concat(parts)[columns].astype(object).fillna("–"), names[filters], caption, particles["run"].unique()
+        )
 
 # %% [markdown]
 # The two sides of a difference are compared on the images that both can be measured in. Masks that pass only a loose
@@ -147,10 +152,6 @@ pairs = pairs[pairs["filters"] == "own"].groupby(["model", "unit", "id"], sort=F
 pairs = pairs.reset_index()
 
 # %% tags=["hide-input"]
-import matplotlib as mpl
-import seaborn as sns
-from matplotlib.figure import Figure
-
 units = list(pairs["unit"].unique())
 with mpl.rc_context(plots.STYLE):
     figure = Figure(figsize=(2.2 + 3.4 * len(units), 3.6))
@@ -190,14 +191,14 @@ if len(table):
     page.table(table.reset_index(), "size-pooled", caption, main["run"])
 
 # %% tags=["hide-input"]
-with mpl.rc_context(plots.STYLE):
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    style = {"hue": "particles", "style": "particles", "palette": plots.COLORS, "estimator": None, "sort": False}
-    sns.lineplot(curves, x="relative", y=100 * curves["share"], ax=axes, **style)
-    axes.set(xlabel="diameter / D50 of the labels", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 if len(table):
+    with mpl.rc_context(plots.STYLE):
+        figure = Figure(figsize=(6.2, 3.2))
+        axes = figure.subplots()
+        style = {"hue": "particles", "style": "particles", "palette": plots.COLORS, "estimator": None, "sort": False}
+        sns.lineplot(curves, x="relative", y=100 * curves["share"], ax=axes, **style)
+        axes.set(xlabel="diameter / D50 of the labels", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     caption = "The same as cumulative curves, from the 1st to the 99th percentile."
     alt = "Cumulative curves of relative diameters: labels in grey, frozen in blue, adapted in vermilion."
     page.figure(figure, "size-curves", caption, alt, main["run"], curves)
