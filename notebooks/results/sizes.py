@@ -111,8 +111,8 @@ if rows:
 # %% [markdown]
 # ## Errors of the size figures
 #
-# The *mean error* keeps its sign: it is what remains when many images are averaged. The *mean absolute error* is what
-# to expect of one image, and the difference and its verdict are of this one: *lower* is better. In images with few
+# The *mean absolute error* is what to expect of one image; the difference and its verdict are of this one, and *lower*
+# is better. The *mean error* keeps its sign: it is what remains when many images are averaged. In images with few
 # particles D10 and D90 are little more than the smallest and the largest of them.
 
 # %%
@@ -130,7 +130,7 @@ for (filters, figure), part in tall.groupby(["filters", "figure"], sort=False):
     tables[filters].append(means.merge(change[["model", "difference, points", "verdict"]], how="left"))
 
 # %%
-columns = ["figure", "model", "mean error, %", "mean absolute error, %", "difference, points", "verdict", "images"]
+columns = ["figure", "model", "mean absolute error, %", "difference, points", "verdict", "mean error, %", "images"]
 names = {"own": "size-errors", "by validation": "size-errors-tuned"}
 for filters, parts in tables.items():
     if parts:
