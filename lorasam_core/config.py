@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-RESULT_VERSION = 3  # raised whenever the code's results change, so that old runs are not mistaken for new ones
+RESULT_VERSION = 4  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 METHODS = ("lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed")
 UNRATED = ("unet", "unet_watershed", "otsu", "watershed")  # no mask generator: no ratings to filter by

@@ -47,6 +47,9 @@ def _position_rows(table: Tensor, size: int) -> Tensor:
 
 
 FEW_TOKENS = 1024  # up to here the logits fit a CPU's cache whole
+FEW_TRAINED = (
+    64  # of a window without positions: up to here torch's fused backward on a CPU takes longer than plain products
+)
 IN_CHUNKS = ("cpu",)  # devices whose fused kernel is bound by arithmetic, not by memory
 CACHE = 16 * 2**20  # bytes of float32 logits that a thread works on at once
 
@@ -115,7 +118,8 @@ class FastAttention(Attention):
         """(B, H, W, C) tokens to (B, H, W, C); any floating dtype, under autocast too."""
         batch, height, width, _ = x.shape
         heads, tokens = self.num_heads, height * width
-        if self.use_rel_pos and x.device.type == "cpu" and tokens <= FEW_TOKENS:
+        few = FEW_TOKENS if self.use_rel_pos else FEW_TRAINED if torch.is_grad_enabled() else 0
+        if x.device.type == "cpu" and tokens <= few:
             original: Tensor = super().forward(x)
             return original
         # B N 3*heads*C -> 3 B heads N C
