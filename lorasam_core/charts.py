@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from lorasam_core.measure.sizes import readable_unit
-from lorasam_core.plots import ADAPTED, COLORS, FROZEN, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
+from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
+
+VERDICTS = {"higher": TRAIN, "lower": VALIDATION}  # all others grey and hollow
 
 
 @styled
@@ -129,4 +131,63 @@ def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
     axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
     axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
+    """Means with intervals over a logarithmic x, a panel a measure and a line a series; one of x = 0 alone is a band.
+
+    table: columns x, measure, series, mean, low, high (0 to 1, as `stats.mean_interval` makes them; drawn in %).
+    """
+    measures, names = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["series"]))
+    figure = Figure(figsize=(1.2 + 2.4 * max(len(measures), 1.6), 2.8))
+    panels = figure.subplots(1, len(measures), squeeze=False)[0]
+    for axes, measure in zip(panels, measures, strict=True):
+        for k, name in enumerate(names):
+            rows = table[(table["measure"] == measure) & (table["series"] == name)].sort_values(x)
+            mean, low, high = (100 * rows[column].to_numpy(float) for column in ("mean", "low", "high"))
+            color = COLORS.get(name, OTHER[k % len(OTHER)])
+            if len(rows) and (rows[x] == 0).all():
+                axes.axhspan(low[0], high[0], color=color, alpha=0.15, linewidth=0)
+                axes.axhline(mean[0], color=color, linestyle="--", label=name)
+            else:  # a bootstrap interval need not hold its mean, and a bar cannot be negative
+                spread = np.clip([mean - low, high - mean], 0, None)
+                axes.errorbar(rows[x], mean, spread, fmt="o-", color=color, capsize=2.5, label=name)
+        ticks = sorted(set(table.loc[table[x] > 0, x]))
+        axes.set(xscale="log", title=f"{measure}, %", **labels)
+        axes.set_xticks(ticks, [setting(tick) for tick in ticks], minor=False)
+        axes.minorticks_off()
+    panels[0].legend(*panels[0].get_legend_handles_labels(), loc="best")
+    return figure
+
+
+@styled
+def difference_chart(table: pd.DataFrame, by: str, panel: str = "measure") -> Figure:
+    """Paired differences with intervals: a row a value of `by`, a panel a value of `panel`, a colour a verdict.
+
+    table: `stats.verdict`'s, and the column `panel`. Grey bars are what seeds alone may do to each difference; points
+    of what is no finding are hollow.
+    """
+    names, kinds = list(dict.fromkeys(table[by])), list(dict.fromkeys(table["verdict"]))
+    titles = list(dict.fromkeys(table[panel]))
+    figure = Figure(figsize=(1.6 + 2.2 * max(len(titles), 2.4), 1.0 + 0.3 * len(names)))
+    panels = figure.subplots(1, max(len(titles), 1), sharey=True, squeeze=False)[0]
+    for axes, title in zip(panels, titles, strict=False):
+        rows = table[table[panel] == title]
+        place, limit = np.array([names.index(name) for name in rows[by]]), 100 * rows["seeds"].fillna(0).to_numpy(float)
+        axes.barh(place, 2 * limit, left=-limit, height=1.0, color="#DDDDDD", linewidth=0)
+        axes.axvline(0, color="black", linewidth=0.9)
+        for kind in kinds:
+            here = (rows["verdict"] == kind).to_numpy()
+            change, low, high = (100 * rows.loc[here, name].to_numpy(float) for name in ("difference", "low", "high"))
+            spread = np.clip([change - low, high - change], 0, None)  # a bootstrap interval need not hold its mean
+            look = {"color": VERDICTS[kind]} if kind in VERDICTS else {"color": LABELS, "markerfacecolor": "white"}
+            axes.errorbar(change, place[here], xerr=spread, fmt="o", capsize=2.5, label=kind, **look)
+        axes.use_sticky_edges = False  # grey ends inside the axes
+        axes.set(title=title, xlabel="points")
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    handles = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
     return figure

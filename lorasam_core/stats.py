@@ -134,20 +134,22 @@ def judge(change: float, low: float, high: float, noise: float = math.nan) -> st
 
 
 def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Sequence[Any] = ()) -> pd.DataFrame:
-    """The table of `paired` with a column `verdict`: what may be claimed of each difference (`judge`).
+    """The table of `paired` with columns `verdict`, what may be claimed of each difference (`judge`), and `seeds`, what
+    seeds alone may do to it.
 
     higher or lower: clear of zero by more than images and seeds together may do; otherwise "no detectable difference",
     which does not mean that there is none; "too few groups" without an interval. noise: `seed_noise`, for two single
     runs (NaN: not known, and left out); it falls with the seeds behind each side, and values in `untrained` (first
     column) have none.
     """
-    words, by, kinds = {"tied": NEITHER, "noisy": NEITHER, "open": OPEN}, differences.columns[0], []
+    words, by, kinds, limits = {"tied": NEITHER, "noisy": NEITHER, "open": OPEN}, differences.columns[0], [], []
     for row in differences.to_dict("records"):
         sides = ((row["reference"], row["reference_runs"]), (row[by], row["runs"]))
         before, after = (0 if value in untrained else int(runs) for value, runs in sides)
-        kind = judge(row["difference"], row["low"], row["high"], seed_limit(noise, before, after))
+        limits.append(seed_limit(noise, before, after))
+        kind = judge(row["difference"], row["low"], row["high"], limits[-1])
         kinds.append(words.get(kind, kind))
-    return differences.assign(verdict=kinds)
+    return differences.assign(seeds=limits, verdict=kinds)
 
 
 def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:

@@ -145,11 +145,45 @@ def test_interval_chart_and_sizes_use_the_fixed_colours():
     assert powder.get_xlabel() == "equivalent diameter, µm" and np.allclose(powder.lines[-1].get_xdata(), 30)
 
 
+def test_difference_chart_has_a_panel_a_measure_and_a_colour_a_verdict(tmp_path):
+    nan, columns = float("nan"), ["method", "measure", "difference", "low", "high", "seeds", "verdict"]
+    rows = [
+        ("q", "Dice", 0.01, -0.01, 0.02, 0.015, "no detectable difference"),
+        ("frozen", "Dice", -0.2, nan, nan, nan, "lower"),
+        ("frozen", "F1", 0.1, 0.11, 0.12, nan, "higher"),  # a bootstrap interval need not hold its mean
+    ]
+    figure = charts.difference_chart(pd.DataFrame(rows, columns=columns), "method")
+    dice, f1 = figure.axes
+    assert [dice.get_title(), f1.get_title()] == ["Dice", "F1"]
+    assert [t.get_text() for t in dice.get_yticklabels()] == ["q", "frozen"]
+    marks = {bars.get_label(): bars.lines[0] for bars in dice.containers if hasattr(bars, "lines")}
+    hollow, lower = marks["no detectable difference"], marks["lower"]
+    assert hollow.get_xdata() == pytest.approx([1]) and hollow.get_markerfacecolor() == "white"
+    assert lower.get_xdata() == pytest.approx([-20]) and lower.get_color() == charts.VERDICTS["lower"]
+    assert [(bar.get_x(), bar.get_width()) for bar in dice.patches[:1]] == [(-1.5, 3.0)]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {row[-1] for row in rows}
+    assert plots.save(figure, tmp_path / "a.svg").read_text().count("<svg") == 1
+
+
 def test_line_chart_has_a_line_a_value_and_ticks_where_points_are():
     table = pd.DataFrame({"rank": [8, 16, 8, 16], "norm": [1.0, 2.0, 3.0, 4.0], "scaling": ["a", "a", "b", "b"]})
     axes = charts.line_chart(table, "rank", "norm", "scaling", log="x", ylabel="norm").axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()] == ["8", "16"] and axes.get_xscale() == "log"
     assert [list(line.get_ydata()) for line in axes.lines[:2]] == [[1.0, 2.0], [3.0, 4.0]]
+
+
+def test_lines_with_intervals_have_a_panel_a_measure_and_a_band_for_what_has_no_x():
+    rows = [(m, "frozen", 0) for m in ("Dice", "F1")] + [(m, "adapted", n) for n in (4, 1) for m in ("Dice", "F1")]
+    table = pd.DataFrame(rows, columns=["measure", "series", "images"])
+    table = table.assign(mean=0.1 + table["images"] / 10, low=0.05, high=0.6)
+    dice, f1 = charts.interval_lines(table, "images", xlabel="images").axes
+    assert [dice.get_title(), f1.get_title()] == ["Dice, %", "F1, %"]
+    assert [tick.get_text() for tick in dice.get_xticklabels()] == ["1", "4"]
+    assert list(dice.containers[0].lines[0].get_xdata()) == [1, 4]  # in order
+    assert np.allclose(dice.containers[0].lines[0].get_ydata(), [20, 50])
+    assert [patch.get_extents().transformed(dice.transData.inverted()).y0 for patch in dice.patches] == pytest.approx(
+        [5]
+    )
 
 
 def test_frozen_and_adapted_differ_for_every_eye():

@@ -131,6 +131,12 @@ def test_a_verdict_needs_more_than_images_and_seeds_may_do(table, noise, untrain
     assert verdict(table, noise, untrained)["verdict"].tolist() == [expected]
 
 
+def test_a_verdict_states_what_seeds_alone_may_do():
+    table = pd.concat([row(0.05, 0.02, 0.08, 1, 3), row(0.05, 0.02, 0.08, 1, 3).assign(rank=16)])
+    assert verdict(table, 0.03, (16,))["seeds"].tolist() == pytest.approx([0.03 * (2 / 3) ** 0.5, 0.03 / 6**0.5])
+    assert verdict(table)["seeds"].isna().all()
+
+
 def test_a_table_is_shown_in_percent_by_its_mean_or_by_its_difference():
     means = pd.DataFrame({"mean": [0.5, math.nan], "low": [0.25, math.nan], "high": [0.75, math.nan]}, [3, 7])
     assert as_text(means).to_dict() == {3: "50.0 [25.0,\u00a075.0]", 7: "–"}

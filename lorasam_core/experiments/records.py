@@ -209,6 +209,11 @@ class Edition:
         rows = self.experiments[name]
         return [by_id[row["run_id"]].named(row["name"]) for row in rows if row["run_id"] in by_id]
 
+    def with_run(self, record: Record, experiment: str) -> Edition:
+        """The edition and one more run, which is an experiment of its own."""
+        rows = {**self.experiments, experiment: [{"name": record.config.name, "run_id": record.run_id}]}
+        return replace(self, records=(*self.records, record), info={**self.info, "experiments": rows})
+
     def environments(self, key: str) -> dict[str, int]:
         """What the runs state about their environment's `key` (device_name, commit), each with the number of runs, most
         first. An edition grows run by run, on whatever machine there is; edition.json knows the last one alone.

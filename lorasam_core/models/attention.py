@@ -47,9 +47,7 @@ def _position_rows(table: Tensor, size: int) -> Tensor:
 
 
 FEW_TOKENS = 1024  # up to here the logits fit a CPU's cache whole
-FEW_TRAINED = (
-    64  # of a window without positions: up to here torch's fused backward on a CPU takes longer than plain products
-)
+FEW_TRAINED = 64  # without positions, up to here: torch's fused backward on a CPU takes longer than plain products
 IN_CHUNKS = ("cpu",)  # devices whose fused kernel is bound by arithmetic, not by memory
 CACHE = 16 * 2**20  # bytes of float32 logits that a thread works on at once
 

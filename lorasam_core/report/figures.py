@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.experiments.records import Edition, Record, published_editions
+from lorasam_core.experiments.records import Edition, Record, published_editions, root
 from lorasam_core.plots import save
 
 BOOK = "application/vnd.lorasam.book"  # MIME type of the MyST that takes an output's place in the book; empty: nothing
@@ -90,12 +90,15 @@ class Page:
         show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
 
     def _claim(self, kind: str, name: str, suffix: str) -> Path:
-        """The path of a new figure or table; raises ValueError for a bad name or one of another notebook."""
+        """The path of a new figure or table; raises ValueError for a bad name or one of another notebook, if there
+        still is one.
+        """
         if not NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name for a figure or table; use lower-case words joined by hyphens.")
         path = self.folder / kind / f"{name}{suffix}"
         record = path.with_suffix(".json")
-        if record.is_file() and (owner := json.loads(record.read_text("utf-8"))["notebook"]) != self.notebook:
+        owner = json.loads(record.read_text("utf-8"))["notebook"] if record.is_file() else self.notebook
+        if owner != self.notebook and (root() / "notebooks" / f"{owner}.py").is_file():
             raise ValueError(f"{record} belongs to the notebook {owner}; give this one another name.")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

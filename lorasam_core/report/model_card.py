@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from lorasam_core.experiments.records import Edition, Record
-from lorasam_core.report.tables import adapted_runs, frozen_runs, run_ids, shown, test_rows
-from lorasam_core.stats import bootstrap_interval
+from lorasam_core.stats import shown
 
 CARD = Path(__file__).parents[1] / "weights" / "lite.json"
 IMAGES = {"scenes": "generated scenes", "synthetic": "generated particles", "emps": "EMPS"}
@@ -41,13 +39,6 @@ TARGETS = {  # what the base was to reach at least, and the aim
         "iou_error": (0.12, 0.08),
     },
 }  # fmt: skip
-LEAD, CLEAR = "scenes lead frozen by, points", "beyond its interval"  # columns of gap_table
-SAME_QUESTION = {  # measure of the card: evaluator and column of a run
-    "foreground_dice": ("predictor", "dice"),
-    "point_best_iou": ("point", "iou_best"),
-    "point_rated_iou": ("point", "iou_rated"),
-    "box_iou": ("box", "iou_rated"),
-}
 
 
 def read_card(path: Path = CARD) -> Mapping[str, Any]:
@@ -114,52 +105,6 @@ def size_rows(card: Mapping[str, Any], measure: str) -> pd.DataFrame:
         if side > 0 and n >= 20
     ]
     return pd.DataFrame(rows)
-
-
-def gap_table(edition: Edition, card: Mapping[str, Any]) -> pd.DataFrame:
-    """The base on scenes and on the edition's test images, and the main configuration there, as text in %.
-
-    A row a question that card and runs both ask: metric, scenes, frozen, adapted, how far the scenes lead the frozen
-    model (points), and whether that lead is clear of the frozen model's interval. As the card's, the runs' means are
-    over objects, with intervals over groups; the Dice of the foreground is over images in both. No row where the
-    edition has no adapted run, or another base than the card's.
-    """
-    columns = ["metric, %", "scenes", "frozen", "adapted", LEAD, CLEAR]
-    rows, runs = [], []
-    adapted_records = _adapted(edition)
-    if adapted_records and "scenes" in card["measures"] and edition.info.get("base_hash") == card["base_hash"]:
-        runs = [frozen_runs(edition), adapted_records]
-        for measure, (evaluator, metric) in SAME_QUESTION.items():
-            scenes = card["measures"]["scenes"][measure]
-            frozen, adapted = (_over_objects(records, evaluator, metric) for records in runs)
-            if not np.isfinite([frozen[0], adapted[0]]).all():
-                continue
-            lead = f"{100 * (scenes['mean'] - frozen[0]):+.1f}"
-            clear = "yes" if scenes["mean"] > frozen[2] else "no"  # NaN for a single group
-            values = (MEASURES[measure], _cell(scenes), shown(*frozen), shown(*adapted), lead, clear)
-            rows.append(dict(zip(columns, values, strict=True)))
-    table = pd.DataFrame(rows, columns=columns)
-    table.attrs.update(made_by="lorasam_core.report.model_card.gap_table", runs=run_ids(*runs))
-    return table
-
-
-def _over_objects(records: Sequence[Record], evaluator: str, metric: str) -> tuple[float, float, float]:
-    """Mean over objects and its interval over groups: each image counts as often as it has prompted objects (`n`)."""
-    rows = test_rows(records, evaluator, metric)
-    asked = records[0].per_image if records else pd.DataFrame({"evaluator": []})
-    asked = asked[asked["evaluator"] == evaluator]
-    if "n" in asked and asked["n"].notna().any():
-        rows = rows.merge(asked[["id", "n"]], on="id")
-        rows = rows.loc[rows.index.repeat(rows["n"].astype(int))]
-    rows = rows[rows[metric].notna()]
-    return bootstrap_interval(rows[metric].to_numpy(float), rows["group"].to_numpy())
-
-
-def _adapted(edition: Edition) -> list[Record]:
-    try:
-        return adapted_runs(edition)
-    except ValueError:  # none is done yet
-        return []
 
 
 def _cell(found: Mapping[str, float]) -> str:

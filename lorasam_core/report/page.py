@@ -1,7 +1,7 @@
 """The report's front door: what notebooks, book and README show of an edition. Imports no torch.
 
-`Page` saves and shows figures and tables, `tables` and `findings` make them from records; this module adds the landing
-page's fragments, the README's table and the pictures that a machine can show.
+`Page` saves and shows figures and tables, `tables` makes them from records; this module adds the landing page's
+fragments, the README's table and the pictures that a machine can show.
 """
 
 from __future__ import annotations
@@ -17,51 +17,33 @@ import pandas as pd
 
 from lorasam_core.config import RunConfig
 from lorasam_core.experiments.profiles import configs, edition_name, load_profile
-from lorasam_core.experiments.records import Edition, Record, root
+from lorasam_core.experiments.records import Edition, Record, published_editions, root
 from lorasam_core.experiments.study import REPORTED, STUDY, break_even, width_of
 from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
-from lorasam_core.report.findings import (
-    cases_sentence,
-    counts_sentence,
-    curves_sentence,
-    findings,
-    headline,
-    in_part_sentence,
-    left_out_sentence,
-    losses_note,
-    outcomes_clause,
-    rivals_sentence,
-    seeds_clause,
-)
+from lorasam_core.report.numbers import fill
 from lorasam_core.report.tables import (
     adapted_runs,
-    cases_table,
-    compare,
     frozen_runs,
     interval,
     main_rows,
     main_table,
     paired,
     run_table,
-    settings_table,
-    shown,
-    test_cases,
 )  # fmt: skip
+from lorasam_core.stats import shown
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "adapted_runs", "banner",
-    "break_even", "cases_sentence", "cases_table", "compare", "counts_sentence", "curves_sentence", "edition_facts",
-    "edition_folder", "findings", "frozen_runs", "headline", "interval", "left_out_sentence", "losses_note",
-    "main_config", "main_rows", "main_table", "outcomes_clause", "output_folder", "paired", "picture_samples",
-    "picture_set", "records_of", "rivals_sentence", "run_table", "seeds_clause", "settings_table", "shown",
-    "test_cases", "update_readme", "width_of", "write_fragments",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "break_even", "edition_facts", "edition_folder", "findings",
+    "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table", "output_folder", "paired",
+    "picture_samples", "picture_set", "records_of", "run_table", "shown", "update_readme", "width_of",
+    "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 MAIN_PICTURE = "main-picture"
 INTERVALS = (
-    "Means over test images with bootstrap 95 % intervals over groups; gains are paired on the same images, and "
-    "computed before rounding."
+    "Means over test images, adapted over seeds too, with bootstrap 95 % intervals over groups, which reflect image "
+    "sampling, not seed variance. Gains are paired on the same images. The verdict counts what seeds may do as well."
 )
 
 
@@ -159,9 +141,9 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
     for kind in ("figures", "tables"):
         if (output_folder(edition) / kind).is_dir():
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
-    points = [f"- {sentence}" for sentence in headline(edition)]
-    landing = [_main_picture(out), *_main_table(edition, out), *points, "", _stand_in(edition)]
-    landing += [banner(edition), "", in_part_sentence(edition)]
+    caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
+    table = table_markdown(main_table(edition), caption, "tab-landing")
+    landing = [_main_picture(out), table, "", findings(edition), _stand_in(edition), banner(edition)]
     runs = run_table(edition)
     (out / "tables").mkdir(exist_ok=True)
     runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
@@ -173,24 +155,32 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
     return [_write(out / "landing.md", landing), _write(out / "edition.md", facts)]
 
 
+def findings(edition: Edition) -> str:
+    """What a person wrote of the published edition, book/_findings.md, with its numbers; another edition says so."""
+    published = published_editions()
+    text = (root() / "book" / "_findings.md").read_text(encoding="utf-8")
+    if not published:
+        return ""
+    filled = fill(text, published[0])
+    if edition.name == published[0].name and edition.published:
+        return filled
+    return f"The published edition `{published[0].name}`, which is not the one in this table, has shown:\n\n{filled}"
+
+
 def update_readme(edition: Edition, readme_path: str | Path) -> None:
     """Put the main table, with edition and caveats, between the README's markers; raises ValueError without them."""
     path = Path(readme_path)
     text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"{path} must hold {BEGIN} and, after it, {END} once each; add the two lines.")
-    caveat = (
-        f"{INTERVALS} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)} The study's headline, "
-        f"{STUDY['test_dice']} % Dice ({REPORTED}), is ViT-B on its own 243 images: no number here repeats it."
-    )
     table = table_markdown(main_table(edition), "", "")
-    caveat = "\n\n".join(filter(None, [rivals_sentence(edition), caveat, in_part_sentence(edition)]))
+    block = f"{banner(edition)}\n\n{table}\n\n{INTERVALS}\n\n{findings(edition)}"
     before, after = text[: text.index(BEGIN) + len(BEGIN)], text[text.index(END) :]
-    path.write_text(f"{before}\n{banner(edition)}\n\n{table}\n\n{caveat}\n{after}", encoding="utf-8")
+    path.write_text(f"{before}\n{block}{after}", encoding="utf-8")
 
 
 def _main_picture(out: Path) -> str:
-    """The figure of the picture that the test cases' notebook saved; nothing where it has not run."""
+    """The figure of the picture that the training page saved; nothing where it has not run."""
     picture = out / "figures" / f"{MAIN_PICTURE}.png"
     if not picture.is_file():
         return ""
@@ -207,16 +197,6 @@ def _stand_in(edition: Edition) -> str:
         f"This is shown on `{model}`, a compact stand-in for SAM that this project trained: "
         "{doc}`what cannot be said of SAM </limits>`.\n"
     )
-
-
-def _main_table(edition: Edition, out: Path) -> Iterable[str]:
-    table = main_table(edition)
-    (out / "tables").mkdir(exist_ok=True)
-    main_rows(edition).to_csv(out / "tables" / "landing.csv", index=False)
-    caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
-    caption = f"{caption} {seeds_clause(adapted_runs(edition))} {outcomes_clause(edition)}"
-    yield table_markdown(table, caption, "tab-landing")
-    yield f"\n{{download}}`data (CSV) </{out.name}/tables/landing.csv>`\n"
 
 
 def _write(path: Path, lines: Iterable[str]) -> Path:

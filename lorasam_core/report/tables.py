@@ -5,17 +5,16 @@ Imports no torch. Dice and the like are shown in %, with the bootstrap's 95 % in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lorasam_core import stats
 from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.experiments.records import Edition, Record
-from lorasam_core.experiments.study import REPORTED, STUDY
-from lorasam_core.plots import setting
-from lorasam_core.stats import bootstrap_interval, shown
+from lorasam_core.stats import bootstrap_interval
 
 METRICS = (  # label, evaluator, column of per_image.csv
     ("predictor: Dice", "predictor", "dice"),
@@ -32,16 +31,19 @@ METRICS = (  # label, evaluator, column of per_image.csv
     ("mask generator: PQ", "generator", "pq"),
     ("mask generator, thresholds by validation: F1 at IoU 0.5", "generator_tuned", "f1"),
 )
-SHOWN_SETTINGS = (
-    "model", "image_size", "data", "limit", "objective", "rank", "alpha", "scaling", "targets", "steps", "batch_size",
-    "learning_rate", "optimizer", "weight_decay", "crop_size", "seed", "precision",
-)  # fmt: skip
+HEADLINE = {  # label: measure of the table of scores
+    "predictor: Dice": "predictor dice",
+    "box prompt: IoU": "box iou_rated",
+    "point prompt: IoU of the mask rated best": "point iou_rated",
+    "mask generator: AP50": "generator ap50",
+    "mask generator: F1 at IoU 0.5": "generator f1",
+    "mask generator, thresholds by validation: F1 at IoU 0.5": "generator_tuned f1",
+}
 # what is measured beside the result, or where and how a run is done: no difference between seeds
 ASIDE: dict[str, Any] = {
     "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
     "device": "auto", "workers": None, "checkpointing": False, "compile": False,
 }  # fmt: skip
-SETTING_NAMES = {"rank": "rank", "learning_rate": "learning rate", "batch_size": "batch size", "scaling": "scaling"}
 
 
 # ------------------------------------------------------------------------------------------------- runs
@@ -118,12 +120,9 @@ def run_ids(*groups: Iterable[Record]) -> list[str]:
 
 
 # ------------------------------------------------------------------------------------------------- main table
-def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
-    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups.
-
-    adapted: runs (seeds) to show in place of the edition's main ones.
-    """
-    series = {"frozen": frozen_runs(edition), "adapted": adapted or adapted_runs(edition)}
+def main_rows(edition: Edition) -> pd.DataFrame:
+    """Long table of what was measured: metric, series (frozen or adapted), mean, low, high in %, n, groups."""
+    series = {"frozen": frozen_runs(edition), "adapted": adapted_runs(edition)}
     rows = []
     for label, evaluator, metric in METRICS:
         for name, runs in series.items():
@@ -136,91 +135,23 @@ def main_rows(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.D
     return table
 
 
-def main_table(edition: Edition, adapted: Sequence[Record] | None = None) -> pd.DataFrame:
-    """Frozen against adapted, a row a metric: % with 95 % interval, and the paired gain on the same test images."""
-    frozen, adapted = frozen_runs(edition), adapted or adapted_runs(edition)
-    rows = []
-    for label, evaluator, metric in METRICS:
-        before, after = interval(frozen, evaluator, metric), interval(adapted, evaluator, metric)
-        if not np.isfinite(after["mean"]):
+def main_table(edition: Edition) -> pd.DataFrame:
+    """Frozen against adapted, a row a measure of HEADLINE: %, the paired gain on the same test images, the verdict."""
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    sides = dict.fromkeys(run_ids(frozen), "frozen") | dict.fromkeys(run_ids(adapted), "adapted")
+    scores, rows = edition.scores[edition.scores["run"].isin(sides)], []
+    scores = scores.assign(side=scores["run"].map(sides))
+    for label, measure in HEADLINE.items():
+        part = scores[scores["measure"] == measure]
+        if part["side"].nunique() < 2:
             continue
-        rows.append({
-            "metric, %": label,
-            "frozen": shown(before["mean"], before["low"], before["high"]),
-            "adapted": shown(after["mean"], after["low"], after["high"]),
-            "gain, points": shown(*paired(frozen, adapted, evaluator, metric), sign=True),
-            "test images": str(int(after["n"])),
-        })  # fmt: skip
-    table = pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "test images"])
-    table.attrs.update(made_by="lorasam_core.report.tables.main_table", runs=run_ids(frozen, adapted))
-    return table
-
-
-def compare(series: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
-    """Series -> evaluator -> one row an image (id, group, metrics), as long rows for charts.interval_chart.
-
-    Columns: metric, series, mean, low, high in %, n, groups, in METRICS' order.
-    """
-    rows = []
-    for label, evaluator, metric in METRICS:
-        for name, tables in series.items():
-            if evaluator in tables and metric in tables[evaluator]:
-                values, groups = tables[evaluator][metric].to_numpy(float), tables[evaluator]["group"].to_numpy()
-                mean, low, high = (100 * x for x in bootstrap_interval(values, groups))
-                rows.append((label, name, mean, low, high, len(values), len(set(groups))))
-    table = pd.DataFrame(rows, columns=["metric", "series", "mean", "low", "high", "n", "groups"])
-    table.attrs.update(made_by="lorasam_core.report.tables.compare")
-    return table
-
-
-def settings_table(record: Record) -> pd.DataFrame:
-    """What decided a run, as two columns of text: setting, value."""
-    config = record.config.to_dict()
-    rows = [(name.replace("_", " "), config[name]) for name in SHOWN_SETTINGS]
-    rows = [(name, ", ".join(v) if isinstance(v, list) else setting(v)) for name, v in rows if v is not None]
-    if record.config.method == "lora":
-        rows.insert([name for name, _ in rows].index("scaling") + 1, ("factor of B A", f"{record.config.factor:.4g}"))
-    rows.append(("trainable parameters", f"{record.metrics.get('trainable_parameters', 0):,}"))
-    table = pd.DataFrame(rows, columns=["setting", "value"])
-    table.attrs.update(made_by="lorasam_core.report.tables.settings_table", runs=[record.run_id])
-    return table
-
-
-# ------------------------------------------------------------------------------------------------- test cases
-def test_cases(frozen: Sequence[Record], adapted: Sequence[Record], count: int = 4) -> pd.DataFrame:
-    """Test images from the lowest to the highest adapted Dice of the mask generator's union, evenly spaced by rank.
-
-    Columns: case (1 is the lowest), id, frozen, adapted (Dice in %). Fewer test images give fewer cases.
-    """
-    before, after = (test_rows(runs, "generator", "dice") for runs in (frozen, adapted))
-    rows = before.merge(after, on=["id", "group"], suffixes=("_frozen", "_adapted")).sort_values("dice_adapted")
-    rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int))]
-    table = pd.DataFrame({
-        "case": range(1, len(rows) + 1), "id": rows["id"].to_list(),
-        "frozen": 100 * rows["dice_frozen"].to_numpy(), "adapted": 100 * rows["dice_adapted"].to_numpy(),
-    })  # fmt: skip
-    table.attrs.update(made_by="lorasam_core.report.tables.test_cases", runs=run_ids(frozen, adapted))
-    return table
-
-
-def cases_table(cases: pd.DataFrame) -> pd.DataFrame:
-    """Cases as the reader sees them, the study's four beside ours, each ordered from the lowest Dice to the highest."""
-    theirs = sorted(STUDY["test_cases"].values(), key=lambda pair: pair[1])
-    ours = list(cases.itertuples(index=False))
-    rows = []
-    for k in range(max(len(ours), len(theirs))):
-        mine, other = ours[k] if k < len(ours) else None, theirs[k] if k < len(theirs) else None
-        rows.append({
-            "case": str(k + 1),
-            "test image": mine.id if mine else "–",
-            "Dice, %: frozen": f"{mine.frozen:.2f}" if mine else "–",
-            "adapted": f"{mine.adapted:.2f}" if mine else "–",
-            f"Dice, %: frozen, {REPORTED}": f"{other[0]:.2f}" if other else "–",
-            f"adapted, {REPORTED}": f"{other[1]:.2f}" if other else "–",
-        })  # fmt: skip
-    table = pd.DataFrame(rows)
-    table.attrs.update(cases.attrs)
-    return table
+        means = stats.mean_interval(part, "side").set_index("side")
+        noise = stats.seed_noise(part[part["side"] == "adapted"])
+        gain = stats.verdict(stats.paired(part, "side", "frozen"), noise, untrained=["frozen"])
+        values = dict(zip(means.index, stats.as_text(means), strict=True))
+        change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
+        rows.append({"metric, %": label, "frozen": values["frozen"], "adapted": values["adapted"]} | change)
+    return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
 
 
 def run_table(edition: Edition) -> pd.DataFrame:

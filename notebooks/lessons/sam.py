@@ -285,6 +285,6 @@ page.figure(figure, "sam-whole-image", caption, "The scene, and the scene with w
 page.say(f"Its IoU with the union of all objects is {iou(whole, true.any(axis=0)):.2f}.")
 
 # %% [markdown]
-# [The zero-shot page](zero_shot.ipynb) shows what becomes of these answers on a powder, and [the layer's
+# [The page of prompts](prompts.ipynb) shows what becomes of these answers on a powder, and [the layer's
 # page](lora_layer.ipynb) how LoRA changes the encoder without touching it. [The mask generator](generator.ipynb)
 # asks with a whole grid of points, and filters what it gets.

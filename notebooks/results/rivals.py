@@ -11,120 +11,212 @@
 # ---
 
 # %% [markdown]
-# # Against what else
+# # What to train, and what else could
 #
-# LoRA is one way to make a segmenter of micrographs. This page puts it beside the frozen model, beside training other
-# parts of the same model, beside a U-Net {cite:p}`ronneberger2015unet` that starts from nothing, and beside Otsu's
-# threshold, which learns nothing at all. A watershed may divide what a U-Net or the threshold finds.
+# **Is it LoRA that does it, and is it where and what it was trained?** Full fine-tuning reaches a Dice of {{ rivals /
+# every weight / predictor dice }} % where LoRA reaches {{ rivals / LoRA* / predictor dice }} %, a difference of {{
+# rivals / every weight - LoRA* / predictor dice }} points; training the mask decoder alone differs by {{ rivals / mask
+# decoder alone - LoRA* / predictor dice }}. A U-Net from scratch does so by {{ rivals / U-Net from scratch - LoRA* /
+# predictor dice }}. LoRA trains {{ rivals / LoRA / trainable_parameters }} numbers for this, full fine-tuning {{
+# rivals / every weight / trainable_parameters }}. Where the adapter sits matters less than that.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %% tags=["hide-input"]
-from lorasam_core.report import phrases
+# %% [markdown]
+# ## The runs
+#
+# Three experiments, each around the main configuration, which has several seeds: other methods, other places for the
+# adapter, other objectives. Runs that differ in their seed alone are one configuration; the page reads them and does
+# none (`experiments.sweep` would, as on [rank](rank.ipynb)).
+
+# %%
+import pandas as pd
+
+from lorasam_core import charts, plots, stats
+from lorasam_core.config import UNRATED
+from lorasam_core.experiments import records
 from lorasam_core.report import page as report
-from lorasam_core.report import tables
-from lorasam_core.report.chapters import budgets, chance, comparison_plots, comparisons
-from lorasam_core.experiments.records import read_edition
 
-page = report.Page(read_edition(report.edition_folder(profile, edition, data)), "results/rivals")
-page.banner()
+kept = records.read_edition(report.edition_folder(profile, edition, data))
+page = report.Page(kept, "results/rivals")
+page.banner(written=True)
 
-# %% tags=["hide-input"]
-main = report.adapted_runs(page.edition)
-seeds = comparisons.groups(comparisons.with_seeds(main, page.edition.records))[0]
-noise = {measure: comparisons.seed_noise(seeds, measure)["least"] for measure in comparisons.MEASURES}
-rivals = [*report.records_of(page.edition, "rivals"), *report.frozen_runs(page.edition), *main]
-records = comparisons.with_seeds(rivals, page.edition.records)
-table = comparisons.comparison_table(records, comparisons.shared_name(records, main))
+# %%
+runs = kept.runs[kept.runs["experiment"].isin(["rivals", "where", "objective"])]
+runs = runs.assign(configuration=runs["name"].str.replace(r", seed \d+$", "", regex=True))
+references = runs[runs["method"] == "lora"].groupby("experiment")["configuration"].first().to_dict()
+untrained = set(runs.loc[runs["steps"] == 0, "configuration"])
 
 # %% [markdown]
-# ## The foreground
+# A mask generator has two thresholds for its masks, chosen here for each model and seed by the greatest F1 on
+# validation images. What finds particles without a mask generator has no such thresholds, and its F1 is what it is; a
+# watershed's one setting is chosen on the same validation images.
+
+# %%
+words = {
+    "predictor dice": "Dice", "point iou_rated": "IoU from one point",
+    "generator ap50": "AP50", "generator_tuned f1": "F1, thresholds by validation",
+}  # fmt: skip
+scores = kept.scores.merge(runs, on="run")
+own = scores[scores["method"].isin(UNRATED) & (scores["measure"] == "generator f1")]
+scores = pd.concat([scores, own.assign(measure="generator_tuned f1")])
+scores = scores.assign(measure=scores["measure"].map(words)).dropna(subset=["measure"])
+
+# %% [markdown]
+# Each configuration is compared with LoRA as it was trained for the main run, on the same images. What another seed
+# may do is estimated from the seeds of the latter, and taken to be the same for every configuration that is trained.
+
+# %%
+rows = []
+for (experiment, measure), part in scores.groupby(["experiment", "measure"], sort=False):
+    reference = references.get(experiment)
+    if reference in set(part["configuration"]):
+        noise = stats.seed_noise(part[part["configuration"] == reference])
+        compared = stats.verdict(stats.paired(part, "configuration", reference), noise, untrained)
+        rows += compared.assign(experiment=experiment, measure=measure).to_dict("records")
+columns = ["experiment", "measure", "configuration", "difference", "low", "high", "seeds", "verdict"]
+differences = pd.DataFrame(rows, columns=columns)
+
+# %%
+differences["difference, points"] = stats.as_text(differences, sign=True)
+table = stats.mean_interval(scores, ["experiment", "measure", "configuration"])
+table["mean, %"] = stats.as_text(table)
+columns = ["experiment", "measure", "configuration", "difference, points", "verdict"]
+table = table.merge(differences[columns], how="left").fillna({"difference, points": "–", "verdict": "–"})
+
+# %% [markdown]
+# ## Against other methods: the foreground
 #
-# Which pixels are particle? The models of the SAM family are asked with a box around the whole image, our
-# reading of how the study asks its predictor; the others give a mask of the image directly.
+# Which pixels are particle? The frozen model, LoRA, and the same model with its mask decoder or every weight trained
+# are asked with a box around the whole image, our reading of how the study asks its predictor. A U-Net
+# {cite:p}`ronneberger2015unet` that starts from nothing, and Otsu's threshold, which learns nothing at all, give the
+# mask directly. A watershed divides that mask without changing it.
 
-# %% tags=["hide-input"]
-foreground = ("predictor_dice", "generator_dice")
-caption = "Foreground: test Dice in % with 95 % intervals, and the paired difference in the predictor's to LoRA."
-page.table(comparisons.comparison_display(table, foreground), "rivals-foreground", caption, data=table)
-page.say(report.left_out_sentence(page.edition, "rivals"))
+# %%
+rivals = runs[runs["experiment"] == "rivals"]
+methods = table[table["experiment"] == "rivals"].sort_values("mean", ascending=False)
+columns = ["configuration", "mean, %", "difference, points", "verdict"]
+against = f"difference to {references.get('rivals', 'LoRA')}, points"
+names = {"configuration": "method", "difference, points": against}
+shown = methods[methods["measure"] == "Dice"]
+caption = "Foreground: test Dice with 95 % intervals over groups, and the paired difference."
+names["mean, %"] = "test Dice, %"
+page.table(shown[columns].rename(columns=names), "rivals-foreground", caption, rivals["run"], shown)
 
-# %% tags=["hide-input"]
-page.say(comparisons.comparison_sentence(table, "predictor_dice", noise["predictor_dice"]))
-cases = report.STUDY["test_cases"].values()
-before, after = ([case[k] for case in cases] for k in (0, 1))
-page.say(
-    f"{report.REPORTED.capitalize()}: Dice of the mask generator's union from {min(before):.1f} to {max(before):.1f} % "
-    f"frozen and from {min(after):.1f} to {max(after):.1f} % with LoRA, on four images. It reports no other method."
+# %% [markdown]
+# The study reports no other method than LoRA and the frozen model.
+#
+# ## Against other methods: single particles
+#
+# A foreground can be right and every particle lost in it. AP50 and F1 count instances. Those of a U-Net and of the
+# threshold are the connected parts of the foreground, so that particles which touch are one unless a watershed divides
+# them; they have no score to be ranked by, hence no AP.
+
+# %%
+instances = methods[methods["measure"].isin(["AP50", "F1, thresholds by validation"])]
+shown = instances.sort_values("measure", kind="stable")
+caption = "Single particles: test AP50 and F1 with 95 % intervals over groups, and the paired difference."
+names["mean, %"] = "test value, %"
+page.table(shown[["measure", *columns]].rename(columns=names), "rivals-instances", caption, rivals["run"], shown)
+
+# %%
+compared = differences[differences["experiment"] == "rivals"]
+compared = compared[compared["measure"] != "IoU from one point"]
+caption = (
+    "Paired differences to LoRA with 95 % intervals over groups. Grey: what other seeds may do in 19 of 20 cases; "
+    "hollow: no detectable difference."
 )
+alt = "For each method a point with an interval on an axis of differences to LoRA, in a panel for each metric."
+if len(compared):
+    figure = charts.difference_chart(compared, "configuration")
+    page.figure(figure, "rivals-differences", caption, alt, rivals["run"], compared)
 
 # %% [markdown]
-# ## Single particles
-#
-# A foreground can be right and every particle lost in it. AP50, F1 and PQ count instances. Those of a U-Net and of the
-# threshold are the connected parts of the foreground, so that particles which touch are one, unless a watershed on the
-# distance to the ground divides them. It leaves the foreground as it is: the U-Net beneath it is trained once more,
-# from the same seed.
-
-# %% tags=["hide-input"]
-instances = comparisons.measured(table, ("tuned_f1", "f1", "pq", "ap50", "point_iou"))
-if "tuned_f1" in instances:
-    page.say(
-        "A mask generator has two thresholds for its masks, and what suits one model need not suit another. "
-        "*Thresholds by validation* are those of the greatest F1 on validation images, for each model and seed; in the "
-        "other columns all models have one pair, which was chosen for the frozen model. A watershed's distance was "
-        "chosen on validation images too; Otsu's threshold and the U-Net's cut, at a half, were not chosen."
-    )
-caption = "Instances: test metrics in % with 95 % intervals, and the paired difference to LoRA in the first of them."
-page.table(comparisons.comparison_display(table, instances), "rivals-instances", caption, data=table)
-
-# %% tags=["hide-input"]
-for measure in comparisons.measured(table, ("tuned_f1", "f1", "pq", "ap50")):
-    page.say(comparisons.comparison_sentence(table, measure, noise[measure]))
-scoreless = table["f1"].notna() & table["ap50"].isna() if {"f1", "ap50"} <= set(table) else []
-silent = [f"*{name}*" for name in table.loc[scoreless, "name"]]
-if silent:
-    names = phrases.listed(silent)
-    page.say(f"AP ranks instances by a score. There is none from {names}, and so no AP; F1 and PQ need none.")
-
-# %% tags=["hide-input"]
-if len(table) > 1:
-    asked = comparisons.measured(table, ("predictor_dice", "tuned_f1", "f1"))
-    caption = f"Paired differences to LoRA with 95 % intervals.{chance.grey_clause(seeds, asked)}"
-    alt = "For each method a point with an interval on an axis of differences to LoRA, a panel a metric."
-    page.figure(comparison_plots.paired_chart(table, asked, noise), "rivals-differences", caption, alt, data=table)
-
-# %% [markdown]
-# Left of zero LoRA is better. The intervals are of other test images; other settings of a rival are not in them. Rivals
-# that are trained are taken to vary with the seed as LoRA does; the frozen model and the thresholds have no seed. What
-# starts from nothing may vary more: [the same training on two kinds of processor](how-equal) parts a U-Net further than
-# LoRA.
+# Left of zero LoRA is better. The grey is widest for F1, because the thresholds are chosen anew for each seed, on a few
+# validation images. The intervals reflect other test images, not other settings of a rival; and what starts from
+# nothing may vary more with its seed than LoRA does: [the same training on two kinds of processor](how-equal) parts a
+# U-Net further.
 #
 # ## What it costs
 
-# %% tags=["hide-input"]
-cost = comparisons.cost_display(table)
-rates = [runs[0].config.learning_rate for runs in comparisons.groups(records)]
-cost["learning rate"] = [tables.setting(rate) if steps else "–" for rate, steps in zip(rates, table["steps"])]
-caption = f"What each method cost. {comparisons.cost_note(table)}"
-page.table(cost, "rivals-cost", caption, data=table.assign(learning_rate=rates))
-
-# %% tags=["hide-input"]
-trained = table[table["trainable"] > 0]
-if len(trained) > 1:
-    least, most = trained.loc[trained["trainable"].idxmin()], trained.loc[trained["trainable"].idxmax()]
-    page.say(
-        f"*{least['name']}* trains the fewest numbers, {least['trainable']:,.0f}, and *{most['name']}* the most, "
-        f"{most['trainable']:,.0f}."
-    )
-page.say(budgets.steps_note(records))
-page.say(report.rivals_sentence(page.edition))
+# %%
+cost = rivals.drop_duplicates("configuration")
+shown = {
+    "method": cost["configuration"],
+    "trainable parameters": cost["trainable_parameters"].map("{:,.0f}".format),
+    "learning rate": cost["learning_rate"].map(plots.setting),
+    "steps": cost["steps"],
+    "minutes": (cost["seconds"] / 60).map("{:.0f}".format),
+}
+shown = pd.DataFrame(shown).astype(object)
+shown.loc[cost["steps"] == 0, ["learning rate", "steps", "minutes"]] = "–"
+caption = "What each method cost. Runs may have shared the processor, so that the minutes are no measure of speed."
+page.table(shown, "rivals-cost", caption, rivals["run"], cost)
 
 # %% [markdown]
 # The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in
-# [a sweep](learning_rate.ipynb). All methods that train take as many steps, not as much time, and a network that
-# starts from nothing may need more of both. A watershed's one setting was chosen on the validation images. So this
-# page can show how LoRA and a rival compare as they were run here, and not what tuning would do to a gap.
+# [a sweep](learning_rate.ipynb). All methods that train take as many steps, and a network that starts from nothing may
+# need more. So this page shows how methods compare as they were run here, not what tuning would do to a gap.
+#
+# ## Where: which matrices, which blocks
+#
+# The study put LoRA into the attention layers of the image encoder. *q*, *k* and *v* make queries, keys and values of
+# the attention, *proj* brings its output back, and the MLP holds the other two linear layers. Blocks with windows let a
+# token see its surroundings, those with global attention the whole image.
+
+# %%
+where = runs[runs["experiment"] == "where"]
+numbers = where.drop_duplicates("configuration").set_index("configuration")["trainable_parameters"]
+places = table[(table["experiment"] == "where") & (table["measure"] == "Dice")]
+places = places.assign(trainable=places["configuration"].map(numbers)).sort_values("trainable")
+places["trainable parameters"] = places["trainable"].map("{:,.0f}".format)
+against = f"difference to {references.get('where', 'q, v; all blocks')}, points"
+names = {"configuration": "adapted", "mean, %": "test Dice, %", "difference, points": against}
+shown = places[["configuration", "trainable parameters", *columns[1:]]].rename(columns=names)
+caption = "Where the adapter sits: test Dice with 95 % intervals over groups, and the paired difference."
+page.table(shown, "where", caption, where["run"], places)
+
+# %%
+compared = differences[differences["experiment"] == "where"]
+caption = (
+    "Paired differences to the main configuration with 95 % intervals over groups. Grey: what other seeds may do in 19 "
+    "of 20 cases; hollow: no detectable difference."
+)
+alt = "For each place of the adapter a point with an interval on an axis of differences, in three panels."
+if len(compared):
+    figure = charts.difference_chart(compared, "configuration")
+    page.figure(figure, "where-differences", caption, alt, where["run"], compared)
+
+# %% [markdown]
+# A hollow point whose interval is clear of zero is within what another seed may do. Each interval stands alone: of
+# twenty comparisons of equals, about one excludes zero by chance. And no detectable difference is no proof of equality:
+# the interval says how large a loss is not excluded.
+#
+# ## What it is asked for
+#
+# The objective `semantic`, our reading of the study's, prompts with the whole image and wants all particles in one
+# mask. `instance` prompts with points and boxes, wants single particles, and trains the model's rating of its own
+# masks. `mixed` alternates the two. The mask generator lives on points and on that rating, of which a model that is
+# only ever asked for the union is taught neither.
+
+# %%
+asked = table["measure"].isin(["Dice", "IoU from one point", "AP50"])
+objectives = table[(table["experiment"] == "objective") & asked]
+against = f"difference to {references.get('objective', 'mixed')}, points"
+names = {"configuration": "objective", "mean, %": "test value, %", "difference, points": against}
+shown = objectives[["measure", *columns]].rename(columns=names)
+caption = "What the adapter is trained for: test values with 95 % intervals over groups, and the paired difference."
+page.table(shown, "objective", caption, runs.loc[runs["experiment"] == "objective", "run"], objectives)
+
+# %% [markdown]
+# The steps are the same for all, so `mixed` spends half as many on each of its two questions as the others do on their
+# one.
+#
+# ## What to take away
+#
+# - To go further than LoRA, train every weight, and pay with a file as large as the model.
+# - Before you train for single particles, try a threshold and a watershed: LoRA is not shown to do better.
+# - Start with *q* and *v* in all blocks: no other place for the adapter is shown to do better.

@@ -35,13 +35,15 @@ MEASURES = {
     "mask generator: PQ": ("generator", "pq"),
     "mask generator, thresholds by validation: F1 at IoU 0.5": ("generator_tuned", "f1"),
 }
-WORDS = {  # of the columns of comparisons
+WORDS = {  # measures in tables of comparisons
+    "Dice": ("predictor", "dice"), "IoU from one point": ("point", "iou_rated"),
+    "F1, thresholds by validation": ("generator_tuned", "f1"),
     "predictor Dice": ("predictor", "dice"), "point IoU": ("point", "iou_rated"), "box IoU": ("box", "iou_rated"),
     "mask generator Dice": ("generator", "dice"), "AP50": ("generator", "ap50"), "F1": ("generator", "f1"),
     "PQ": ("generator", "pq"), "F1 with thresholds by validation": ("generator_tuned", "f1"),
 }  # fmt: skip
 PROMPTS = {  # rows of the table of prompts
-    "whole image": ("predictor", "iou"), "mask generator, union": ("generator", "iou"),
+    "whole image": ("predictor", "dice"), "mask generator, union": ("generator", "dice"),
     "mask generator, AP50": ("generator", "ap50"), "point": ("point", "iou_rated"),
     "point, best mask": ("point", "iou_best"),
     "jittered box": ("box", "iou_rated"), "exact box": ("exact_box", "iou_rated"),
@@ -219,21 +221,28 @@ def _labels(cell: Cell, edition: Edition) -> list[Numbers]:
     words, _, series = cell.column.partition(", %: ")
     if words not in WORDS:
         return []
-    total, count = edition.info["images"]["train"], int(cell.row["training images"])
+    total, count = edition.info["images"]["train"], int(cell.row["labelled images"])
     runs = [run for name in ("main", "rivals", "labels") for run in _runs(edition, name)]
     runs = [r for r in runs if r.config.method == SERIES[series] and min(r.config.train_limit or total, total) == count]
     return [_summary(some, *WORDS[words]) for some in _groups(edition, runs)]
 
 
 def _comparison(cell: Cell, edition: Edition) -> list[Numbers]:
-    runs = _named(edition, cell.row["run"])
-    if (words := cell.column.removesuffix(", %")) in WORDS:
-        return [_summary(some, *WORDS[words]) for some in runs]
-    if match := re.match(r"difference to [\"“](.*)[\"”], points", cell.column):
-        first = next(words for name in cell.row if (words := name.removesuffix(", %")) in WORDS)
-        bases = _named(edition, match[1])
-        return [_gain(base, some, *WORDS[first]) for base in bases for some in runs]
+    name = next(cell.row[head] for head in ("method", "adapted", "objective") if head in cell.row)
+    runs, measure = _named(edition, name), WORDS[cell.row.get("measure", "Dice")]
+    if cell.column in ("test Dice, %", "test value, %"):
+        return [_summary(some, *measure) for some in runs]
+    if match := re.match(r"difference to (.*), points", cell.column):
+        return [_gain(base, some, *measure) for base in _named(edition, match[1]) for some in runs]
     return [_count(run, cell.column) for some in runs for run in some]
+
+
+def _longer(cell: Cell, edition: Edition) -> list[Numbers]:
+    measure, before, after = MEASURES[cell.row["metric"]], _seeds(edition), _runs(edition, "longer")
+    if cell.column == "difference, points":
+        return [_gain(before, after, *measure)]
+    runs = {"main, %": before, "more steps, %": after}.get(cell.column)
+    return [_summary(runs, *measure)] if runs else []
 
 
 def _cases(cell: Cell, edition: Edition) -> list[Numbers]:
@@ -270,8 +279,7 @@ def _study(cell: Cell) -> list[Numbers]:
 RULES: dict[str, Callable[[Cell, Edition], list[Numbers]]] = {
     "landing": _frozen_and_adapted, "main": _frozen_and_adapted, "rank": _ablation, "learning-rate": _ablation,
     "batch-size": _ablation, "batch-size-cost": _ablation, "cases": _cases, "edition-runs": _run,
-    "batch-size-equal-images": _comparison, "batch-size-equal-steps": _comparison, "objective": _comparison,
-    "longer": _comparison, "where": _comparison, "learning-rate-paired": _comparison, "labels": _labels,
-    "prompts": _frozen_and_adapted, "where-cost": _comparison, "rivals-cost": _comparison,
-    "rivals-foreground": _comparison, "rivals-instances": _comparison,
+    "objective": _comparison, "longer": _longer, "where": _comparison, "labels": _labels,
+    "prompts": _frozen_and_adapted, "rivals-cost": _comparison, "rivals-foreground": _comparison,
+    "rivals-instances": _comparison,
 }  # fmt: skip

@@ -157,6 +157,16 @@ def test_runs_and_scores_are_tidy(tmp_path):
     assert one[["id", "group", "value"]].to_numpy().tolist() == [["NA", "1e3", 0.25], ["007", "None", 0.125]]
 
 
+def test_a_run_may_be_added_as_an_experiment_of_its_own(tmp_path):
+    folder, edition = tmp_path / "else", made_edition(tmp_path)
+    make_run(folder / "ccc", name="custom", rank=9)
+    more = edition.with_run(read_record(folder / "ccc"), "custom")
+    assert more.runs.query("experiment == 'custom'")[["run", "name", "rank"]].to_numpy().tolist() == [
+        ["ccc", "custom", 9]
+    ]
+    assert set(more.scores["run"]) == {*edition.scores["run"], "ccc"} and "custom" not in edition.experiments
+
+
 def test_a_packed_edition_reads_as_the_local_one(tmp_path):
     local = made_edition(tmp_path)
     folder = tmp_path / "packed"

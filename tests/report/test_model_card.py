@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
-import numpy as np
 import pytest
 from safetensors import safe_open
 
 from lorasam_core.models.sam import WEIGHTS, WEIGHTS_SHA256, load_sam
 from lorasam_core.report.model_card import (
-    CLEAR,
-    LEAD,
     MEASURES,
-    _over_objects,
     card_rows,
     card_table,
-    gap_table,
     read_card,
     read_curve,
     size_rows,
 )
-from tests.made_records import make_record, per_image
-from tests.report.test_report import edition  # noqa: F401
 
 
 def test_the_card_is_that_of_the_weights():
@@ -83,44 +75,3 @@ def test_bins_with_few_objects_or_without_a_lower_bound_are_not_drawn(card):
     found = {measure: size_rows(card, measure).to_dict("records") for measure in ("point_best_iou", "box_iou")}
     row = {"side": 6.25, "series": "EMPS", "objects": 21}
     assert found == {"point_best_iou": [row | {"iou": 0.3}], "box_iou": [row | {"iou": 0.5}]}
-
-
-def test_the_gap_is_between_scenes_and_the_editions_runs(edition, card):  # noqa: F811
-    card |= {"base_hash": "ab" * 32}
-    table = gap_table(edition, card).set_index("metric, %")
-    frozen, adapted = (
-        np.mean([r.metrics["test"]["box"]["iou_rated"]["mean"] for r in edition.records if r.run_id in ids])
-        for ids in (["f0"], ["m0", "m1"])
-    )
-    row = table.loc["box, 5 % jitter: IoU, single mask"]
-    assert row["scenes"].startswith("80.0 [") and row[LEAD] == f"{100 * (0.8 - frozen):+.1f}"
-    assert row["frozen"].startswith(f"{100 * frozen:.1f} [") and row["adapted"].startswith(f"{100 * adapted:.1f} [")
-    assert set(gap_table(edition, card).attrs["runs"]) == {"f0", "m0", "m1"}
-
-
-def test_a_prompted_image_counts_as_often_as_it_has_objects(tmp_path):
-    rows = [per_image("box", ["a", "b", "b"], n=[8, 1, 1], iou_rated=[0.2, 0.8, 0.6])]
-    run = make_record(tmp_path, "f", rows)
-    mean, low, high = _over_objects([run], "box", "iou_rated")
-    assert (
-        mean == pytest.approx((8 * 0.2 + 0.8 + 0.6) / 10) and low == pytest.approx(0.2) and high == pytest.approx(0.7)
-    )
-    whole = make_record(tmp_path, "g", [per_image("predictor", ["a", "b", "b"], dice=[0.2, 0.8, 0.6])])
-    assert _over_objects([whole], "predictor", "dice")[0] == pytest.approx(1.6 / 3)
-    assert np.isnan(_over_objects([], "box", "iou_rated")[0])
-
-
-def test_no_gap_is_claimed_for_another_base_or_without_an_adapted_run(edition, card):  # noqa: F811
-    assert gap_table(edition, card).empty
-    card |= {"base_hash": "ab" * 32}
-    frozen = [record for record in edition.records if record.config.method == "frozen"]
-    assert gap_table(replace(edition, records=frozen), card).empty
-
-
-def test_a_lead_counts_beyond_the_frozen_models_interval(edition, card):  # noqa: F811
-    card |= {"base_hash": "ab" * 32}
-    row = gap_table(edition, card).set_index("metric, %").loc[MEASURES["box_iou"]]
-    high = float(row["frozen"].rstrip("]").split("\u00a0")[1]) / 100
-    for mean, clear in ((high + 0.01, "yes"), (high - 0.01, "no")):
-        card["measures"]["scenes"]["box_iou"] = numbers(mean)
-        assert gap_table(edition, card).set_index("metric, %").loc[row.name, CLEAR] == clear
