@@ -82,12 +82,27 @@ def overlay(
     return out.round().astype(np.uint8)
 
 
-def mark_point(image: NDArray[Any], point: NDArray[Any], radius: int = 5) -> NDArray[np.uint8]:
+def mark_point(
+    image: NDArray[Any], point: NDArray[Any], radius: int = 5, color: tuple[int, int, int] = POINT
+) -> NDArray[np.uint8]:
     """A point (X, Y) as a square with a white rim over the image -> RGB uint8 (H, W, 3)."""
     out = rgb(image).copy()
     x, y = (int(value) for value in point)
-    for reach, color in ((radius + 2, (255, 255, 255)), (radius, POINT)):
-        out[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = color
+    for reach, shade in ((radius + 2, (255, 255, 255)), (radius, color)):
+        out[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1] = shade
+    return out
+
+
+def mark_box(
+    image: NDArray[Any], box: NDArray[Any], width: int = 3, color: tuple[int, int, int] = POINT
+) -> NDArray[np.uint8]:
+    """The frame of a box (X0, Y0, X1, Y1, last pixel included), `width` pixels inwards -> RGB uint8 (H, W, 3)."""
+    out = rgb(image).copy()
+    x0, y0, x1, y1 = (int(value) for value in box)
+    frame = np.zeros(out.shape[:2], dtype=bool)
+    frame[y0 : y1 + 1, x0 : x1 + 1] = True
+    frame[y0 + width : y1 + 1 - width, x0 + width : x1 + 1 - width] = False
+    out[frame] = color
     return out
 
 

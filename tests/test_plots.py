@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from lorasam_core import charts, plots
 from lorasam_core.data.sample import Sample
-from lorasam_core.report.chapters import lesson_plots
 
 
 def image(height=40, width=60, seed=0):
@@ -200,12 +199,8 @@ def test_a_point_is_marked_in_a_copy_of_the_image():
     assert (found != 40).any(2).sum() == 9 * 8  # cut at the left edge
 
 
-def test_a_first_step_is_drawn_relative_to_the_lowest_rank():
-    table = pd.DataFrame({
-        "rank": [16, 8, 8, 16], "scaling": ["none", "none", "alpha/r", "alpha/r"], "norm": [6.0, 2.0, 4.0, 5.0],
-        "loss": [8.0, 2.0, 1.0, 1.0],
-    })  # fmt: skip
-    norm, loss = lesson_plots.step_chart(table).axes
-    lines = [{line.get_label(): list(line.get_ydata()) for line in axes.lines} for axes in (norm, loss)]
-    assert lines == [{"none": [1.0, 3.0], "alpha/r": [1.0, 1.25]}, {"none": [1.0, 4.0], "alpha/r": [1.0, 1.0]}]
-    assert [t.get_text() for t in loss.get_xticklabels()] == ["8", "16"] and loss.get_xscale() == "log"
+def test_a_box_is_framed_in_a_copy_of_the_image():
+    image = np.full((20, 30), 40, np.uint8)
+    found = plots.mark_box(image, np.array([2.0, 3.0, 11.0, 9.0]), width=2)
+    assert (image == 40).all() and tuple(found[3, 2]) == tuple(found[9, 11]) == plots.POINT
+    assert (found != 40).any(2).sum() == 10 * 7 - 6 * 3 and (found[5:8, 4:10] == 40).all()

@@ -20,7 +20,7 @@
 # $$
 #
 # The rank $r$ says how thin they are, and the factor $s$ how loud the update is. This page builds the layer in a few
-# lines, checks each claim that is made for it, and then puts it into the model of this edition.
+# lines, checks each claim that is made for it, and then puts it into the compact SAM.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -28,7 +28,7 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments
+from lorasam_core import experiments, plots
 from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
 
@@ -71,7 +71,6 @@ x = torch.randn(10, 64)
 before = plain(x).detach()
 layer = LoRALinear(plain, rank=4)
 assert torch.equal(layer(x), before)
-page.say("Of the layer's outputs,", f"{(layer(x) != before).sum()} of {before.numel()} differ from the plain layer's.")
 
 # %% [markdown]
 # ## One step
@@ -84,52 +83,48 @@ optimiser = torch.optim.Adam([layer.A, layer.B], lr=1e-2)
 for step in (1, 2):
     optimiser.zero_grad()
     layer(x).square().mean().backward()
-    norms = layer.A.grad.norm(), layer.B.grad.norm()
+    print(f"step {step}: norm of the gradient {layer.A.grad.norm():.4f} for A, {layer.B.grad.norm():.4f} for B")
     optimiser.step()
-    page.say(f"Step {step}: the gradient's norm is {norms[0]:.4f} for A and {norms[1]:.4f} for B.")
+
+# %% [markdown]
+# After both steps the frozen weight is bit-identical to what it was, and has no gradient.
 
 # %%
 assert torch.equal(plain.weight, weight) and plain.weight.grad is None
-page.say("After both steps the frozen weight is bit-identical to what it was, and has no gradient.")
 
 # %% [markdown]
 # ## Merging
 #
 # $W + s\,BA$ is a matrix of the same shape as $W$. Once training is over it can take the place of $W$, and the model
-# is again as large and as fast as it was.
+# is again as large and as fast as it was. The outputs differ by rounding.
 
 # %%
 merged = nn.Linear(64, 64)
 merged.load_state_dict({"weight": plain.weight + layer.factor * layer.B @ layer.A, "bias": plain.bias})
 difference = (merged(x) - layer(x)).abs().max().item()
 assert difference < 1e-5
-page.say(f"Merged and unmerged outputs differ by {difference:.1e} at most, which is rounding.")
+f"{difference:.0e}"
 
 # %% [markdown]
 # ## In SAM
 #
 # SAM's attention computes query, key and value in one linear layer, `qkv`. LoRA is put on the query and the value
-# slices of every block of the image encoder; prompt encoder and mask decoder stay as they are.
+# slices of every block of the image encoder; prompt encoder and mask decoder stay as they are. Before training the
+# image embedding is bit-identical to the frozen model's.
 
 # %%
 from lorasam_core.models.lora import LoRAConfig, add_lora, count_trainable
+from lorasam_core.models.sam import load_sam
 
-config = report.main_config(page.edition)
-sam = report.load_base(config)
+sam = load_sam("lite")
 image = torch.rand(1, 3, sam.image_encoder.img_size, sam.image_encoder.img_size)
 with torch.no_grad():
     untouched = sam.image_encoder(image)
-add_lora(sam, LoRAConfig(config.rank, config.alpha, config.scaling, config.targets, config.blocks))
-
-# %%
+total = sum(p.numel() for p in sam.parameters())
+add_lora(sam, LoRAConfig(rank=32))
 with torch.no_grad():
-    adapted = sam.image_encoder(image)
-assert torch.equal(adapted, untouched)
-total, trained = sum(p.numel() for p in sam.parameters()), count_trainable(sam)
-page.say(
-    f"With LoRA of rank {config.rank} on {', '.join(config.targets)}, {trained:,} of {total:,} parameters are trained "
-    f"({100 * trained / total:.1f} %), and the image embedding is bit-identical to the frozen model's."
-)
+    assert torch.equal(sam.image_encoder(image), untouched)
+f"{count_trainable(sam):,} numbers to train beside {total:,} that stay"
 
 # %% [markdown]
 # With random values in $A$ and $B$, as if it had been trained, the encoder answers otherwise. In one of its layers the
@@ -141,8 +136,6 @@ from lorasam_core.models.lora.model import layers_of
 
 for p in lora_parameters(sam):
     torch.nn.init.normal_(p, std=0.02)
-with torch.no_grad():
-    changed = (sam.image_encoder(image) - untouched).abs().max() / untouched.abs().max()
 path, layer = next(iter(layers_of(sam).items()))
 x = torch.randn(10, layer.base.in_features)
 
@@ -155,55 +148,38 @@ with torch.no_grad():
     beside = torch.cat(parts, dim=-1)
     error = ((merge(sam).get_submodule(path)(x) - beside).abs().max() / beside.abs().max()).item()
 assert error < 1e-5
-
-# %%
-page.say(
-    f"With random A and B the embedding changes by {changed:.2f} of its largest value. The merged layer `{path}` "
-    f"gives what the frozen one gives with the update beside it, but for {error:.0e} of the largest value: rounding."
-)
+f"{path}: merged and unmerged differ by {error:.0e} of the largest output"
 
 # %% [markdown]
 # ## Counting
 #
-# A rank of $r$ costs $r$ rows of $A$ and $r$ columns of $B$ for each of the two slices in each block. Past
-# half the width of the encoder, $A$ and $B$ together hold more numbers than the matrix that they update; beyond the
-# width, more than its full rank can use. Ranks scale with the width: the table puts each rank of the study beside the
-# rank of this edition's model that is the same share of its width.
+# A rank of $r$ costs $r$ rows of $A$ and $r$ columns of $B$ for each of the two slices in each block. Past half the
+# width of the encoder, $A$ and $B$ together hold more numbers than the matrix that they update; beyond the width, more
+# than its full rank can use. Ranks scale with the width: the table puts each rank of the study beside the rank of the
+# compact model that is the same share of its width.
 
 # %%
 import pandas as pd
 
 from lorasam_core.models.lora import lora_parameter_count
 
-width, depth = report.width_of(config.model), len(sam.image_encoder.blocks)
-wide, deep = report.STUDY["width"], report.STUDY["blocks"]
+wide, deep = report.STUDY["width"], report.STUDY["blocks"]  # ViT-B: 768 and 12
+width, depth = layer.base.in_features, len(sam.image_encoder.blocks)
+table = pd.DataFrame({"rank": list(report.STUDY["rank"])})
+table["A and B over W"] = 2 * table["rank"] / wide
+counts = [lora_parameter_count(wide, deep, rank, ("q", "v")) for rank in table["rank"]]
+table["parameters, ViT-B"] = [f"{count:,}" for count in counts]
+table[report.REPORTED] = [f"{millions:g} M" for _, millions in report.STUDY["rank"].values()]
+table["same share, lite"] = table["rank"] * width // wide
+table["parameters, lite"] = [f"{lora_parameter_count(width, depth, rank, ('q', 'v')):,}" for rank in table.iloc[:, -1]]
 
 # %%
-rows = []
-for rank, (_, millions) in report.STUDY["rank"].items():
-    here = rank * width // wide
-    theirs = lora_parameter_count(wide, deep, rank, ("q", "v"))
-    ours = lora_parameter_count(width, depth, here, ("q", "v"))
-    rows.append((rank, f"{theirs:,}", f"{millions:g} M", f"{2 * rank / wide:.2f}", here, f"{ours:,}"))
-
-# %%
-columns = [
-    "rank, ViT-B", "parameters, computed for q and v", f"parameters, {report.REPORTED}",
-    "A and B over W", f"same share, {config.model}", f"parameters, {config.model}",
-]  # fmt: skip
-caption = "Trainable parameters by rank: computed, and those reported by the study beside them."
-page.table(pd.DataFrame(rows, columns=columns), "lora-parameters", caption)
-
-# %%
-counts = {r: lora_parameter_count(wide, deep, r, ("q", "v")) / 1e6 for r in report.STUDY["rank"]}
-ratios = [counts[r] / millions for r, (_, millions) in report.STUDY["rank"].items()]
-page.say(
-    f"The computed counts are {min(ratios):.2f} to {max(ratios):.2f} times those {report.REPORTED}; no choice of "
-    f"adapted layers explains all rows. Break-even is at rank {report.break_even(wide)} for ViT-B and at "
-    f"{report.break_even(width)} for this edition's model."
-)
+caption = "Trainable parameters by rank, computed for q and v, and those reported by the study beside them."
+page.table(table.round(2), "lora-parameters", caption)
 
 # %% [markdown]
+# No choice of adapted layers explains every count that the study reports.
+#
 # ## How loud is a step?
 #
 # The gradient of $B$ is $s\,G A^\top$, where $G$ is the gradient of the weight: a sum over tokens of outer products.
@@ -213,36 +189,35 @@ page.say(
 # {cite:p}`kalajdzievski2023rslora` or none. Here they are computed for a gradient of random tokens.
 
 # %%
-from lorasam_core.report.chapters import lesson_plots
 from lorasam_core.config import SCALINGS
 
 rows, rate, tokens = [], 1e-4, 64
 gradient = torch.randn(wide, tokens) @ torch.randn(tokens, wide)
+for rank in report.STUDY["rank"]:
+    A = nn.init.kaiming_uniform_(torch.empty(rank, wide), a=5**0.5)
+    B = rate * (gradient @ A.T).sign()  # without the minus, which changes no size
+    for scaling in SCALINGS:
+        update = LoRAConfig(rank, alpha=32, scaling=scaling).factor * (B @ A)
+        rows.append((rank, scaling, update.norm().item(), (gradient * update).sum().item()))
+steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm of the update", "first-order change of the loss"])
 
 # %%
-for rank in report.STUDY["rank"]:
-    down = nn.init.kaiming_uniform_(torch.empty(rank, wide), a=5**0.5)
-    up = rate * (gradient @ down.T).sign()  # without the minus, which changes no size
-    for scaling in SCALINGS:
-        update = LoRAConfig(rank, alpha=32, scaling=scaling).factor * (up @ down)
-        rows.append((rank, scaling, update.norm().item(), (gradient * update).sum().item()))
-steps = pd.DataFrame(rows, columns=["rank", "scaling", "norm", "loss"])
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+with mpl.rc_context(plots.STYLE):
+    figure = Figure(figsize=(8, 2.9))
+    for axes, name in zip(figure.subplots(1, 2), steps.columns[2:]):
+        relative = steps.assign(**{name: steps[name] / steps.groupby("scaling")[name].transform("first")})
+        sns.lineplot(relative, x="rank", y=name, hue="scaling", marker="o", ax=axes)
+        axes.set_xscale("log", base=2)
+        axes.set(title=name, ylabel="relative to the lowest rank")
 
 # %%
 caption = f"The first update of a {wide} x {wide} matrix and what it does to the loss, by rank, at a fixed alpha."
-alt = (
-    "Two charts over the rank, three lines each: without scaling both rise; alpha/r holds the loss level, not the norm."
-)
-page.figure(lesson_plots.step_chart(steps), "lora-step-size", caption, alt, data=steps)
-
-# %%
-ends = [steps[steps["rank"] == rank].set_index("scaling") for rank in (min(steps["rank"]), max(steps["rank"]))]
-for column, what in {"norm": "the norm of the first step", "loss": "its effect on the loss"}.items():
-    grown = ends[1][column] / ends[0][column]
-    page.say(
-        f"From rank {min(steps['rank'])} to {max(steps['rank'])} {what} changes by a factor of {grown['none']:.2f} "
-        f"without scaling, {grown['alpha/sqrt(r)']:.2f} with alpha/sqrt(r) and {grown['alpha/r']:.2f} with alpha/r."
-    )
+alt = "Two charts over the rank, three lines each: without scaling both rise; alpha/r holds the loss level."
+page.figure(figure, "lora-step-size", caption, alt, data=steps)
 
 # %% [markdown]
 # The effect on the loss is a sum over the rows of $A$ and grows as $s\,r$: `alpha/r` holds it level, and under

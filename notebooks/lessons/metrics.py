@@ -22,11 +22,10 @@ edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
 # %%
-from lorasam_core import experiments
+from lorasam_core import experiments, plots, stats
+from lorasam_core.experiments.records import read_edition
 from lorasam_core.measure import metrics
 from lorasam_core.report import page as report
-from lorasam_core.report.chapters import lesson_plots, worked
-from lorasam_core.experiments.records import read_edition
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "metrics", folder, data)
@@ -37,108 +36,115 @@ page.banner()
 # ## Five particles
 #
 # One is found, two are merged into one prediction, one is split into two, one is missed; and one prediction is of
-# nothing.
+# nothing. So there are as many predictions as particles: by their number alone nothing seems wrong.
 
 # %%
 import numpy as np
 
-true, pred, scores = worked.example()
-names = {"predicted": {i: f"{i}\n{score:.2f}" for i, score in enumerate(scores, start=1)}}
-figure = lesson_plots.label_grids({"true": true, "predicted": pred}, names)
-caption = "Particles and predictions, pixel by pixel, with their numbers; below those of predictions the scores."
+true, pred = np.zeros((2, 12, 18), dtype=int)
+rectangles = [(1, 5, 1, 6), (1, 5, 8, 11), (1, 5, 12, 15), (7, 11, 1, 7), (7, 11, 9, 12)]
+for number, (top, bottom, left, right) in enumerate(rectangles, start=1):
+    true[top:bottom, left:right] = number
+rectangles = [(1, 5, 1, 5), (1, 5, 8, 15), (7, 11, 1, 5), (7, 11, 5, 7), (8, 11, 14, 17)]
+for number, (top, bottom, left, right) in enumerate(rectangles, start=1):
+    pred[top:bottom, left:right] = number
+scores = np.array([0.95, 0.90, 0.80, 0.50, 0.60])  # of predictions 1 to 5
+
+# %%
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.figure import Figure
+
+mpl.rcParams.update(plots.STYLE)
+figure = Figure(figsize=(8, 2.9))
+for axes, (title, numbers) in zip(figure.subplots(1, 2), {"true": true, "predicted": pred}.items()):
+    text = np.where(numbers > 0, numbers.astype(str), "")
+    sns.heatmap(numbers, annot=text, fmt="", cmap="Pastel1", mask=numbers == 0, cbar=False, linewidths=0.5, ax=axes)
+    axes.set(title=title, xticks=[], yticks=[], aspect="equal")
+caption = "Particles and predictions, pixel by pixel, with their numbers."
 alt = "Two grids of pixels: five rectangles; and five others, of which one covers two of the first and two halve one."
 page.figure(figure, "metrics-example", caption, alt)
-page.say(f"{true.max()} particles and {pred.max()} predictions: by their number alone nothing seems wrong.")
 
 # %% [markdown]
 # ## Dice and IoU of the foreground
 #
-# Everything that is predicted against everything that is there: four counts of pixels.
+# Everything that is predicted against everything that is there: what both have, over what they have in all.
 
 # %%
 p, t = pred > 0, true > 0
-common, either = (p & t).sum(), (p | t).sum()
-dice, iou = 2 * common / (p.sum() + t.sum()), common / either
+both, either = (p & t).sum(), (p | t).sum()
+dice, iou = 2 * both / (p.sum() + t.sum()), both / either
 assert dice == metrics.dice(p, t) and iou == metrics.iou(p, t)
-page.say(
-    f"{p.sum()} pixels are predicted, {t.sum()} are true, {common} are both, {either} are either.",
-    f"Dice is 2 · {common} / ({p.sum()} + {t.sum()}) = {dice:.3f}, IoU is {common} / {either} = {iou:.3f}.",
-    "`metrics.dice` and `metrics.iou` say the same.",
-)
+print(f"Dice = 2 · {both} / ({p.sum()} + {t.sum()}) = {dice:.3f},  IoU = {both} / {either} = {iou:.3f}")
 
 # %% [markdown]
 # ## Which prediction is of which particle?
 #
-# All that follows rests on the IoU of single predictions with single particles.
-
-# %%
-pairs = worked.pair_table(pred, true)
-shown = pairs.assign(iou=pairs["iou"].map("{:.2f}".format)).rename(columns={"iou": "IoU"}).astype(str)
-page.table(shown, "metrics-pairs", "Predictions and particles that share pixels, counted.", data=pairs)
-hits = pairs[pairs["iou"] >= 0.5]
-alone = sorted(set(range(1, pred.max() + 1)) - set(pairs["prediction"]))
-page.say(
-    f"{len(hits)} pairs have an IoU of 0.5 or more. Prediction {', '.join(map(str, alone))} shares no pixel with a",
-    "particle. The merged prediction covers two particles whole, and has too small an IoU with either.",
-)
-
-# %% [markdown]
-# ## AP50, step by step
-#
-# Predictions are taken in the order of their scores. Each claims the free particle that it overlaps best, if the IoU is
-# at least 0.5. After each one, precision and recall are noted.
-
-# %%
-masks, particles = worked.instances(pred), worked.instances(true)
-steps = worked.precision_recall(masks, scores, particles)
-caption = "Precision and recall after each prediction. The envelope is the highest precision from there on."
-page.table(worked.shown_steps(steps), "metrics-steps", caption, data=steps)
-
-# %%
-recalls = worked.at_recalls(steps)
-caption = "Precision over recall. Numbers are those of the predictions; the area under the envelope is AP50."
-alt = "Five dots joined by a dashed line that falls as false predictions come, and a staircase above it."
-figure = lesson_plots.precision_recall_chart(steps, recalls)
-page.figure(figure, "metrics-precision-recall", caption, alt, data=recalls)
-
-# %%
-ap = recalls["precision"].mean()
-assert abs(ap - metrics.average_precision(masks, scores, particles)) < 1e-12
-spans = recalls.groupby("precision", sort=False).size()
-sums = " + ".join(f"{count} · {value:.3f}" for value, count in spans.items())
-page.say(f"AP50 = ({sums}) / {len(recalls)} = {ap:.3f}, as `metrics.average_precision` says.")
-
-# %% [markdown]
-# A stricter threshold asks for better outlines. AP is the mean over ten of them, from 0.50 to 0.95.
+# All that follows rests on the IoU of single predictions (rows) with single particles (columns). The table of their
+# common pixels is a cross-tabulation of the two label images.
 
 # %%
 import pandas as pd
 
-limits = metrics.COCO_THRESHOLDS
-strict = [worked.at_recalls(worked.precision_recall(masks, scores, particles, x))["precision"].mean() for x in limits]
-mean = sum(strict) / len(strict)
-assert abs(mean - metrics.average_precision(masks, scores, particles, limits)) < 1e-12
-table = pd.DataFrame([[f"{v:.3f}" for v in strict]], columns=[f"{x:.2f}" for x in limits])
-page.table(table, "metrics-strict", "AP by the IoU that a hit needs.")
-page.say(f"Their mean, AP, is {mean:.3f}.")
+common = pd.crosstab(pred.ravel(), true.ravel(), rownames=["prediction"], colnames=["particle"])
+areas, sizes = common.sum(axis=1), common.sum(axis=0)  # in pixels, of predictions and of particles; 0 is background
+union = -common.sub(areas, axis=0).sub(sizes, axis=1)
+overlap = (common / union).loc[1:, 1:]
+assert np.allclose(overlap, metrics.mask_iou_matrix(pred, true))
+page.table(overlap.round(2).reset_index(), "metrics-pairs", "IoU of predictions (rows) with particles (columns).")
+
+# %% [markdown]
+# The merged prediction covers two particles whole, and has too small an IoU with either.
+#
+# ## AP50, step by step
+#
+# Predictions are taken in the order of their scores. Each claims the free particle that it overlaps best, if the IoU is
+# at least 0.5. After each one, precision and recall are noted. The envelope is the highest precision from there on, and
+# AP50 is its mean over 101 recalls from 0 to 1; a recall that is never reached counts as 0.
+
+# %%
+rows, free = [], set(overlap.columns)
+for prediction in 1 + np.argsort(-scores):
+    best = overlap.loc[prediction, list(free)].idxmax()
+    hit = overlap.loc[prediction, best] >= 0.5
+    free -= {best} if hit else set()
+    rows.append((prediction, scores[prediction - 1], hit))
+steps = pd.DataFrame(rows, columns=["prediction", "score", "hit"])
+steps["precision"] = steps["hit"].cumsum() / (steps.index + 1)
+steps["recall"] = steps["hit"].cumsum() / len(sizes[1:])
+steps["envelope"] = steps["precision"][::-1].cummax()
+page.table(steps.round(2), "metrics-steps", "Precision and recall after each prediction.")
+
+# %%
+recalls = np.linspace(0, 1, 101)
+envelope = [steps.loc[steps["recall"] >= r, "envelope"].max() for r in recalls]  # NaN where it is never reached
+ap50 = np.nan_to_num(envelope).mean()
+assert np.isclose(ap50, metrics.average_precision(pred, scores, true))
+print(f"AP50 = {ap50:.3f}; AP, the mean over ten IoU from 0.50 to 0.95 that a hit needs, is")
+print(f"{metrics.average_precision(pred, scores, true, metrics.COCO_THRESHOLDS):.3f}: it asks for better outlines")
+
+# %%
+figure = Figure(figsize=(5, 3))
+axes = figure.subplots()
+axes.fill_between(recalls, np.nan_to_num(envelope), step="pre", alpha=0.3)
+axes.plot(steps["recall"], steps["precision"], "o--", color="black")
+axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.05))
+caption = "Precision over recall after each prediction; the area under the envelope is AP50."
+alt = "Dots joined by a dashed line that falls as false predictions come, and a filled staircase above it."
+page.figure(figure, "metrics-precision-recall", caption, alt, data=steps)
 
 # %% [markdown]
 # ## F1 and panoptic quality
 #
-# Both count hits, false predictions (FP) and missed particles (FN) without any score. PQ also asks how well the hits
-# fit.
+# Both count hits (TP), false predictions (FP) and missed particles (FN) without any score. PQ also asks how well the
+# hits fit.
 
 # %%
-tp = len(hits)
-fp, fn = pred.max() - tp, true.max() - tp
-f1 = 2 * tp / (2 * tp + fp + fn)
-pq = hits["iou"].sum() / (tp + fp / 2 + fn / 2)
-assert abs(f1 - metrics.f1(pred, true)) < 1e-12 and abs(pq - metrics.panoptic_quality(pred, true)) < 1e-12
-fits = " + ".join(f"{v:.3f}" for v in hits["iou"])
-page.say(
-    f"TP = {tp}, FP = {fp}, FN = {fn}. F1 is {2 * tp} / ({2 * tp} + {fp} + {fn}) = {f1:.3f}; PQ is",
-    f"({fits}) / ({tp} + {fp} / 2 + {fn} / 2) = {pq:.3f}. `metrics.f1` and `metrics.panoptic_quality` agree.",
-)
+fits = overlap.to_numpy()[overlap >= 0.5]
+tp, fp, fn = len(fits), len(overlap) - len(fits), len(overlap.columns) - len(fits)
+f1, pq = 2 * tp / (2 * tp + fp + fn), fits.sum() / (tp + fp / 2 + fn / 2)
+assert np.isclose(f1, metrics.f1(pred, true)) and np.isclose(pq, metrics.panoptic_quality(pred, true))
+print(f"TP {tp}, FP {fp}, FN {fn}: F1 {f1:.3f}, PQ {pq:.3f}")
 
 # %% [markdown]
 # ## Merges and splits
@@ -147,72 +153,52 @@ page.say(
 # predictions or more lie, each with at least half of its own pixels.
 
 # %%
-covers = pairs[2 * pairs["common"] >= pairs["of particle"]].groupby("prediction").size()
-holds = pairs[2 * pairs["common"] >= pairs["of prediction"]].groupby("particle").size()
-merged, divided = covers[covers > 1], holds[holds > 1]
-assert (len(merged), len(divided)) == metrics.merges_and_splits(pred, true)
-page.say(
-    f"Prediction {', '.join(map(str, merged.index))} covers {merged.max()} particles: a merge.",
-    f"Particle {', '.join(map(str, divided.index))} holds {divided.max()} predictions: a split.",
-    "`metrics.merges_and_splits` counts one of each.",
-)
+inner = common.loc[1:, 1:]
+merged = (inner.div(sizes[1:], axis=1) >= 0.5).sum(axis=1) > 1
+split = (inner.div(areas[1:], axis=0) >= 0.5).sum(axis=0) > 1
+assert (merged.sum(), split.sum()) == metrics.merges_and_splits(pred, true)
+print("merges:", *merged[merged].index, " splits:", *split[split].index)
 
 # %% [markdown]
 # ## What Dice cannot see
 #
-# Now the merged prediction is cut in two. Not one pixel changes between foreground and background.
+# Now the merged prediction is cut in two. Not one pixel changes between foreground and background, and Dice does not
+# move. Every metric of single particles does.
 
 # %%
-_, cut, cut_scores = worked.example(cut=True)
-names["cut"] = {i: f"{i}\n{score:.2f}" for i, score in enumerate(cut_scores, start=1)}
-caption = "The predictions as they were, and with the merged one cut between the two particles."
-alt = "Two grids of predictions; the rectangle that covers two particles in the first is two in the second."
-page.figure(lesson_plots.label_grids({"predicted": pred, "cut": cut}, names), "metrics-cut", caption, alt)
-assert ((cut > 0) == (pred > 0)).all()
-
-# %%
-rows = []
+cut, cut_scores = pred.copy(), np.append(scores, 0.85)
+cut[1:5, 12:15] = 6
+rows = {}
 for name, found, rated in (("merged", pred, scores), ("cut", cut, cut_scores)):
-    ap50 = metrics.average_precision(found, rated, true)
-    instance = metrics.f1(found, true), metrics.panoptic_quality(found, true)
-    rows.append((name, metrics.dice(found > 0, true > 0), ap50, *instance, *metrics.merges_and_splits(found, true)))
-data_table = pd.DataFrame(rows, columns=["prediction", "Dice", "AP50", "F1", "PQ", "merges", "splits"])
-shown = data_table.map(lambda v: f"{v:.3f}" if isinstance(v, float) else str(v))
-page.table(shown, "metrics-dice-blind", "Both predictions, by every metric.", data=data_table)
-
-# %%
-largest = [np.bincount(labels[labels > 0]).max() for labels in (pred, cut, true)]
-gap = data_table.set_index("prediction")[["Dice", "AP50"]].diff().iloc[-1]
-page.say(
-    f"From merged to cut Dice changes by {gap['Dice']:.3f} and AP50 by {gap['AP50']:+.3f}. Sizes show the difference",
-    f"too: the largest particle has {largest[0]} pixels when merged, {largest[1]} when cut, and {largest[2]} in truth.",
-)
+    row = {"Dice": metrics.dice(found > 0, true > 0), "AP50": metrics.average_precision(found, rated, true)}
+    row |= {"F1": metrics.f1(found, true), "PQ": metrics.panoptic_quality(found, true)}
+    row["largest particle, pixels"] = np.bincount(found[found > 0]).max()
+    rows[name] = row
+table = pd.DataFrame(rows).T.rename_axis("prediction").reset_index().round(3)
+page.table(table, "metrics-dice-blind", "The same pixels as one prediction and as two, by every metric.")
 
 # %% [markdown]
 # ## How sure is a mean?
 #
 # Images of one specimen resemble each other. Here are made-up sets of 72 images, six from each of twelve specimens,
-# whose true mean is known. The bootstrap draws them again and again, either whole specimens or single images.
+# whose true mean is 0.7. The bootstrap draws them again and again, either whole specimens or single images, as if each
+# were a specimen of its own. A 95 % interval should hold the true mean in 95 of 100 sets.
 
 # %%
-truth = 0.7
-table = worked.coverage(repeats=200, mean=truth, groups=12, images=6)
-caption = "95 % intervals of the mean of 50 made-up sets, drawn in two ways; dashed: the true mean."
-alt = "Two panels of vertical intervals: long ones that mostly cross a dashed line, short ones that often miss it."
-page.figure(lesson_plots.coverage_chart(table, truth), "metrics-coverage", caption, alt, data=table)
-page.say(worked.coverage_sentence(table))
+rng, rows = np.random.default_rng(0), []
+specimens = np.repeat(np.arange(12), 6)
+for number in range(200):
+    values = rng.normal(rng.normal(0.7, 0.08, 12)[specimens], 0.04)  # specimens differ more than their images
+    for drawn, groups in {"specimens": specimens, "single images": np.arange(72)}.items():
+        _, low, high = stats.bootstrap_interval(values, groups)
+        rows.append((number, drawn, low, high, low <= 0.7 <= high))
+sets = pd.DataFrame(rows, columns=["set", "drawn", "low", "high", "holds"])
+sets["width"] = sets["high"] - sets["low"]
+shown = sets.groupby("drawn", sort=False)[["holds", "width"]].mean().round(3).reset_index()
+shown.columns = ["drawn", "share that holds the true mean", "mean width"]
+page.table(shown, "metrics-coverage", "95 % intervals of the mean of 200 made-up sets.", data=sets)
 
 # %% [markdown]
-# Every interval in this book is therefore drawn over groups. What it would be otherwise, for this edition's main run:
-
-# %%
-runs = [r for r in report.records_of(page.edition, "main") if r.config.method == "lora"][:1]
-for run in runs:
-    images = run.per_image[run.per_image["evaluator"] == "generator"]
-    both = worked.two_intervals(images["dice"], images["group"])
-    where = f"the mean Dice of {len(images)} test images from {images['group'].nunique()} groups"
-    page.say(worked.grouping_sentence(both, where))
-page.say("" if runs else "This edition has no main run to show it on.")
-
-# %% [markdown]
-# What these metrics say of the adapted model is on [the page of the main run](train.ipynb).
+# Single images give an interval that is far too narrow, and every interval in this book is therefore drawn over groups
+# (with as few groups as this even the right way claims a little too much). What these metrics say of the adapted model
+# is on [the page of the main run](train.ipynb).

@@ -17,15 +17,15 @@
 # specimen it shows, and how large a pixel is. This page looks at the micrographs of this edition, at their labels, and
 # at the two steps that decide whether a result can be trusted: the split by specimen, and augmentation *after* it.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %% tags=["hide-input"]
+# %%
 from lorasam_core import charts, experiments, plots
-from lorasam_core.report import page as report
 from lorasam_core.experiments.records import read_edition
+from lorasam_core.report import page as report
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "data", folder, data)
@@ -40,59 +40,38 @@ page.banner()
 # substrate and lights them as a scanning electron microscope would: bright edges, shadows in the gaps, charging, drift,
 # blur and shot noise.
 
-# %% tags=["hide-input"]
+# %%
 from lorasam_core.data.particles import generate
 
-generated = [generate(seed=0, index=3 * i) for i in range(12)]
-caption = "Generated micrographs, each of another specimen."
-alt = "Twelve grey micrographs of powders: round, facetted and rod-like particles, loose, packed and in clusters."
-page.figure(plots.contact_sheet(generated), "data-generated", caption, alt)
-
-# %% tags=["hide-input"]
-count = sum(s.labels.max() for s in generated)
-sizes = [s.pixel_size for s in generated]
-page.say(
-    f"The twelve images hold {count:,} labelled particles; "
-    f"their pixels are {min(sizes):.1f} to {max(sizes):.1f} nm wide."
+generated = [generate(seed=0, index=6 * i) for i in range(6)]
+pictures = {s.id: s.image for s in generated} | {
+    f"{s.id}: labels": plots.instance_mosaic(s.image, s.labels) for s in generated
+}
+caption = (
+    "Generated micrographs, each of another specimen, and their labels: a colour a particle, black for background."
 )
+alt = "Six grey micrographs of round, facetted and rod-like particles, and below them every particle in one colour."
+page.figure(plots.panels(pictures, columns=6), "data-generated", caption, alt)
 
 # %% [markdown]
 # The labels number what is visible of each particle: what lies beneath another one, or in deep shadow, has no label.
-
-# %% tags=["hide-input"]
-caption = "The labels of the same twelve images: a colour for each particle, black for background."
-alt = "Twelve label images: every particle of the images above as a patch of one random colour on black."
-page.figure(plots.contact_sheet(generated, labels=True), "data-generated-labels", caption, alt)
-
-# %% [markdown]
+#
 # ## The micrographs of this edition
 #
 # Training, validation and test of this edition use the following data set.
 
-# %% tags=["hide-input"]
+# %%
 samples, note = report.picture_set(page.edition)
-chosen, _ = report.picture_samples(page.edition, part="train", count=12)
-caption = f"Twelve training images of this edition. {note}"
-alt = "Twelve micrographs of particles from the training part of this edition's data set."
-page.figure(plots.contact_sheet(chosen), "data-images", caption, alt)
+chosen, _ = report.picture_samples(page.edition, part="train", count=6)
+pictures = {s.id: plots.rgb(s.image) for s in chosen}
+pictures |= {f"{s.id}: labels": plots.instance_mosaic(s.image, s.labels) for s in chosen}
+caption = f"Six training images of this edition and their labels. {note}"
+alt = "Six micrographs of particles, and below them the labels: one random colour a particle on black."
+page.figure(plots.panels(pictures, columns=6), "data-images", caption, alt)
 
 # %% [markdown]
-# Look at how much the images differ in contrast, in magnification and in how densely the particles lie: an adapter has
-# to do for all of them.
-
-# %% tags=["hide-input"]
-caption = f"Their labels. {note}"
-alt = "The labels of the twelve training images: one random colour a particle on black."
-page.figure(plots.contact_sheet(chosen, labels=True), "data-labels", caption, alt)
-
-# %% tags=["hide-input"]
-particles = [len(set(s.labels[s.labels > 0])) for s in chosen]
-shares = [100 * s.foreground.mean() for s in chosen]
-page.say(
-    f"These images hold {min(particles)} to {max(particles)} particles each, which cover {min(shares):.0f} to "
-    f"{max(shares):.0f} % of the image."
-)
-page.say(*samples.notes)
+# Images differ in contrast, in magnification and in how densely the particles lie: an adapter has to do for all of
+# them.
 
 # %% [markdown]
 # ## Split by specimen, before anything else
@@ -101,41 +80,45 @@ page.say(*samples.notes)
 # tested, the test measures memory. So whole *groups* (specimens, or the papers that images come from) are dealt to
 # training, validation and test, 7 : 2 : 1, and only then is anything cropped or augmented. EMPS keeps its official test
 # set.
-
-# %% tags=["hide-input"]
-import pandas as pd
-
-parts = {part: samples.subset(part) for part in ("train", "val", "test")}
-noun = "paper" if samples.name == "emps" else "specimen"  # what its groups are
-rows = [(part, len(s), len(set(s.groups.values()))) for part, s in parts.items()]
-split = pd.DataFrame(rows, columns=["part", "images", f"groups ({noun}s)"])
-page.table(split, "data-split", f"Images and groups of each part; no group is in two of them. {note}")
-
-# %% [markdown]
+#
 # What a number on these images can mean depends on what they show: how many particles an image holds, how much of it
 # they cover, how large it is beside a training crop, and whether its scale is known.
 
-# %% tags=["hide-input"]
-from lorasam_core.data.holdings import holdings
+# %%
+import pandas as pd
 
-caption = f"What the images hold: medians, and from the least to the most. {note}"
-page.table(holdings(parts), "data-images-held", caption)
+parts = {part: samples.subset(part) for part in ("train", "val", "test")}
+held = pd.DataFrame([
+    {
+        "part": part, "group": s.group, "particles": len(set(s.labels[s.labels > 0])),
+        "scale": s.pixel_size is not None, "covered, %": 100 * s.foreground.mean(),
+        "longer side, pixels": max(s.shape),
+    }
+    for part, some in parts.items() for s in some
+])  # fmt: skip
+
+# %%
+by_part = held.groupby("part", sort=False)
+table = by_part["group"].agg(images="size", groups="nunique")
+table["particles"], table["images with a scale"] = by_part["particles"].sum(), by_part["scale"].sum()
+for name in ("particles", "covered, %", "longer side, pixels"):
+    found = by_part[name].agg(["median", "min", "max"]).round().astype(int)
+    table[f"{name}: median (range)"] = [f"{m} ({low} to {high})" for m, low, high in found.itertuples(index=False)]
+caption = f"Images, their groups and what they hold; no group is in two parts. {note}"
+page.table(table.reset_index(), "data-split", caption, data=held)
 
 # %% [markdown]
 # What would happen without groups? Deal the same images at random, and count the test images that share a group with
 # training.
 
-# %% tags=["hide-input"]
+# %%
 import numpy as np
 
 order = np.random.default_rng(0).permutation(list(samples.ids))
 train, test = order[: len(parts["train"])], order[-len(parts["test"]) :]
 trained = {samples.groups[i] for i in train}
 leaked = sum(samples.groups[i] in trained for i in test)
-page.say(
-    f"Dealt image by image, {leaked} of the {len(test)} test images would come from a {noun} that was also trained on. "
-    "Dealt by group, none does."
-)
+print(f"dealt image by image, {leaked} of {len(test)} test images share a group with training")
 
 # %% [markdown]
 # ## The virtual set
@@ -145,32 +128,24 @@ page.say(
 # of any run draws the same crop. An item takes a window of one training image, rotates it by 0 to 90 degrees, crops it,
 # flips it, and changes contrast and gamma. Image and labels go through the same geometry.
 
-# %% tags=["hide-input"]
+# %%
 from lorasam_core.data.virtual import VirtualSet
 
 parent = max(chosen, key=lambda s: s.labels.max())  # the busiest
 variants = VirtualSet([parent], size=8, seed=0, crop_size=min(256, *parent.shape))
-pictures = {"parent": parent.image} | {f"item {i}": variants[i][0] for i in range(5)}
-caption = f"One training image and five items of its virtual set. {note}"
-alt = "A micrograph and five crops of it: rotated, mirrored, brighter and darker."
+pictures = {"parent": plots.rgb(parent.image)} | {f"item {i}": plots.rgb(variants[i][0]) for i in range(5)}
+pictures["parent: labels"] = plots.instance_mosaic(parent.image, parent.labels)
+pictures |= {f"item {i}: labels": plots.instance_mosaic(*variants[i]) for i in range(5)}
+caption = f"One training image, five items of its virtual set, and their labels: a particle keeps its colour. {note}"
+alt = "A micrograph and five crops of it, rotated, mirrored, brighter and darker; below them their labels."
 page.figure(plots.panels(pictures, columns=6), "data-variants", caption, alt)
 
 # %% [markdown]
-# The items come from different windows of the image, turned and mirrored. Their labels must have made the same journey:
+# An epoch is this many items, of so many training images, here and in the study:
 
-# %% tags=["hide-input"]
-pictures = {"parent": plots.instance_mosaic(parent.image, parent.labels)}
-pictures |= {f"item {i}": plots.instance_mosaic(*variants[i]) for i in range(5)}
-caption = f"Labels of the same image and items: a particle keeps its colour. {note}"
-alt = "The labels of the micrograph and of its five crops, each particle in the same colour throughout."
-page.figure(plots.panels(pictures, columns=6), "data-variants-labels", caption, alt)
-
-# %% tags=["hide-input"]
-whole = VirtualSet(parts["train"])
-page.say(
-    f"An epoch is {len(whole):,} items, {len(whole) // len(parts['train'])} of each of {len(parts['train'])} training "
-    f"images; {report.REPORTED}: {report.STUDY['augmented_images']:,} of {report.STUDY['images']} images in all."
-)
+# %%
+study = report.STUDY
+f"{len(VirtualSet(parts['train'])):,} of {len(parts['train'])}; {study['augmented_images']:,} of {study['images']}"
 
 # %% [markdown]
 # ## Sizes
@@ -179,25 +154,21 @@ page.say(
 # ten, fifty and ninety percent of the particles are smaller than D10, D50 and D90. That is by number; laser diffraction
 # reports the same letters by volume. Particles that the image's edge cuts are left out.
 
-# %% tags=["hide-input"]
-from lorasam_core.measure.sizes import measure, readable_unit, size_distribution
+# %%
+from lorasam_core.measure.sizes import measure, size_distribution
 
-groups = [s.group for s in chosen for _ in range(s.labels.max())]
-busiest = max(set(groups), key=groups.count)  # one group: sizes of different powders make no distribution
-shown = [s for s in parts["train"] if s.group == busiest]
+busiest = held[held["part"] == "train"].groupby("group")["particles"].sum().idxmax()
+shown = [s for s in parts["train"] if s.group == busiest]  # sizes of different powders make no distribution
 table = pd.concat([measure(s.labels, s.pixel_size).assign(image=s.id) for s in shown])
 found = size_distribution(table)
 
-# %% tags=["hide-input"]
+# %%
 whole_ones = table[~table["touches_border"]]
 diameters = {"labels": whole_ones["equivalent_diameter"].to_numpy()}
-caption = f"Sizes of the labelled particles of one {noun} ({busiest}); dots mark D10, D50 and D90. {note}"
+caption = f"Sizes of the labelled particles of one group ({busiest}); dots mark D10, D50 and D90. {note}"
 alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
 page.figure(charts.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
-# %% tags=["hide-input"]
-by, unit = readable_unit(found["D50"], found["unit"])
-page.say(
-    f"Training images of this {noun}: {len(shown)}. Half of the {found['count']:,} whole particles in them are "
-    f"smaller than {found['D50'] / by:.3g} {unit}; D90 is {found['D90'] / found['D10']:.1f} times D10."
-)
+# %% [markdown]
+# What becomes of such a distribution when the particles are found rather than labelled is asked on [the page of
+# sizes](sizes.ipynb).

@@ -20,33 +20,52 @@
 # encoder there. This page derives the rearrangements, times both sides by turns, and compares what they returned.
 # `nox -s bench` measures it again on your machine, and the book then shows your numbers.
 
-# %% tags=["parameters", "hide-input"]
+# %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
 
-# %% tags=["hide-input"]
-from lorasam_core import charts, experiments
-from lorasam_core.report import page as report
-from bench import cases, tables
+# %%
+from bench import tables
+from lorasam_core import experiments, plots
 from lorasam_core.experiments.records import read_edition
+from lorasam_core.report import page as report
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "speed", folder, data)
 page = report.Page(read_edition(folder), "results/speed")
 page.banner()
 
-# %% tags=["hide-input"]
-records = tables.read_records()
-page.say(*(tables.machine(record) for record in records.values()))
-page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one." if "GPU" not in records else "")
+# %%
+import pandas as pd
+
+bench = tables.read()
+machines = bench.groupby(["device", "device_name", "threads", "torch", "date"]).size().rename("rows").reset_index()
+page.table(machines, "speed-machines", "Where the rows of this page were measured. A GPU has rows once one is at hand.")
 
 # %% [markdown]
 # Each side of a row runs in processes of its own, ours and the reference by turns, five times (three where one run
 # takes longer than a minute). Times are medians; the brackets hold the least and the greatest ratio of a pair of runs.
-# Memory is the peak of the whole process. The reference is segment-anything with the system's own allocator settings,
-# in float32 unless a row says otherwise; where both sides are this project's code, both have its settings.
-#
+# Memory is the peak of the whole process, ours / the reference's. The reference is segment-anything with the system's
+# own allocator settings, in float32 unless a row says otherwise; where both sides are this project's code, both have
+# its settings. An aim was set before measuring; aims for a CPU are those of two cores with AMX, which multiply bf16
+# several times faster than float32, and a CPU without it gains less from bf16.
+
+# %%
+reached = bench["ratio"].between(bench["at_least"].fillna(0), bench["at_most"].fillna(float("inf")))
+text = {name: bench[name].map("{:.3g}".format) for name in ("seconds", "reference", "ratio_low", "ratio_high")}
+memory = [bench[name].div(1024).map("{:.2f}".format) for name in ("memory", "reference_memory")]
+shown = pd.DataFrame({
+    "what": bench["title"].where(bench["device"] == "CPU", bench["device"] + ": " + bench["title"]),
+    "seconds, lorasam / reference": text["seconds"] + " / " + text["reference"],
+    "ratio": bench["ratio"].map("{:.2f}".format) + " [" + text["ratio_low"] + ",\u00a0" + text["ratio_high"] + "]",
+    "aim": ("≥\u00a0" + bench["at_least"].map("{:g}".format)).where(bench["at_least"].notna(), "–"),
+    "reached": reached.map({True: "yes", False: "no"}).where(bench["at_least"].notna(), "–"),
+    "peak memory, GB": memory[0] + " / " + memory[1],
+    "same answer?": bench["answer"],
+})  # fmt: skip
+
+# %% [markdown]
 # ## The image encoder
 #
 # SAM adds to each logit a term for the distance in rows and one for the distance in columns. With the query $q$ of a
@@ -64,7 +83,7 @@ page.say("No record of a GPU is here: `nox -s bench -- --device cuda` makes one.
 # arithmetic; there the queries are taken some rows of the grid at a time, so that their logits stay in the cache, and
 # the backward pass makes them again. The check below asks both for the same tokens.
 
-# %% tags=["hide-input"]
+# %%
 import torch
 
 from lorasam_core.models import attention
@@ -76,7 +95,7 @@ original = Attention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
 torch.nn.init.normal_(original.rel_pos_h), torch.nn.init.normal_(original.rel_pos_w)
 tokens = torch.randn(1, 40, 40, 96)
 
-# %% tags=["hide-input"]
+# %%
 fast = FastAttention(dim=96, num_heads=3, use_rel_pos=True, input_size=(40, 40))
 fast.load_state_dict(original.state_dict())
 with torch.no_grad():
@@ -85,15 +104,14 @@ with torch.no_grad():
     attention.IN_CHUNKS = ()
     vectors = (fast(tokens) - expected).norm() / expected.norm()
 
-# %% tags=["hide-input"]
-page.say(
-    f"On 40 x 40 tokens chunks differ from segment-anything by {chunks:.0e} of the output, longer vectors by",
-    f"{vectors:.0e}. On a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way.",
-)
+# %%
+print(f"relative difference to segment-anything: chunks {chunks:.0e}, longer vectors {vectors:.0e}")
+print(f"on a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way")
 
-# %% tags=["hide-input"]
+# %%
+of = bench["group"] == "encoder"
 caption = "Image encoder, one image. bf16 against float32 is what a user of this project gets against what SAM does."
-tables.show(page, records, cases.ENCODER, caption)
+page.table(shown[of], "speed-encoder", caption, data=bench[of])
 
 # %% [markdown]
 # ## The mask generator
@@ -112,12 +130,13 @@ tables.show(page, records, cases.ENCODER, caption)
 # A pixel whose logit lies within 0.0001 of the threshold may fall on its other side, as it does in the original when
 # its batch size changes. Such pixels are counted; any other difference would be a "no" below.
 
-# %% tags=["hide-input"]
+# %%
 caption = (
     "Mask generator on a generated micrograph of 1024 x 768 pixels. ViT-B has random weights and a merged random "
     "adapter: its masks mean nothing, its times do. 'A tenth passes' and 'all pass' are about the filter by IoU."
 )
-tables.show(page, records, cases.GENERATOR, caption)
+of = bench["group"] == "generator"
+page.table(shown[of], "speed-generator", caption, data=bench[of])
 
 # %% [markdown]
 # One option does not give the same answer: `approximate_skip_covered_points=True` asks points coarse to fine
@@ -132,9 +151,10 @@ tables.show(page, records, cases.GENERATOR, caption)
 # CPU one image of ViT-B, whole batches of lite), no frozen weight keeps a gradient, and for a large rank $W + sBA$ is
 # formed once rather than applied to every token.
 
-# %% tags=["hide-input"]
+# %%
 caption = "One optimiser step on crops of 512 pixels enlarged to the input. The answer compared is the gradient."
-tables.show(page, records, cases.TRAINING, caption)
+of = bench["group"] == "training"
+page.table(shown[of], "speed-training", caption, data=bench[of])
 
 # %% [markdown]
 # The gradient in bf16 differs from the one in float32 by bf16's own rounding, 8 bits of mantissa through twelve blocks.
@@ -144,8 +164,11 @@ tables.show(page, records, cases.TRAINING, caption)
 # Merging writes $W + sBA$ into the matrix. What remains is SAM's own module tree, so a merged model must take as long
 # as the base. The base against itself says how well a machine can tell.
 
-# %% tags=["hide-input"]
-tables.show(page, records, cases.MERGED, "Encoder of our model with a merged adapter of rank 512.")
+# %%
+of = bench["group"] == "merged"
+answers = "same answer?"  # not asked: an adapter is there to change it
+caption = "Encoder of our model with a merged adapter of rank 512, and the base against itself."
+page.table(shown[of].drop(columns=answers), "speed-merged", caption, data=bench[of])
 
 # %% [markdown]
 # ## How it grows
@@ -153,24 +176,35 @@ tables.show(page, records, cases.MERGED, "Encoder of our model with a merged ada
 # Time and memory, beyond what the process held before, of both sides over image size (encoder, ViT-B), points (mask
 # generator, lite, after encoding), batch size (training, lite) and rank (training, lite, batch 4).
 
-# %% tags=["hide-input"]
-for kind, axis, rows in tables.growths(records):
-    for measure, label in {"seconds": "seconds", "memory": "memory, MB"}.items():
-        figure = charts.line_chart(rows, "x", measure, "side", xlabel=axis, ylabel=label)
-        over = axis.replace(" ", "-")
-        caption = f"{kind}: {label.split(',')[0]} over {axis}, medians, both axes logarithmic."
-        alt = f"Two lines, lorasam's and segment-anything's: {label} over {axis}."
-        page.figure(figure, f"speed-{over}-{measure}-{kind.lower()}", caption, alt, data=rows)
+# %%
+axes_of = [axis for axis in ("image size", "prompts", "batch size", "rank") if axis in bench]
+sides = {"lorasam": ("seconds", "growth"), "segment-anything": ("reference", "reference_growth")}
+parts = []
+for side, (seconds, memory) in sides.items():
+    names = {seconds: "seconds", memory: "memory, MB"}
+    tall = bench.rename(columns=names).melt(["device", *axes_of], list(names.values()), "measure")
+    parts.append(tall.melt(["device", "measure", "value"], axes_of, "axis", "x").dropna().assign(side=side))
+growth = pd.concat(parts, ignore_index=True)
+
+# %%
+import seaborn as sns
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+cpu, labels = growth[growth["device"] == "CPU"], ("seconds", "memory, MB")
+with rc_context(plots.STYLE):
+    figure = Figure(figsize=(8.4, 4.6))
+    for row, measure in zip(figure.subplots(2, len(axes_of)), labels):
+        for axes, axis in zip(row, axes_of):
+            points = cpu[(cpu["measure"] == measure) & (cpu["axis"] == axis)]
+            sns.lineplot(points, x="x", y="value", hue="side", marker="o", legend=axes is row[-1], ax=axes)
+            axes.set(xscale="log", yscale="log", xlabel=axis, ylabel=measure if axis == axes_of[0] else "")
+
+# %%
+caption = "Seconds and memory over four sizes of the task on a CPU: medians, both axes logarithmic."
+alt = "Eight small charts, each with a line of lorasam and one of segment-anything: time and memory over size."
+page.figure(figure, "speed-growth", caption, alt, data=growth)
 
 # %% [markdown]
-# ## Aims that were missed, and what was not measured
-
-# %% tags=["hide-input"]
-missed = [sentence for record in records.values() for sentence in tables.missed(record)]
-page.say(*(missed or ["None: every row that has an aim reaches it."]))
-left = {kind: tables.unmeasured(record) for kind, record in records.items()}
-page.say(*(f"Not measured on this {kind}: {'; '.join(titles)}." for kind, titles in left.items() if titles))
-page.say(
-    "The aims for a CPU were set on two cores with AMX, which multiply bf16 several times faster than float32.",
-    "A CPU without AMX, as the one above may be, gains less from bf16.",
-)
+# Rows that a machine lacks were not measured on it: `nox -s bench -- --list` names all, and `nox -s bench -- --device
+# cuda` makes a record of a GPU.

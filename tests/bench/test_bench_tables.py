@@ -1,11 +1,10 @@
-"""The bench's record as the reader sees it, from a record made by hand."""
+"""The bench's record as a table, from a record made by hand."""
 
 from __future__ import annotations
 
 import pytest
 
 from bench import tables
-from bench.cases import cases
 
 
 def row(name, seconds, reference, axes=None, aim=(None, None), answers=None, **case):
@@ -36,37 +35,15 @@ def record():
     return {"environment": about, "date": "2026-01-01", "rows": rows}
 
 
-def test_a_row_shows_medians_ratio_aim_memory_and_answer(record):
-    table = tables.comparison(record, "encoder")
-    assert table.iloc[0].tolist() == [
-        "slow", "2 s", "5 s", "2.50 [2.00, 4.00]", "≥ 3", 3, "1.00 / 3.00", "relative error 2e-07",
-    ]  # fmt: skip
-    assert table.iloc[1]["lorasam"] == "1 ms" and table.iloc[1]["aim"] == "1.5 to 2.5"
-    assert tables.comparison(record, "merged").empty
-
-
-def test_only_what_misses_its_aim_is_named(record):
-    assert tables.missed(record) == ["slow: 2.50 against an aim of ≥ 3."]
-
-
-def test_what_was_not_measured_is_named(record):
-    everything = [case.title for case in cases("cpu")]
-    assert tables.unmeasured(record) == everything
-    first = row(cases("cpu")[0].name, [1.0], [1.0])
-    assert tables.unmeasured(record | {"rows": [first]}) == everything[1:]
-
-
-def test_growth_is_sorted_and_leaves_out_what_the_process_held_before(record):
-    table = tables.growth(record, "rank")
-    assert table["x"].tolist() == [4, 4, 8, 8]
-    ours = table[table["side"] == "lorasam"]
-    assert ours["seconds"].tolist() == [0.001, 2.0] and ours["memory"].tolist() == [512.0, 512.0]
-    assert [(kind, axis) for kind, axis, _ in tables.growths({"CPU": record})] == [("CPU", "rank")]
-
-
-def test_numbers_hold_every_run(record):
-    table = tables.numbers(record)
-    assert len(table) == 8 and table["seconds"].sum() == pytest.approx(6 + 15 + 0.003)
+def test_a_row_holds_medians_ratio_aim_memory_and_answer(record):
+    table = tables.rows(record)
+    slow, quick = table.to_dict("records")
+    assert (slow["seconds"], slow["reference"], slow["runs"]) == (2.0, 5.0, 3)
+    assert (slow["ratio"], slow["ratio_low"], slow["ratio_high"], slow["at_least"]) == (2.5, 2.0, 4.0, 3.0)
+    assert (slow["memory"], slow["reference_memory"]) == (1024.0, 3072.0)
+    assert (slow["growth"], slow["reference_growth"]) == (512.0, 2560.0)
+    assert slow["answer"] == "relative error 2e-07" and (slow["device"], slow["threads"]) == ("CPU", 2)
+    assert (slow["rank"], quick["rank"], quick["at_most"]) == (8, 4, 2.5)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +67,3 @@ def test_an_approximation_says_no():
         tables.answer({"ours": 40, "reference": 50, "matched_iou": 0.913})
         == "other masks: 40 for 50, matched IoU 91.3 %"
     )
-
-
-def test_the_machine_is_named(record):
-    text = tables.machine(record)
-    assert "an abacus" in text and "commit abc" in text and "allocator settings" in text
