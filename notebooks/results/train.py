@@ -46,7 +46,6 @@ import pandas as pd
 from lorasam_core import charts, experiments, plots, stats
 from lorasam_core.experiments import records, study
 from lorasam_core.report import page as report
-from lorasam_core.report.tables import METRICS
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "main", folder, data)
@@ -115,7 +114,7 @@ page.figure(figure, "train-curves", caption, alt, [run], run.history)
 # validation; the others describe.
 
 # %%
-labels = {f"{evaluator} {column}": label for label, evaluator, column in METRICS}
+labels = report.MEASURES
 scores = kept.scores.merge(runs, on="run")
 scores["series"] = np.where(scores["method"] == "frozen", "frozen", "adapted")
 rows = []
