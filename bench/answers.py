@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import work
+from bench import parity, work
 from bench.cases import TENTH
 from lorasam_core.masks.generator import MaskGenerator
-from lorasam_core.report import parity
 
 
 def agreement(order: dict[str, Any]) -> dict[str, float]:

@@ -26,7 +26,8 @@ from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters, merg
 from lorasam_core.models.sam import load_sam, resize_input
 from lorasam_core.training.blocks import training_blocks
 from lorasam_core.training.fit import fit, make_fabric
-from lorasam_core.training.objectives import Objective, TrainingItems, collate
+from lorasam_core.training.items import TrainingItems, collate
+from lorasam_core.training.objectives import Objective
 
 IMAGE = (768, 1024)  # rows, columns
 

@@ -10,7 +10,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
 from lorasam_core.models.lite import EMBEDDING, STRIDE
-from lorasam_core.training.objectives import inside
+from lorasam_core.training.items import inside
 from pretrain.windows import BOXES, EMPTY, MASK, POINTS
 
 RATING = 3.0  # weight of the squared error of the predicted IoU

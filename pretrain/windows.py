@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lorasam_core.models.lite import IMAGE_SIZE, STRIDE
-from lorasam_core.training.objectives import pad
+from lorasam_core.training.items import pad
 from lorasam_core.training.prompts import jittered_boxes, points_inside
 from pretrain.heaps import generate_heap
 from pretrain.scenes import generate_scene

@@ -24,22 +24,18 @@ from tqdm import tqdm
 
 from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
-from lorasam_core.experiments import baselines, filters, tracking, unet
-from lorasam_core.experiments.baselines import Segmenter
+from lorasam_core.experiments import filters, methods, tracking
 from lorasam_core.experiments.executor import RunError
 from lorasam_core.experiments.judging import adapter_measures, evaluate, transfer
 from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record, write_json
 from lorasam_core.measure.evaluation import DETAILS
 from lorasam_core.models import devices
-from lorasam_core.models.lora import count_trainable, lora_parameter_count, save_adapter
+from lorasam_core.models.lora import save_adapter
 from lorasam_core.models.sam import load_sam
 from lorasam_core.training import checkpoint, trainable
-from lorasam_core.training import loop as training
 from lorasam_core.training.blocks import check_compile
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
-UNET_PARAMETERS = 15_000_000  # about
-UNETS = ("unet", "unet_watershed")
 NOTHING_TRAINED = {
     "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
     "best_step": 0,
@@ -77,15 +73,7 @@ class Prepared:
         """Disk space of the run, bytes: the best state and the checkpoint, which holds what is trained and two numbers
         of the optimiser for each, are written beside those that they replace.
         """
-        blocks, method = self.base.image_encoder.blocks, self.config.method
-        width, depth = blocks[0].attn.proj.in_features, len(self.config.blocks or blocks)
-        trained = {
-            "lora": lora_parameter_count(width, depth, self.config.rank, self.config.targets),
-            "decoder": sum(p.numel() for p in self.base.mask_decoder.parameters()),
-            "full": sum(p.numel() for p in self.base.parameters()),
-            **dict.fromkeys(UNETS, UNET_PARAMETERS),
-        }
-        return SMALL_FILES + 2 * (1 + 3) * 4 * trained.get(method, 0)
+        return SMALL_FILES + 2 * (1 + 3) * 4 * methods.TABLE[self.config.method].kept(self.base, self.config)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -177,20 +165,9 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
-    segment: Segmenter | None = None
-    if config.method in trainable.SAM_METHODS:
-        metrics["trainable_parameters"] = count_trainable(trainable.select(sam, config))
-        metrics |= training.train(sam, train_set, val_set, config, folder, callbacks=trackers)
-    elif config.method in UNETS:
-        net, found = unet.train_unet(sam, train_set, val_set, config, folder, trackers)
-        metrics |= found
-        segment = net.segment
-        if config.method == "unet_watershed":
-            segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set, foreground=net.foreground)
-    elif config.method == "otsu":
-        segment = baselines.otsu
-    elif config.method == "watershed":
-        segment, metrics["watershed_distance"] = baselines.tuned_watershed(val_set)
+    task = methods.Task(sam, train_set, val_set, config, folder, trackers)
+    segment, found = methods.TABLE[config.method].fit(task)
+    metrics |= found
     if "peak_memory_mb" in metrics:  # of training so far; in the end that of the whole run
         metrics["training_memory_mb"] = round(metrics["peak_memory_mb"], 1)
     details: dict[str, list[dict[str, Any]]] = {}

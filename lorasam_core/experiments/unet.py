@@ -27,9 +27,10 @@ from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.masks.predictor import as_rgb
 from lorasam_core.measure import metrics
 from lorasam_core.models.devices import resolve_device, resolve_precision
+from lorasam_core.training.items import TrainingItems, inside
 from lorasam_core.training.loop import OBLONG, Task, run_task
 from lorasam_core.training.losses import per_mask_dice_ce
-from lorasam_core.training.objectives import TrainingItems, agreement, inside
+from lorasam_core.training.objectives import agreement
 
 
 class UNet(nn.Module):
@@ -75,7 +76,7 @@ class UNetObjective(nn.Module):
         self.net = net
 
     def forward(self, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """batch as `objectives.collate` makes it, with targets as large as the input -> loss and measures."""
+        """batch as `items.collate` makes it, with targets as large as the input -> loss and measures."""
         logits = self.net(batch["image"], batch["extents"])
         valid = inside(batch["extents"], self.net.side, logits.device)
         loss = per_mask_dice_ce(logits, batch["semantic"], valid).mean()

@@ -234,18 +234,18 @@ def merges_and_splits(pred: ArrayLike, true: ArrayLike) -> tuple[int, int]:
     instance in which two or more predicted ones lie, each with at least half of its own area. So the merges of
     (a, b) are the splits of (b, a). Raises ValueError for labels that are no integers, negative, or of unequal shapes.
     """
-    overlap, pred_area, true_area = _contingency(pred, true)
+    overlap, pred_area, true_area = contingency(pred, true)
     merges = (2 * overlap >= true_area[None, :]).sum(axis=1) >= 2
     splits = (2 * overlap >= pred_area[:, None]).sum(axis=0) >= 2
     return int(merges.sum()), int(splits.sum())
 
 
 def _label_ious(pred: ArrayLike, true: ArrayLike) -> NDArray[np.float64]:
-    overlap, pred_area, true_area = _contingency(pred, true)
+    overlap, pred_area, true_area = contingency(pred, true)
     return overlap / (pred_area[:, None] + true_area[None, :] - overlap)
 
 
-def _contingency(pred: ArrayLike, true: ArrayLike) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+def contingency(pred: ArrayLike, true: ArrayLike) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Overlaps (P, T), areas (P,) and areas (T,), in pixels, of the instances that two label images hold."""
     a, b = np.asarray(pred), np.asarray(true)
     _check_shapes(a, b)

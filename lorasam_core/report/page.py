@@ -1,7 +1,7 @@
 """The report's front door: what notebooks, book and README show of an edition. Imports no torch.
 
-`Page` saves and shows figures and tables, `tables` makes them from records; this module adds the landing page's
-fragments, the README's table and the pictures that a machine can show.
+`Page` saves and shows figures and tables; this module adds the landing page's fragments, the README's table and the
+pictures that a machine can show.
 """
 
 from __future__ import annotations
@@ -15,28 +15,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lorasam_core import stats
 from lorasam_core.config import RunConfig
 from lorasam_core.experiments.profiles import configs, edition_name, load_profile
 from lorasam_core.experiments.records import Edition, Record, published_editions, root
 from lorasam_core.experiments.study import REPORTED, STUDY
 from lorasam_core.report.figures import Page, banner, figure_markdown, output_folder, table_markdown
 from lorasam_core.report.numbers import fill
-from lorasam_core.report.tables import (
-    adapted_runs,
-    frozen_runs,
-    interval,
-    main_rows,
-    main_table,
-    paired,
-    run_table,
-)  # fmt: skip
-from lorasam_core.stats import shown
 
 __all__ = [
-    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "edition_facts", "edition_folder", "findings",
-    "frozen_runs", "interval", "load_base", "main_config", "main_rows", "main_table", "output_folder", "paired",
-    "picture_samples", "picture_set", "records_of", "run_table", "shown", "update_readme",
-    "write_fragments",
+    "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "edition_facts", "edition_folder", "findings", "frozen_runs",
+    "load_base", "main_config", "main_table", "output_folder", "picture_samples", "picture_set", "run_table",
+    "update_readme", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -45,6 +35,29 @@ INTERVALS = (
     "Means over test images, adapted over seeds too, with bootstrap 95 % intervals over groups, which reflect image "
     "sampling, not seed variance. Gains are paired on the same images. The verdict counts what seeds may do as well."
 )
+MEASURES = {  # of the table of scores, as they are called in tables
+    "predictor dice": "predictor: Dice",
+    "predictor iou": "predictor: IoU",
+    "predictor accuracy": "predictor: pixel accuracy",
+    "point iou_rated": "point prompt: IoU, mask the model rates best",
+    "point iou_best": "point prompt: IoU, best of three masks",
+    "box iou_rated": "box prompt: IoU",
+    "exact_box iou_rated": "exact box prompt: IoU",
+    "generator dice": "mask generator: Dice of the union",
+    "generator ap50": "mask generator: AP50",
+    "generator ap": "mask generator: AP",
+    "generator f1": "mask generator: F1 at IoU 0.5",
+    "generator pq": "mask generator: PQ",
+    "generator_tuned f1": "mask generator, thresholds by validation: F1 at IoU 0.5",
+}
+HEADLINE = (  # of these, what the first page shows
+    "predictor dice", "box iou_rated", "point iou_rated", "generator ap50", "generator f1", "generator_tuned f1",
+)  # fmt: skip
+# what is measured beside the result, or where and how a run is done: no difference between seeds
+ASIDE: dict[str, Any] = {
+    "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
+    "device": "auto", "workers": None, "checkpointing": False, "compile": False,
+}  # fmt: skip
 
 
 def edition_folder(profile: str, edition: str | Path = "", data: str = "") -> Path:
@@ -61,6 +74,75 @@ def main_config(edition: Edition) -> RunConfig:
     except ValueError:
         table = configs(load_profile(edition.info.get("profile", "quick")), data=str(edition.info.get("data", "")))
         return next(c for runs in table.values() for c in reversed(runs) if c.method == "lora")
+
+
+def adapted_runs(edition: Edition, experiment: str = "main") -> list[Record]:
+    """The main configuration's adapted runs, one a seed; without such an experiment, the adapted run tested most."""
+    if experiment in edition.experiments:
+        runs = [r for r in edition.experiment(experiment) if r.config.method == "lora"]
+        if runs:
+            return [r for r in runs if training_of(r) == training_of(runs[0])]
+    lora = [r for r in edition.records if r.config.method == "lora"]
+    if not lora:
+        raise ValueError(f"the edition {edition.name} has no adapted run; run its experiments first.")
+    return [max(lora, key=lambda r: len(r.config.evaluate))]
+
+
+def training_of(record: Record) -> RunConfig:
+    """What was trained: equal for the seeds of one configuration, whatever else was measured of some of them."""
+    return record.config.replace(**ASIDE)
+
+
+def frozen_runs(edition: Edition) -> list[Record]:
+    """The frozen model's run on the data and the test images of the main configuration (an empty list: none)."""
+    wanted = adapted_runs(edition)[0].config
+    same = ("data", "limit", "split_seed", "model", "image_size", "test_limit", "generator")
+    runs = [r for r in edition.records if r.config.method == "frozen"]
+    runs = [r for r in runs if all(getattr(r.config, f) == getattr(wanted, f) for f in same)]
+    return sorted(runs, key=lambda r: -len(r.config.evaluate))[:1]
+
+
+def main_table(edition: Edition) -> pd.DataFrame:
+    """Frozen against adapted, a row a measure of HEADLINE: %, the paired gain on the same test images, the verdict."""
+    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
+    sides = dict.fromkeys(run_ids(frozen), "frozen") | dict.fromkeys(run_ids(adapted), "adapted")
+    scores, rows = edition.scores[edition.scores["run"].isin(sides)], []
+    scores = scores.assign(side=scores["run"].map(sides))
+    for measure in HEADLINE:
+        part = scores[scores["measure"] == measure]
+        if part["side"].nunique() < 2:
+            continue
+        means = stats.mean_interval(part, "side").set_index("side")
+        noise = stats.seed_noise(part[part["side"] == "adapted"])
+        gain = stats.verdict(stats.paired(part, "side", "frozen"), noise, untrained=["frozen"])
+        values = dict(zip(means.index, stats.as_text(means), strict=True))
+        change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
+        rows.append({"metric, %": MEASURES[measure], "frozen": values["frozen"], "adapted": values["adapted"]} | change)
+    return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
+
+
+def run_table(edition: Edition) -> pd.DataFrame:
+    """Every run of the edition: id, name, what it adapts, steps, seconds, images a second, peak memory."""
+    names: dict[str, list[str]] = {}
+    for experiment, rows in edition.experiments.items():
+        for row in rows:
+            names.setdefault(row["run_id"], []).append(f"{experiment}: {row['name']}")
+    rows = [
+        {
+            "run": r.run_id,
+            "in": "; ".join(names.get(r.run_id, [r.config.name])),
+            "steps": f"{r.metrics.get('steps') or 0:,}",
+            "seconds": f"{r.metrics.get('seconds') or 0:,.0f}",
+            "images a second": f"{r.metrics.get('images_per_s') or 0:.1f}",
+            "peak memory, MB": f"{r.metrics.get('peak_memory_mb') or 0:,.0f}",
+        }
+        for r in edition.records
+    ]
+    return pd.DataFrame(rows, columns=["run", "in", "steps", "seconds", "images a second", "peak memory, MB"])
+
+
+def run_ids(*groups: Iterable[Record]) -> list[str]:
+    return list(dict.fromkeys(r.run_id for runs in groups for r in runs))
 
 
 def load_base(config: RunConfig, device: str = "cpu") -> Any:
@@ -156,9 +238,9 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
 
 
 def findings(edition: Edition) -> str:
-    """What a person wrote of the published edition, book/_findings.md, with its numbers; another edition says so."""
+    """What a person wrote of the published edition (book/_written/findings.md), filled; another edition says so."""
     published = published_editions()
-    text = (root() / "book" / "_findings.md").read_text(encoding="utf-8")
+    text = (root() / "book" / "_written" / "findings.md").read_text(encoding="utf-8")
     if not published:
         return ""
     filled = fill(text, published[0])
@@ -202,8 +284,3 @@ def _stand_in(edition: Edition) -> str:
 def _write(path: Path, lines: Iterable[str]) -> Path:
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def records_of(edition: Edition, experiment: str) -> list[Record]:
-    """The finished runs of one experiment, or none where the edition does not have it."""
-    return edition.experiment(experiment) if experiment in edition.experiments else []

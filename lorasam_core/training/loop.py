@@ -26,7 +26,8 @@ from lorasam_core.models.lora import lora_parameters
 from lorasam_core.training import checkpoint, trainable
 from lorasam_core.training.blocks import check_compile, training_blocks
 from lorasam_core.training.fit import NonFiniteLoss, Timed, fit, make_fabric, undivided, warmup_cosine
-from lorasam_core.training.objectives import Objective, TrainingItems, endless
+from lorasam_core.training.items import TrainingItems, endless
+from lorasam_core.training.objectives import Objective
 from lorasam_core.training.validation import Validation
 
 COLUMNS = (

@@ -13,8 +13,9 @@ from torch import Tensor
 from lorasam_core.config import RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.models.sam import preprocess
+from lorasam_core.training.items import prompts_for, shrink
 from lorasam_core.training.losses import mask_iou
-from lorasam_core.training.objectives import Objective, decode, prompts_for, shrink
+from lorasam_core.training.objectives import Objective, decode
 
 
 class Validation:

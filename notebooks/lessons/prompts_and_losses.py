@@ -42,7 +42,7 @@ page.banner()
 # %%
 from lorasam_core.data.particles import generate
 from lorasam_core.data.virtual import VirtualSet
-from lorasam_core.training.objectives import TrainingItems
+from lorasam_core.training.items import TrainingItems
 
 sam = load_sam("lite")
 side, (grid, _) = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size
@@ -76,7 +76,8 @@ page.figure(plots.panels(pictures, columns=3), "prompts-targets", caption, alt)
 import pandas as pd
 import torch
 
-from lorasam_core.training.objectives import Objective, collate
+from lorasam_core.training.items import collate
+from lorasam_core.training.objectives import Objective
 
 batch, rows = collate([item]), []
 for kind, step in (("semantic", 0), ("instance", 0), ("mixed", 0), ("mixed", 1)):

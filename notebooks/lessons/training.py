@@ -74,7 +74,7 @@ before = {s.id: predict_foreground(sam, s.image) for s in test_set}
 from tqdm import tqdm
 
 from lorasam_core.training.losses import dice_ce_loss
-from lorasam_core.training.objectives import shrink
+from lorasam_core.training.items import shrink
 
 steps, batch_size, losses = 60, 2, []
 optimiser = torch.optim.AdamW(lora_parameters(sam), lr=2e-3, weight_decay=0.01)

@@ -183,6 +183,6 @@ if gains:
 #
 # - Label some tens of images before you expect an adapter to pay, and look at the frozen model's answer first.
 # - More labels raise the Dice of the foreground. They do not by themselves find more particles: choose the mask
-#   generator's [thresholds](filters.ipynb) anew after adapting.
+#   generator's [thresholds](failures.ipynb) anew after adapting.
 # - Label your own material. What to try next: several draws of one or two images, and a few labels of the new material
 #   on top of an adapter of another.

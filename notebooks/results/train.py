@@ -46,7 +46,6 @@ import pandas as pd
 from lorasam_core import charts, experiments, plots, stats
 from lorasam_core.experiments import records, study
 from lorasam_core.report import page as report
-from lorasam_core.report.tables import METRICS
 
 folder = report.edition_folder(profile, edition, data)
 experiments.sweep(profile, "main", folder, data)
@@ -115,7 +114,7 @@ page.figure(figure, "train-curves", caption, alt, [run], run.history)
 # validation; the others describe.
 
 # %%
-labels = {f"{evaluator} {column}": label for label, evaluator, column in METRICS}
+labels = report.MEASURES
 scores = kept.scores.merge(runs, on="run")
 scores["series"] = np.where(scores["method"] == "frozen", "frozen", "adapted")
 rows = []
@@ -154,7 +153,7 @@ page.figure(figure, "main-metrics", caption, alt, runs["run"], change)
 # %% [markdown]
 # The means have wide intervals because micrographs differ; paired differences are far narrower, and the verdicts are
 # drawn from them. Where no thresholds were chosen, the mask generator's are one pair for both models, chosen for the
-# frozen one: a loss there may be one of the model's ratings and not of its masks ([filters](filters.ipynb)).
+# frozen one: a loss there may be one of the model's ratings and not of its masks ([failures](failures.ipynb)).
 #
 # The Dice of the union cannot see whether two touching particles were taken for one. AP50, F1 and PQ can, and are the
 # stricter test. Merges and splits say which way it went wrong.

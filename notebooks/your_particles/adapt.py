@@ -155,7 +155,7 @@ page.table(shown.assign(verdict=gain["verdict"]), "yours-gain", caption, runs=[f
 # %% [markdown]
 # ## Two thresholds
 #
-# The mask generator rates its masks twice, and keeps those above two thresholds ([filters](filters.ipynb)). What
+# The mask generator rates its masks twice, and keeps those above two thresholds ([failures](failures.ipynb)). What
 # suits this model and these images is tried out on validation images, at most twelve of them: the pair whose masks
 # match the labelled particles best, by F1, is taken. The rest of the settings is that of the compact model, or for
 # larger ones SAM's own.

@@ -154,7 +154,7 @@ def test_a_failed_run_keeps_its_log_and_does_not_look_finished(settings, tmp_pat
     def boom(*arguments, **options):
         raise FloatingPointError("the loss of batch 3 is not finite")
 
-    monkeypatch.setattr(runs.training, "train", boom)
+    monkeypatch.setattr(runs.methods.loop, "train", boom)
     with pytest.raises(RunError, match=r"'unlucky' failed \(FloatingPointError: the loss of batch 3 .*log\.txt"):
         runs.run_one(settings.replace(name="unlucky"), tmp_path)
     (failed,) = tmp_path.glob("*.failed")

@@ -228,7 +228,7 @@ def test_paint_refuses_wrong_input() -> None:
 
 @given(LABELS, LABELS)
 def test_overlaps_agree_with_scikit_image(pred: np.ndarray, true: np.ndarray) -> None:
-    overlap, pred_area, true_area = metrics._contingency(pred, true)
+    overlap, pred_area, true_area = metrics.contingency(pred, true)
     table = contingency_table(pred, true, sparse_type="array").toarray()
     ids = [np.unique(labels[labels > 0]) for labels in (pred, true)]
     assert np.array_equal(overlap, table[np.ix_(*ids)])

@@ -13,6 +13,7 @@ from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import MaskDecoder
 from torch.nn import functional as F
 
+from bench.parity import TOLERANCE, compare, reference_logits
 from lorasam_core.masks.generator import MaskGenerator
 from lorasam_core.masks.predictor import Predictor
 from lorasam_core.models.attention import use_fast_attention
@@ -31,7 +32,6 @@ from lorasam_core.models.lora import (
 )
 from lorasam_core.models.prompt_decoder import PromptDecoder
 from lorasam_core.models.sam import load_sam, resize_input
-from lorasam_core.report.parity import TOLERANCE, compare, reference_logits
 from lorasam_core.training.objectives import decode
 from tests.pretrain.made_lite import random_lite, same_padding
 from tests.tiny_sam import outputs, randomise, same, snapshot

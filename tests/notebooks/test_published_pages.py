@@ -10,7 +10,7 @@ from lorasam_core.experiments.records import published_editions
 from lorasam_core.report.pages import edition_pages, execute_pages
 
 RESULTS = (  # the pages that show runs; the others need none, or a model and much time
-    "train", "rank", "learning_rate", "batch_size", "rivals", "labels", "prompts", "filters", "sizes", "failures",
+    "train", "rank", "learning_rate", "batch_size", "rivals", "labels", "prompts", "sizes", "failures",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

@@ -12,6 +12,7 @@ from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import remove_small_regions
 
+from bench.parity import TOLERANCE, compare, matched_iou, reference_logits
 from lorasam_core.data import load_dataset
 from lorasam_core.masks import operations as masks
 from lorasam_core.masks.generator import MaskGenerator, as_rgb
@@ -19,7 +20,6 @@ from lorasam_core.models.attention import use_fast_attention
 from lorasam_core.models.lite import build_lite
 from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters, merge
 from lorasam_core.models.sam import load_sam, resize_input
-from lorasam_core.report.parity import TOLERANCE, compare, matched_iou, reference_logits
 from tests.tiny_sam import randomise, tiny_sam
 
 ALL_MASKS = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}

@@ -12,7 +12,8 @@ from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models import attention
 from lorasam_core.models.attention import use_fast_attention
 from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters
-from lorasam_core.training.objectives import Objective, TrainingItems, collate
+from lorasam_core.training.items import TrainingItems, collate
+from lorasam_core.training.objectives import Objective
 from tests.disc_set import disc_sample
 from tests.tiny_sam import randomise, tiny_sam
 

@@ -17,7 +17,7 @@ from PIL import Image
 from lorasam_core import charts, plots, stats
 from lorasam_core.experiments import study
 from lorasam_core.experiments.records import read_edition
-from lorasam_core.report import figures, tables
+from lorasam_core.report import figures
 from lorasam_core.report import page as report
 from tests.made_up import write_run
 
@@ -43,7 +43,7 @@ def edition(tmp_path):
 
 def test_main_table_holds_the_records_numbers(edition):
     table = report.main_table(edition).set_index("metric, %")
-    assert list(table.index) == [label for label in tables.HEADLINE if "thresholds" not in label]
+    assert list(table.index) == [report.MEASURES[m] for m in report.HEADLINE if "tuned" not in m]
     frozen = edition.records[0].metrics["test"]["generator"]["ap50"]
     expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f},\u00a0{100 * frozen['high']:.1f}]"
     assert table.loc["mask generator: AP50", "frozen"] == expected
@@ -58,18 +58,6 @@ def test_main_table_holds_the_records_numbers(edition):
 def test_seeds_of_the_main_run_are_those_that_differ_in_nothing_else(edition):
     assert [r.run_id for r in report.adapted_runs(edition)] == ["m0", "m1"]
     assert [r.run_id for r in report.frozen_runs(edition)] == ["f0"]
-    assert report.records_of(edition, "learning_rate") == []
-
-
-def test_what_has_no_thresholds_to_choose_is_judged_as_it_is(tmp_path):
-    for run_id, method in (("o", "otsu"), ("a", "lora")):
-        write_run(tmp_path, run_id, 0.6, ("predictor", "generator"), method=method)
-    runs = {r.run_id: r for r in read_edition(tmp_path).records}
-    chosen = tables.test_rows([runs["o"]], "generator_tuned", "f1")
-    assert (
-        chosen["f1"].tolist() == tables.test_rows([runs["o"]], "generator", "f1")["f1"].tolist() and len(chosen) == 12
-    )
-    assert tables.test_rows([runs["a"]], "generator_tuned", "f1").empty  # it has thresholds, and nobody chose any
 
 
 def test_study_numbers_agree_with_each_other():

@@ -18,8 +18,9 @@ from lorasam_core.measure import metrics
 from lorasam_core.models.lora import LoRAConfig, adapter_state, add_lora, hash_base, read_adapter
 from lorasam_core.training import loop as training
 from lorasam_core.training.fit import NonFiniteLoss
+from lorasam_core.training.items import prompts_for, shrink
 from lorasam_core.training.loop import COLUMNS, Validation, train
-from lorasam_core.training.objectives import Objective, prompts_for, shrink
+from lorasam_core.training.objectives import Objective
 from tests.disc_set import disc_set
 from tests.tiny_sam import randomise, same, snapshot, tiny_sam
 

@@ -23,18 +23,18 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters
 from lorasam_core.training import objectives
-from lorasam_core.training.losses import per_mask_dice_ce
-from lorasam_core.training.objectives import (
-    Objective,
+from lorasam_core.training.items import (
     TrainingItems,
-    agreement,
     collate,
-    decode,
     endless,
     on_grid,
+    orders,
+    points_outside,
     prompts_for,
     shrink,
 )
+from lorasam_core.training.losses import per_mask_dice_ce
+from lorasam_core.training.objectives import Objective, agreement, decode
 from tests.disc_set import disc_sample
 from tests.tiny_sam import randomise, tiny_sam
 
@@ -239,7 +239,7 @@ def test_the_order_is_that_of_a_loader_for_each_epoch(count, size, seed):
             order += np.random.default_rng((seed, epoch)).permutation(count).tolist()
             epoch += 1
         expected += BatchSampler(order, size, drop_last=True)
-    assert list(itertools.islice(objectives.orders(count, size, seed), 6)) == expected[:6]
+    assert list(itertools.islice(orders(count, size, seed), 6)) == expected[:6]
 
 
 # ------------------------------------------------------------------------------------------------- decoder
@@ -420,7 +420,7 @@ def test_points_where_nothing_is_are_rated_0_and_their_masks_are_not_trained(sam
 def test_points_outside_have_no_label(labelled, count, seed):
     rng = np.random.default_rng(seed)
     labels = (rng.random((12, 9)) < labelled).astype(np.int32)
-    found = objectives.points_outside(labels, (12, 9), count, rng)
+    found = points_outside(labels, (12, 9), count, rng)
     assert found.shape == ((count, 2) if (labels == 0).any() else (0, 2)) and found.dtype == np.float32
     assert all(labels[int(y), int(x)] == 0 for x, y in found)
 

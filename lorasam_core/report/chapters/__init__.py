@@ -1,1 +1,0 @@
-"""What single chapters of the book compute and draw: records -> tables, sentences and charts."""
