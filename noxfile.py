@@ -58,7 +58,9 @@ def book(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; -- takes pytest's arguments."""
     install(session, "book", "test")
-    session.run("python", "-m", "pytest", *session.posargs, env=ENV)
+    # two processes of one thread each, of which one makes a book and looks at it
+    shared = ["-n", "2", "--dist", "loadgroup"]
+    session.run("python", "-m", "pytest", *shared, *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

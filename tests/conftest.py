@@ -16,6 +16,14 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process make the smoke profile's book, from the start, and do every test that looks at it."""
+    made = [item for item in items if {"smoke_book", "html"} & set(getattr(item, "fixturenames", ()))]
+    for item in made:
+        item.add_marker(pytest.mark.xdist_group("book"))
+    items.sort(key=lambda item: item not in made)
+
+
 @pytest.fixture(scope="session")
 def emps_folder() -> Path:
     """The real micrographs of EMPS; the test is skipped where they are missing."""

@@ -228,10 +228,6 @@ class Edition:
             return "; ".join(f"{name} ({runs} {'runs' if runs > 1 else 'run'})" for name, runs in names.items())
         return "; ".join(names) or str(self.info.get("device_name", self.info.get("device", "–")))
 
-    def left_out(self, name: str) -> list[str]:
-        """Names of the runs that the profile lists for an experiment and that this edition was published without."""
-        return list(self.info.get("left_out", {}).get(name, []))
-
     def missing(self, name: str | None = None) -> list[str]:
         """Names of the runs that are listed and not finished, of one experiment or of all."""
         done = {r.run_id for r in self.records}

@@ -207,6 +207,7 @@ def edition_facts(edition: Edition) -> pd.DataFrame:
         "code": ", ".join(edition.environments("commit")) or info.get("commit"),
         "result version": info.get("result_version"),
         "software": ", ".join(f"{k} {v}" for k, v in {"python": info.get("python"), **packages}.items() if v),
+        "not run": "; ".join(f"{name}: {', '.join(runs)}" for name, runs in info.get("left_out", {}).items() if runs),
         "runs": f"{len(edition.records)} in {seconds / 60:.1f} minutes of wall time in all",
     }
     rows = [(key, str(value)) for key, value in facts.items() if value not in (None, "")]
