@@ -263,13 +263,15 @@ def update_readme(edition: Edition, readme_path: str | Path) -> None:
 
 
 def _main_picture(out: Path) -> str:
-    """The figure of the picture that the training page saved; nothing where it has not run."""
+    """The figure of the picture that the main run's notebook saved; where there is none, that of the README."""
     picture = out / "figures" / f"{MAIN_PICTURE}.png"
-    if not picture.is_file():
-        return ""
-    about = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
-    source = f"/{out.name}/figures/{picture.name}"
-    return figure_markdown(source, "fig-landing", about["alt"], about["caption"]) + "```\n"
+    if picture.is_file():
+        about = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
+        source, alt, caption = f"/{out.name}/figures/{picture.name}", about["alt"], about["caption"]
+    else:
+        source, alt = "/_static/overview.png", "Images, the masks of the frozen model, and the masks after adapting it."
+        caption = "Generated particles, the masks of the frozen model, and those of the adapted one."
+    return figure_markdown(source, "fig-landing", alt, caption) + "```\n"
 
 
 def _stand_in(edition: Edition) -> str:

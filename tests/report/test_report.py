@@ -139,7 +139,7 @@ def test_the_book_gets_its_form_of_each_output_and_keeps_all_others():
 def test_fragments_hold_picture_table_findings_and_facts(edition, tmp_path):
     out = tmp_path / "book" / "_generated"
     landing, facts = report.write_fragments(edition, out)
-    assert "```{figure}" not in landing.read_text()  # nothing was drawn yet
+    assert "```{figure} /_static/overview.png" in landing.read_text()  # nothing was drawn yet
     picture = plots.comparison(np.zeros((20, 20), np.uint8), np.eye(20, dtype=bool), np.eye(20, dtype=bool))
     report.Page(edition, "results/train").figure(picture, "main-picture", "Input, frozen, adapted.", "Three pictures.")
     landing, facts = report.write_fragments(edition, out)
