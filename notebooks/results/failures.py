@@ -98,6 +98,9 @@ if rows:
     page.table(pd.DataFrame(rows, dtype=object).fillna("–"), "failures-errors", caption, found["run"])
 
 # %% [markdown]
+# A difference is taken on the images on which both models could be measured, a mean on all that could: the two need not
+# agree.
+#
 # The verdict counts a difference when it is clear of what other images and another seed may do together. Seeds weigh
 # heavily here: thresholds chosen for each of them let very different numbers of masks pass. A model that rates its
 # masks higher passes more of them through the same filters, and with them gets more instances that match nothing. So
@@ -333,5 +336,5 @@ if rows:
 # - Thresholds are part of a model. Choose them for yours on validation images, as [your own
 #   particles](adapt.ipynb) does, and judge the choice on others: few images choose differently when drawn anew.
 # - The study's thresholds belong to the ratings of the study's model. Check that any mask passes before you copy them.
-# - Where the ratings order the masks of an image poorly, no threshold helps. To try: train the rating as well, or rate
-#   the masks by something else, their outline or their grey values.
+# - Where the ratings order the masks of an image poorly, a threshold can do only so much. To try: train the
+#   rating as well, or rate the masks by something else, their outline or their grey values.

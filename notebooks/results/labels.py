@@ -15,10 +15,10 @@
 #
 # **How many labelled images does an adapter need, and do they serve another material?** With 64 images the Dice is {{
 # labels / 64 images / predictor dice }} %, with all of them {{ main / main* / predictor dice }} %, and no test here
-# tells the two apart; with one or two images it falls below the frozen model's {{ main / frozen / predictor dice }} %.
-# For single particles more labels do not help, under these thresholds. And labels of another material can harm: an
-# adapter that learnt from generated particles reaches {{ other_material / trained on generated particles / predictor
-# dice }} % on micrographs.
+# tells the two apart; with one or two images it falls below the frozen model's {{ main / frozen / predictor dice }}
+# %. For single particles more labels are not shown to help, under these thresholds. And labels of another material
+# can harm: an adapter that learnt from generated particles reaches {{ other_material / trained on generated particles
+# / predictor dice }} % on micrographs.
 
 # %% tags=["parameters", "hide-input"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -117,10 +117,10 @@ caption = "The adapted model against three others on the same test images, with 
 page.table(shown, "labels-compared", caption, scores["run"], rows)
 
 # %% [markdown]
-# The smallest number of images from which no verdict against all of them says *lower* is enough, as far as this test
-# can see. One draw of images stands behind each number, and with one or two of them it matters which they are: no
-# interval holds that. Where few images harm, keep the frozen model, for the state before training is not among those
-# that a run may choose.
+# Two numbers answer two questions: from which number on no loss against all images is detected, and from which on a
+# gain over the frozen model is. The second is the one to plan with. One draw of images stands behind each number, and
+# with one or two of them it matters which they are: no interval holds that. Where few images harm, keep the frozen
+# model, for the state before training is not among those that a run may choose.
 #
 # ## Do the labels serve another material?
 #
@@ -182,7 +182,7 @@ if gains:
 # ## What to take away
 #
 # - Label some tens of images before you expect an adapter to pay, and look at the frozen model's answer first.
-# - More labels raise the Dice of the foreground. They do not by themselves find more particles: choose the mask
-#   generator's [thresholds](failures.ipynb) anew after adapting.
+# - More labels raise the Dice of the foreground. They are not shown to find more particles by themselves: choose the
+#   mask generator's [thresholds](failures.ipynb) anew after adapting.
 # - Label your own material. What to try next: several draws of one or two images, and a few labels of the new material
 #   on top of an adapter of another.

@@ -13,12 +13,12 @@
 # %% [markdown]
 # # Rank
 #
-# **How many dimensions does the update need?** On this base no more than four, as far as a test can see. From rank 4,
-# with {{ rank / rank 4 / trainable_parameters }} numbers to train, to rank 256, with {{ rank / rank 256 /
-# trainable_parameters }}, the predictor's Dice stays between {{ rank / rank 4 / predictor dice }} and {{ rank / rank
-# 128 / predictor dice }} %, and no rank differs detectably from rank 32. The study reports a gain of fourteen points
-# from rank 128 to rank 512 of 768; here the same shares of the width, 32 and 128 of 192, differ by {{ rank / rank 128
-# - rank 32 / predictor dice }} points.
+# **How many dimensions does the update need?** On this base no rank from 4 to 256 differs detectably from rank 32; a
+# difference of a point is not excluded. From rank 4, with {{ rank / rank 4 / trainable_parameters }} numbers to
+# train, to rank 256, with {{ rank / rank 256 / trainable_parameters }}, the predictor's Dice stays between {{ rank /
+# rank 4 / predictor dice }} and {{ rank / rank 128 / predictor dice }} %. The study reports a gain of
+# fourteen points from rank 128 to rank 512 of 768; here the same shares of the width, 32 and 128 of 192, differ by {{
+# rank / rank 128 - rank 32 / predictor dice }} points.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -31,6 +31,7 @@ workers: int = 1  # processes that share the cores
 #
 # Each run differs from the others in its rank alone. `experiments.sweep` does those that are missing and leaves
 # finished ones as they are; `records` reads them as two tables, a row a run and a row a score.
+# Runs may have shared the processor: their seconds do not compare ranks.
 
 # %%
 from lorasam_core import charts, experiments, plots, stats
@@ -89,16 +90,16 @@ page.figure(charts.ablation_chart(table, "rank", frozen), "rank-dice", caption, 
 # %% [markdown]
 # The measured line is level where the reported one climbs. The bars reflect the sampling of test images, and they are
 # wide because micrographs differ; the verdicts are drawn from paired differences, which are far narrower. Seeds may
-# move a single run by more than most of these differences.
+# move a single run by more than any of these differences.
 #
 # ## Rank or step size?
 #
 # Two things change with the rank: how many directions the update has, and how large a step of the optimiser is,
 # because $s\,BA$ grows with the number of its columns unless the factor $s$ divides it ([the layer's
 # page](lora_layer.ipynb) derives both). If the rank counts, the Dice changes with it under any rule. If only the step
-# counts, it stays level under the rule that keeps the step, and at one rank the rules differ. Here nothing differs: at
-# the best learning rate rank 256 lies {{ scaling / rank 256, alpha?r / predictor dice }} % divided by $r$ and {{ rank
-# / rank 256 / predictor dice }} % undivided.
+# counts, it stays level under the rule that keeps the step, and at one rank the rules differ. Here nothing differs:
+# at the best learning rate rank 256 reaches {{ scaling / rank 256, alpha?r / predictor dice }} % with the factor
+# divided by $r$ and {{ rank / rank 256 / predictor dice }} % undivided.
 
 # %%
 rules = dice[dice["experiment"].isin(["rank", "scaling"])].copy()
@@ -166,7 +167,7 @@ if len(cut):
 # ## One image, three ranks
 #
 # A number can hide what kind of error it counts. These are the mask generator's instances on one test image, where the
-# edition has the adapters (a published one has that of the main run alone).
+# edition has the adapters; a published one has none of this sweep, and shows the image and its labels only.
 
 # %%
 from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator
@@ -193,4 +194,5 @@ page.figure(plots.panels(pictures), "rank-instances", f"One test image and what 
 # - Before you raise the rank, raise the learning rate: with a factor that does not divide by the rank, a larger rank
 #   *is* a larger step.
 # - The study's climb from rank 128 to 512 does not repeat. Rank 512 of 768 is past the rank at which $A$ and $B$ hold
-#   more numbers than the matrix they update, so that a step that grows with the rank is the likelier reading.
+#   more numbers than the matrix they update: a step that grows with the rank is one possible reading of that climb,
+#   which this page cannot confirm.

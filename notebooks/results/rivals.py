@@ -13,12 +13,13 @@
 # %% [markdown]
 # # What to train, and what else could
 #
-# **Is it LoRA that does it, and is it where and what it was trained?** Full fine-tuning reaches a Dice of {{ rivals /
-# every weight / predictor dice }} % where LoRA reaches {{ rivals / LoRA* / predictor dice }} %, a difference of {{
-# rivals / every weight - LoRA* / predictor dice }} points; training the mask decoder alone differs by {{ rivals / mask
-# decoder alone - LoRA* / predictor dice }}. A U-Net from scratch does so by {{ rivals / U-Net from scratch - LoRA* /
-# predictor dice }}. LoRA trains {{ rivals / LoRA / trainable_parameters }} numbers for this, full fine-tuning {{
-# rivals / every weight / trainable_parameters }}. Where the adapter sits matters less than that.
+# **Does the gain come from LoRA itself, from where it sits, or from what it is trained for?** Full fine-tuning
+# reaches a Dice of {{ rivals / every weight / predictor dice }} % where LoRA reaches {{ rivals / LoRA* / predictor
+# dice }} %, a difference of {{ rivals / every weight - LoRA* / predictor dice }} points; training the mask decoder
+# alone differs by {{ rivals / mask decoder alone - LoRA* / predictor dice }}. A U-Net from scratch differs by {{
+# rivals / U-Net from scratch - LoRA* / predictor dice }}. LoRA trains {{ rivals / LoRA / trainable_parameters }}
+# numbers for this, full fine-tuning {{ rivals / every weight / trainable_parameters }}. Where the adapter sits
+# matters less than that.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -157,8 +158,8 @@ caption = "What each method cost. Runs may have shared the processor, so that th
 page.table(shown, "rivals-cost", caption, rivals["run"], cost)
 
 # %% [markdown]
-# The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's stands in
-# [a sweep](learning_rate.ipynb). All methods that train take as many steps, and a network that starts from nothing may
+# The learning rates of the rivals are usual ones for such methods; none was tuned, while LoRA's was compared in [a
+# sweep](learning_rate.ipynb). All methods that train take as many steps, and a network that starts from nothing may
 # need more. So this page shows how methods compare as they were run here, not what tuning would do to a gap.
 #
 # ## Where: which matrices, which blocks

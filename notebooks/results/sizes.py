@@ -154,14 +154,15 @@ pairs = pairs[pairs["filters"] == "own"].groupby(["model", "unit", "id"], sort=F
 pairs = pairs.reset_index()
 
 # %% tags=["hide-input"]
-units = list(pairs["unit"].unique())
+units, models = list(pairs["unit"].unique()), pairs["model"].unique()
+palette = {name: plots.COLORS.get(name, plots.OTHER[k % len(plots.OTHER)]) for k, name in enumerate(models)}
 with mpl.rc_context(plots.STYLE):
     figure = Figure(figsize=(2.2 + 3.4 * len(units), 3.6))
     for k, unit in enumerate(units, start=1):
         axes, part = figure.add_subplot(1, len(units), k), pairs[pairs["unit"] == unit]
         ends = [part["labels"].min(), part["labels"].max()]
         axes.plot(ends, ends, color=plots.LABELS, linewidth=1, label="equal")
-        style = {"hue": "model", "style": "model", "palette": plots.COLORS, "alpha": 0.7}
+        style = {"hue": "model", "style": "model", "palette": palette, "alpha": 0.7}
         sns.scatterplot(part, x="labels", y="found", ax=axes, **style)
         axes.set(xlabel=f"D50 of the labels, {unit}", ylabel=f"D50 found, {unit}", xscale="log", yscale="log")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
