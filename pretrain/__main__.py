@@ -59,7 +59,8 @@ def main() -> None:
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
     text = json.dumps({"weights_sha256": digest, "base_hash": base_hash} | card, indent=1)
     args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-    curve = history.drop(columns=["seconds", "images_per_s"]).iloc[::5].round(4)
+    taken = history["seconds"].isna()  # rows of the weights that were taken up have been thinned out already
+    curve = pd.concat([history[taken], history[~taken].iloc[::5]]).drop(columns=["seconds", "images_per_s"]).round(4)
     curve.to_csv(args.weights.with_suffix(".csv"), index=False)
     print(f"{args.weights}: SHA-256 {digest}; write it into WEIGHTS_SHA256 of lorasam_core/models/sam.py.")
 

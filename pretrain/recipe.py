@@ -231,7 +231,7 @@ def _taken_up(weights: Path, phases: tuple[Phase, ...]) -> dict[str, Any]:
         begun += count
         if count < phase.steps:
             break
-    rows = pd.read_csv(weights.with_suffix(".csv")).to_dict("records")
+    rows = pd.read_csv(weights.with_suffix(".csv")).query("step <= @begun").to_dict("records")
     return {"phases": shapes, "done": done, "rows": rows, "begun": begun, "sam": load_file(weights)}
 
 

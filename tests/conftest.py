@@ -16,6 +16,7 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let one process make the smoke profile's book, from the start, and do every test that looks at it."""
     made = [item for item in items if {"smoke_book", "html"} & set(getattr(item, "fixturenames", ()))]

@@ -23,6 +23,7 @@ from lorasam_core.models import lite
 from lorasam_core.models.attention import FastAttention
 from lorasam_core.models.lite import build_lite
 from lorasam_core.models.lora import hash_base
+from lorasam_core.models.sam import save_weights
 from pretrain import __main__ as command
 from pretrain import recipe, windows
 from pretrain.measure import HELD_OUT_SEED
@@ -379,3 +380,23 @@ def test_the_command_trains_measures_and_writes_weights_with_their_card(tmp_path
 
 def test_time_is_counted_over_phases_and_interruptions():
     assert command.elapsed(pd.Series([2.0, 5.0, 1.0, 4.0, 3.0])) == 5 + 4 + 3
+
+
+def test_weights_without_a_state_are_taken_up_where_their_card_ends(tmp_path):
+    first = trained(tmp_path / "first", SHORT)
+    file = tmp_path / "given.safetensors"
+    save_weights(first, file, {})
+    phases = [{"name": p.name, "side": p.side, "batch": p.batch, "steps": p.steps} for p in SHORT]
+    file.with_suffix(".json").write_text(json.dumps({"phases": phases}))
+    history(tmp_path / "first").to_csv(file.with_suffix(".csv"), index=False)
+    longer = (replace(SHORT[0], steps=5), SHORT[1])
+    again = trained(tmp_path / "second", longer, begin=file)
+    rows = history(tmp_path / "second")
+    assert rows["step"].tolist() == [1, 2, 3, 4, 5] and state_of(tmp_path / "second")["done"] == [5, 1]
+    assert rows["learning_rate"].iloc[3] == pytest.approx(learning_rate(6, 3)(3))
+    assert learning_rate(13_200, 1_100)(1_100) == pytest.approx(PEAK / WARMUP)  # a warm-up of its own
+    given, found = load_file(file), again.state_dict()
+    moved = max(float((found[name].float() - given[name].float()).abs().max()) for name in given)
+    assert 0 < moved < 0.1
+    with pytest.raises(ValueError, match="other phases"):
+        trained(tmp_path / "third", ONE_PHASE, begin=file)
