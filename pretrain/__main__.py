@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
     args = parser.parse_args()
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
-    earlier = json.loads(args.begin.with_suffix(".json").read_text(encoding="utf-8"))["hours"] if args.begin else 0.0
+    begun = json.loads(args.begin.with_suffix(".json").read_text(encoding="utf-8")) if args.begin else {}
     device, real = resolve_device(args.device), find_real(args.real)
     sam = pretrain(args.out, device, phases, workers=args.workers, real=real, begin=args.begin)
     sam.load_state_dict({name: tensor.half().float() for name, tensor in sam.state_dict().items()})  # as in the file
@@ -53,9 +53,11 @@ def main() -> None:
         "phases": [{"name": p.name, "side": p.side, "batch": p.batch, "steps": p.steps} for p in phases],
         "versions": {"scenes": SCENES_VERSION, "heaps": HEAPS_VERSION},
         "real": 0 if real is None else sum(1 for _ in (real / "images").iterdir()),
-        "hours": round(earlier + elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
+        "hours": round(begun.get("hours", 0.0) + elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
         "date": date.today().isoformat(), "part": args.part, "measures": measured,
     }  # fmt: skip
+    if begun:  # whose optimizer was lost
+        card["warm_start"] = {"weights_sha256": begun["weights_sha256"], "steps": [p["steps"] for p in begun["phases"]]}
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
     text = json.dumps({"weights_sha256": digest, "base_hash": base_hash} | card, indent=1)
     args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

@@ -47,6 +47,9 @@ facts = {
     "SHA-256 of the weights": card["weights_sha256"][:16],
     "made": f"{card['date']}, in {card['hours']:.1f} hours on {card['device']}",
 }
+if warm := card.get("warm_start"):
+    before, steps = warm["weights_sha256"][:12], sum(warm["steps"])
+    facts["warm start"] = f"from {before}, after {steps:,} steps: the optimiser's state was lost"
 page.table(pd.DataFrame(facts.items(), columns=["what", "lite"]), "card-facts", "The model in numbers.")
 
 # %% [markdown]
