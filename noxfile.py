@@ -59,8 +59,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests; -- takes pytest's arguments."""
     install(session, "book", "test")
     # two processes of one thread each, of which one makes a book and looks at it
-    shared = ["-n", "2", "--dist", "loadgroup"]
-    session.run("python", "-m", "pytest", *shared, *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
+    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,24 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+OF_THE_BOOK = ("tests/book/", "tests/test_end_to_end.py")  # tests that look at the smoke profile's book
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one process make the smoke profile's book, from the start, and do every test that looks at it."""
-    made = [item for item in items if {"smoke_book", "html"} & set(getattr(item, "fixturenames", ()))]
-    for item in made:
-        item.add_marker(pytest.mark.xdist_group("book"))
-    items.sort(key=lambda item: item not in made)
+    """First what takes longest: making the book."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_BOOK))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One process makes the book and looks at it, whatever the others do."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):  # xdist's own groups do not work with pytest 9
+        def _split_scope(self, nodeid: str) -> str:
+            return "book" if nodeid.startswith(OF_THE_BOOK) else nodeid
+
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
