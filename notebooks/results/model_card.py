@@ -129,7 +129,7 @@ page.figure(plots.panels(pictures, columns=5), "card-answers", caption, alt)
 # %% [markdown]
 # ## Measured
 #
-# On a thousand scenes that training never used, up to eight objects each, and asked in the same way on generated
+# On scenes that training never used, up to eight objects each, and asked in the same way on generated
 # particles and on 24 evenly spaced images of EMPS {cite:p}`yildirim2021emps`. Below that, all masks for a grid of
 # 16 by 16 points: how many true masks are among them, how well the predicted IoU tells which, and the F1 of those that
 # are kept in the order of predicted IoU times stability, each unless more than half of it lies in a better one, from

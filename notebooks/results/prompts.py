@@ -72,8 +72,8 @@ asked = pd.DataFrame(
 #
 # Every test image was given to the frozen model and to the adapted ones, which differ in their seed. Dice is that of
 # all particles together, IoU that of one mask with the particle that was asked for. Where
-# [the model's card](model_card.ipynb) is of this edition's base, the column *scenes* has the frozen model on a thousand
-# generated scenes: things against particles. Intervals are over scenes, and over the papers or specimens of the test
+# [the model's card](model_card.ipynb) is of this edition's base, the column *scenes* has the frozen model on generated
+# scenes: things against particles. Intervals are over scenes, and over the papers or specimens of the test
 # images; the card's prompts are means over objects, ours over images.
 
 # %%
