@@ -20,6 +20,7 @@
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
 edition: str = ""  # folder of the runs; "": runs/<profile>
 data: str = ""  # synthetic, emps or a folder with images/ and labels/; "": the profile's own
+steps: int = 60  # of the optimiser
 
 # %%
 from lorasam_core import experiments, plots
@@ -76,7 +77,7 @@ from tqdm import tqdm
 from lorasam_core.training.losses import dice_ce_loss
 from lorasam_core.training.items import shrink
 
-steps, batch_size, losses = 60, 2, []
+batch_size, losses = 2, []
 optimiser = torch.optim.AdamW(lora_parameters(sam), lr=2e-3, weight_decay=0.01)
 side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size
 sparse, dense = sam.prompt_encoder(None, torch.tensor([[0.0, 0.0, side, side]]), None)  # the whole image as a box
@@ -108,7 +109,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 curve = pd.DataFrame({"step": [i // batch_size + 1 for i in range(len(losses))], "loss": losses})
-curve["loss, mean of 20 crops"] = curve["loss"].rolling(20).mean()
+curve["loss, mean of 20 crops"] = curve["loss"].rolling(20, min_periods=1).mean()
 with rc_context(plots.STYLE):
     figure = Figure(figsize=(5.6, 2.8))
     axes = figure.subplots()
@@ -130,7 +131,7 @@ for name, masks in {"before": before, "after": after}.items():
     score = dice(masks[first.id], first.foreground)
     pictures[f"{name}: Dice {score:.2f}"] = plots.overlay(first.image, masks[first.id])
 pictures = {"input": plots.rgb(first.image), "labels": plots.overlay(first.image, first.foreground)} | pictures
-caption = "A test image, its labelled foreground, and what the model takes for it before and after sixty steps."
+caption = "A test image, its labelled foreground, and what the model takes for it before and after training."
 alt = "A micrograph of particles four times; over three of them a blue mask: labels, before and after training."
 page.figure(plots.panels(pictures), "training-before-after", caption, alt)
 
@@ -149,8 +150,9 @@ from lorasam_core.training.loop import train
 torch.manual_seed(0)
 again = add_lora(load_sam("lite", image_size=256), LoRAConfig(rank=8))
 config = RunConfig(objective="semantic", rank=8, steps=steps, batch_size=batch_size, learning_rate=2e-3)
+config = config.replace(validate_every=max(1, steps // 2), precision="32-true")
 with tempfile.TemporaryDirectory() as run_dir:
-    train(again, train_set, samples.subset("val"), config.replace(validate_every=30, precision="32-true"), run_dir)
+    train(again, train_set, samples.subset("val"), config, run_dir)
 
 # %%
 one_call = {s.id: predict_foreground(again, s.image) for s in test_set}
