@@ -58,8 +58,7 @@ def book(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; -- takes pytest's arguments."""
     install(session, "book", "test")
-    # two processes of one thread each, of which one makes a book and looks at it
-    session.run("python", "-m", "pytest", "-n", "2", *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
+    session.run("python", "-m", "pytest", *session.posargs, env=ENV)
 
 
 @nox.session

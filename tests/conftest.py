@@ -8,33 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
-
-
-OF_THE_BOOK = ("tests/book/", "tests/test_end_to_end.py")  # tests that look at the smoke profile's book
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what takes longest: making the book."""
-    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_BOOK))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One process makes the book and looks at it, whatever the others do."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Together(LoadScopeScheduling):  # xdist's own groups do not work with pytest 9
-        def _split_scope(self, nodeid: str) -> str:
-            return "book" if nodeid.startswith(OF_THE_BOOK) else nodeid
-
-    return Together(config, log)
 
 
 @pytest.fixture(scope="session")
