@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from lorasam_core.measure.sizes import readable_unit
 from lorasam_core.plots import ADAPTED, COLORS, FROZEN, LABELS, OTHER, STUDY, TRAIN, VALIDATION, setting, styled
 
+KEY = "Grey: what other seeds may do in 19 of 20 cases; hollow: no detectable difference."  # of `difference_chart`
 VERDICTS = {"higher": TRAIN, "lower": VALIDATION}  # all others grey and hollow
 
 

@@ -152,6 +152,21 @@ def verdict(differences: pd.DataFrame, noise: float = math.nan, untrained: Seque
     return differences.assign(seeds=limits, verdict=kinds)
 
 
+def compared(scores: pd.DataFrame, by: str, reference: Any, seeds: Any, untrained: Sequence[Any] = ()) -> pd.DataFrame:
+    """`mean_interval` of each value of `by`, with its paired difference to `reference` and the `verdict` on it.
+
+    seeds: the value whose runs say what seeds do (`seed_noise`). Adds the texts `mean, %`, `difference, points` and
+    `verdict`; the latter two are "–" for the reference, and for all where no row has it.
+    """
+    table, change = mean_interval(scores, by), ["difference, points", "verdict"]
+    table["mean, %"] = as_text(table)
+    if reference not in set(scores[by]):
+        return table.assign(**dict.fromkeys(change, "–"))
+    found = verdict(paired(scores, by, reference), seed_noise(scores[scores[by] == seeds]), untrained)
+    found["difference, points"] = as_text(found, sign=True)
+    return table.merge(found[[by, *change]], how="left").fillna(dict.fromkeys(change, "–"))
+
+
 def shown(mean: float, low: float = float("nan"), high: float = float("nan"), sign: bool = False) -> str:
     """0.8123, 0.79, 0.83 -> "81.2 [79.0, 83.0]", in %, unbroken in the brackets; "–" where nothing was measured."""
     plus = "+" if sign else ""

@@ -16,7 +16,7 @@ from lorasam_core.models.sam import WEIGHTS, save_weights
 from pretrain import measure
 from pretrain.heaps import HEAPS_VERSION
 from pretrain.real import find_real
-from pretrain.recipe import PHASES, Phase, pretrain
+from pretrain.recipe import PHASES, TAKEN_UP, Phase, pretrain
 from pretrain.scenes import SCENES_VERSION
 
 
@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
     args = parser.parse_args()
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
-    begun = json.loads(args.begin.with_suffix(".json").read_text(encoding="utf-8")) if args.begin else {}
     device, real = resolve_device(args.device), find_real(args.real)
     sam = pretrain(args.out, device, phases, workers=args.workers, real=real, begin=args.begin)
     sam.load_state_dict({name: tensor.half().float() for name, tensor in sam.state_dict().items()})  # as in the file
+    taken_up = args.out / TAKEN_UP
+    before = json.loads(taken_up.read_text(encoding="utf-8")) if taken_up.exists() else {}
     base_hash, precision = hash_base(sam), resolve_precision("auto", device)
     measured = measure.measure(
         sam, args.out / f"measured-{base_hash[:12]}", scenes=args.scenes, data=args.data, part=args.part,
@@ -53,11 +54,12 @@ def main() -> None:
         "phases": [{"name": p.name, "side": p.side, "batch": p.batch, "steps": p.steps} for p in phases],
         "versions": {"scenes": SCENES_VERSION, "heaps": HEAPS_VERSION},
         "real": 0 if real is None else sum(1 for _ in (real / "images").iterdir()),
-        "hours": round(begun.get("hours", 0.0) + elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
+        "hours": round(before.get("hours", 0.0) + elapsed(history["seconds"]) / 3600, 2), "device": device_name(device),
         "date": date.today().isoformat(), "part": args.part, "measures": measured,
     }  # fmt: skip
-    if begun:  # whose optimizer was lost
-        card["warm_start"] = {"weights_sha256": begun["weights_sha256"], "steps": [p["steps"] for p in begun["phases"]]}
+    if before:  # whose optimizer was lost
+        steps = [phase["steps"] for phase in before["phases"]]
+        card["warm_start"] = {"weights_sha256": before["weights_sha256"], "steps": steps}
     digest = save_weights(sam, args.weights, {key: json.dumps(value) for key, value in card.items()})
     text = json.dumps({"weights_sha256": digest, "base_hash": base_hash} | card, indent=1)
     args.weights.with_suffix(".json").write_text(text + "\n", encoding="utf-8")

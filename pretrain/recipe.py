@@ -10,6 +10,7 @@ along the way.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ from pretrain.windows import REAL, RealPictures, Windows
 TRAIN_SEED = 1  # measure.HELD_OUT_SEED is never trained on
 ITEMS_A_PHASE = 10**7  # numbers set aside for each phase, so that no window is seen in two
 LOG_EVERY, SAVE_EVERY = 10, 100  # steps
+TAKEN_UP = "taken-up.json"  # beside the state: the card of the weights that a run began with
 PEAK, MUON, STEM = 1e-3, 14.0, 0.15  # AdamW's learning rate; Muon's and the stem's over it
 FROZEN = 2  # stages of the stem, to stride 4, that stay as ImageNet made them, as in Detectron: a fifth of a step less
 WARMUP, EVEN, CORRECT = 200, 1500, 2000  # steps: warm-up, balanced cross-entropy, and the first correction
@@ -130,6 +132,7 @@ def pretrain(
     state = torch.load(kept, map_location="cpu", weights_only=True) if kept.exists() else None
     if state is None and begin is not None:
         kept, state = begin, _taken_up(begin, phases)
+        shutil.copyfile(begin.with_suffix(".json"), out / TAKEN_UP)
     shapes = [[p.name, p.side, p.batch] for p in phases]
     if state and state["phases"] != shapes:
         raise ValueError(f"{kept} is of a run with other phases; delete it, or choose another folder.")
@@ -156,7 +159,7 @@ class Trained:
     ) -> None:
         self.fabric, self.sam, self.phases, self.out = fabric, sam, phases, out
         total = sum(p.steps for p in phases)
-        self.begun: int = state["begun"] if state else 0
+        self.begun: int = state.get("begun", 0) if state else 0
         self.rate = learning_rate(total, self.begun)
         objective = PromptedObjective(sam, max(1, min(EVEN, total // 4)), min(CORRECT, total // 3)).to(fabric.device)
         if state and "optimizer" not in state:

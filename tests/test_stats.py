@@ -15,6 +15,7 @@ from lorasam_core.stats import (
     NEITHER,
     OPEN,
     as_text,
+    compared,
     judge,
     mean_interval,
     paired,
@@ -135,6 +136,24 @@ def test_a_verdict_states_what_seeds_alone_may_do():
     table = pd.concat([row(0.05, 0.02, 0.08, 1, 3), row(0.05, 0.02, 0.08, 1, 3).assign(rank=16)])
     assert verdict(table, 0.03, (16,))["seeds"].tolist() == pytest.approx([0.03 * (2 / 3) ** 0.5, 0.03 / 6**0.5])
     assert verdict(table)["seeds"].isna().all()
+
+
+def test_means_stand_beside_what_is_claimed_of_their_differences():
+    rng = np.random.default_rng(1)
+    base = rng.uniform(0.2, 0.8, 40)
+    table = scores(r4_0=list(base), r8_0=list(base + 0.05), r8_1=list(base + 0.07), r16_0=list(base + 0.001))
+    found = compared(table, "rank", 4, seeds=8, untrained=[4]).set_index("rank")
+    assert found["mean"].tolist() == pytest.approx([base.mean(), base.mean() + 0.06, base.mean() + 0.001])
+    assert found.loc[8, "mean, %"].startswith(f"{100 * (base.mean() + 0.06):.1f} [")
+    assert found["difference, points"].str[:4].tolist() == ["–", "+6.0", "+0.1"]
+    # two seeds 2 points apart: 12.7 * sqrt(2) * 1.4 points for two single runs, of which a mean of two has a half
+    limit = t.ppf(0.975, 1) * np.sqrt(2) * np.std([0.05, 0.07], ddof=1) / 2
+    assert limit > 0.06 and found["verdict"].tolist() == ["–", NEITHER, NEITHER]
+    assert compared(table, "rank", 4, seeds=4).set_index("rank").loc[8, "verdict"] == "higher"  # seeds are not known
+    alone = compared(table, "rank", 99, seeds=8)
+    assert alone[["difference, points", "verdict"]].eq("–").all(axis=None) and alone["mean"].tolist() == pytest.approx(
+        found["mean"].tolist()
+    )
 
 
 def test_a_table_is_shown_in_percent_by_its_mean_or_by_its_difference():

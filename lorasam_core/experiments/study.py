@@ -35,11 +35,6 @@ STUDY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def break_even(width: int = 768) -> int:
-    """The rank at which A and B together hold as many numbers as the width x width matrix that they update."""
-    return width // 2
-
-
 def width_of(model: str) -> int:
     """Channels of a model's image encoder; raises ValueError for an unknown model."""
     if model not in MODEL_WIDTHS:

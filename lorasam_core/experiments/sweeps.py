@@ -191,7 +191,10 @@ def run(
         print(f"old runs are in {aside}")
     _write_edition(folder, table, data, everything, taken)
     print(f"{folder}: {len(_unique(planned))} runs, {0 if fresh else len(done)} finished before")
-    failures = [_sentence(name, error) for name, error in _execute(planned, folder, workers, wandb, scheduler).items()]
+    failures = [
+        str(error) if isinstance(error, RunError) else f"the run {name} failed ({type(error).__name__}: {error})"
+        for name, error in _execute(planned, folder, workers, wandb, scheduler).items()
+    ]
     edition = read_edition(folder)
     if make_book and not failures and not edition.missing():
         try:
@@ -203,10 +206,6 @@ def run(
     if make_book:
         print(f"the book is not built: it lacks the runs {', '.join(edition.missing())}; call again without --only.")
     return failures
-
-
-def _sentence(name: str, error: Exception) -> str:
-    return str(error) if isinstance(error, RunError) else f"the run {name} failed ({type(error).__name__}: {error})"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -24,9 +24,8 @@ def build(
 ) -> Path:
     """Render an edition; returns the path of index.html, and prints it last.
 
-    source: the book's folder ("" is book/). Pages that are not current are executed from the records; no run
-    is done (page 09 trains a few steps on data of its own). Raises ValueError when a run is missing, and BookError when
-    a page fails or jupyter-book warns.
+    source: the book's folder ("" is book/). Pages that are not current are executed from the records; no run of the
+    edition is done. Raises ValueError when a run is missing, and BookError when a page fails or jupyter-book warns.
     """
     source = Path(source) if source else root() / "book"
     if missing := edition.missing():

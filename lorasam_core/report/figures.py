@@ -50,11 +50,6 @@ class Page:
                 f"this one, `{self.edition.name}`.*"
             )
 
-    def say(self, *sentences: str) -> None:
-        """Show computed sentences as one paragraph; nothing for none, or for empty ones."""
-        if text := " ".join(filter(None, sentences)):
-            show_markdown(text)
-
     def figure(
         self, figure: Any, name: str, caption: str, alt: str, runs: Runs = (), data: pd.DataFrame | None = None
     ) -> None:
@@ -65,7 +60,7 @@ class Page:
         if data is not None:
             files.append(path.with_suffix(".csv"))
             data.to_csv(files[-1], index=False)
-        ids = _ids(runs) or (list(data.attrs.get("runs", ())) if data is not None else [])
+        ids = _ids(runs)
         made_by = getattr(figure, "made_by", "matplotlib")
         self._record(path, "figure", caption, made_by, ids, files, alt)
         source, link = self._source(made_by, ids), "picture (PNG)" if data is None else "data (CSV)"
@@ -79,13 +74,11 @@ class Page:
     ) -> None:
         """Save and show a table with its caption; `data`, where given, is the table behind the text that is shown."""
         path = self._claim("tables", name, ".csv")
-        behind = table if data is None else data
-        behind.to_csv(path, index=False)
-        ids = _ids(runs) or list(behind.attrs.get("runs", ()))
-        made_by = behind.attrs.get("made_by", "pandas")
-        self._record(path, "table", caption, made_by, ids, [path])
+        (table if data is None else data).to_csv(path, index=False)
+        ids = _ids(runs)
+        self._record(path, "table", caption, "pandas", ids, [path])
         rows = table_markdown(table, caption, f"tab-{name}")
-        form = f"{rows}\n\n{self._source(made_by, ids)} {{download}}`data (CSV) <tables/{path.name}>`."
+        form = f"{rows}\n\n{self._source('pandas', ids)} {{download}}`data (CSV) <tables/{path.name}>`."
         show({"text/html": table.to_html(index=False, border=0), "text/plain": table.to_string(index=False)}, form)
         show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
 

@@ -104,45 +104,28 @@ def frozen_runs(edition: Edition) -> list[Record]:
 
 def main_table(edition: Edition) -> pd.DataFrame:
     """Frozen against adapted, a row a measure of HEADLINE: %, the paired gain on the same test images, the verdict."""
-    frozen, adapted = frozen_runs(edition), adapted_runs(edition)
-    sides = dict.fromkeys(run_ids(frozen), "frozen") | dict.fromkeys(run_ids(adapted), "adapted")
-    scores, rows = edition.scores[edition.scores["run"].isin(sides)], []
-    scores = scores.assign(side=scores["run"].map(sides))
+    sides = dict.fromkeys((r.run_id for r in frozen_runs(edition)), "frozen")
+    sides |= dict.fromkeys((r.run_id for r in adapted_runs(edition)), "adapted")
+    scores, rows = edition.scores.assign(side=edition.scores["run"].map(sides)).dropna(subset="side"), []
     for measure in HEADLINE:
         part = scores[scores["measure"] == measure]
-        if part["side"].nunique() < 2:
-            continue
-        means = stats.mean_interval(part, "side").set_index("side")
-        noise = stats.seed_noise(part[part["side"] == "adapted"])
-        gain = stats.verdict(stats.paired(part, "side", "frozen"), noise, untrained=["frozen"])
-        values = dict(zip(means.index, stats.as_text(means), strict=True))
-        change = {"gain, points": stats.as_text(gain, sign=True).iloc[0], "verdict": gain["verdict"].iloc[0]}
-        rows.append({"metric, %": MEASURES[measure], "frozen": values["frozen"], "adapted": values["adapted"]} | change)
+        if part["side"].nunique() == 2:
+            found = stats.compared(part, "side", "frozen", "adapted", ["frozen"]).set_index("side")
+            change = found.loc["adapted", ["difference, points", "verdict"]]
+            rows.append([MEASURES[measure], *found.loc[["frozen", "adapted"], "mean, %"], *change])
     return pd.DataFrame(rows, columns=["metric, %", "frozen", "adapted", "gain, points", "verdict"])
 
 
 def run_table(edition: Edition) -> pd.DataFrame:
-    """Every run of the edition: id, name, what it adapts, steps, seconds, images a second, peak memory."""
-    names: dict[str, list[str]] = {}
-    for experiment, rows in edition.experiments.items():
-        for row in rows:
-            names.setdefault(row["run_id"], []).append(f"{experiment}: {row['name']}")
-    rows = [
-        {
-            "run": r.run_id,
-            "in": "; ".join(names.get(r.run_id, [r.config.name])),
-            "steps": f"{r.metrics.get('steps') or 0:,}",
-            "seconds": f"{r.metrics.get('seconds') or 0:,.0f}",
-            "images a second": f"{r.metrics.get('images_per_s') or 0:.1f}",
-            "peak memory, MB": f"{r.metrics.get('peak_memory_mb') or 0:,.0f}",
-        }
-        for r in edition.records
-    ]
-    return pd.DataFrame(rows, columns=["run", "in", "steps", "seconds", "images a second", "peak memory, MB"])
-
-
-def run_ids(*groups: Iterable[Record]) -> list[str]:
-    return list(dict.fromkeys(r.run_id for runs in groups for r in runs))
+    """Every run of the edition: id, the experiments it stands in, steps, seconds, images a second, peak memory."""
+    listed = edition.runs.assign(place=edition.runs["experiment"] + ": " + edition.runs["name"])
+    places, metrics = listed.groupby("run")["place"].agg("; ".join), {r.run_id: r.metrics for r in edition.records}
+    table = pd.DataFrame({"run": list(metrics)})
+    table["in"] = table["run"].map(places)
+    columns = {"steps": "{:,.0f}", "seconds": "{:,.0f}", "images_per_s": "{:.1f}", "peak_memory_mb": "{:,.0f}"}
+    for column, form in columns.items():
+        table[column] = [form.format(values.get(column) or 0) for values in metrics.values()]
+    return table.rename(columns={"images_per_s": "images a second", "peak_memory_mb": "peak memory, MB"})
 
 
 def load_base(config: RunConfig, device: str = "cpu") -> Any:
@@ -226,7 +209,7 @@ def write_fragments(edition: Edition, out_dir: str | Path) -> list[Path]:
             shutil.copytree(output_folder(edition) / kind, out / kind, dirs_exist_ok=True)
     caption = f"Frozen and adapted `{main_config(edition).model}` on the test images. {INTERVALS}"
     table = table_markdown(main_table(edition), caption, "tab-landing")
-    landing = [_main_picture(out), table, "", findings(edition), _stand_in(edition), banner(edition)]
+    landing = [_main_picture(out), table, "", findings(edition), banner(edition)]
     runs = run_table(edition)
     (out / "tables").mkdir(exist_ok=True)
     runs.to_csv(out / "tables" / "edition-runs.csv", index=False)
@@ -272,16 +255,6 @@ def _main_picture(out: Path) -> str:
         source, alt = "/_static/overview.png", "Images, the masks of the frozen model, and the masks after adapting it."
         caption = "Generated particles, the masks of the frozen model, and those of the adapted one."
     return figure_markdown(source, "fig-landing", alt, caption) + "```\n"
-
-
-def _stand_in(edition: Edition) -> str:
-    """Which model the result is of, where it is not SAM itself."""
-    if (model := main_config(edition).model) not in ("lite", "vit_t"):
-        return ""
-    return (
-        f"This is shown on `{model}`, a compact stand-in for SAM that this project trained: "
-        "{doc}`what cannot be said of SAM </limits>`.\n"
-    )
 
 
 def _write(path: Path, lines: Iterable[str]) -> Path:

@@ -141,9 +141,8 @@ def execute_pages(
 ) -> tuple[list[Path], list[str]]:
     """Execute the pages that are not current; returns the files of those that are now, and a sentence a failed page.
 
-    A page whose runs are not all finished is not executed: no page does one of an edition (page 09
-    trains a few steps on data of its own). The notebook of a failed page stays as <name>.failed.ipynb; the others go
-    on.
+    A page whose runs are not all finished is not executed: no page does one of an edition. The
+    notebook of a failed page stays as <name>.failed.ipynb; the others go on.
     """
     folder = pages_folder(edition, runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -170,8 +169,8 @@ def execute_pages(
 def execute_page(page: Page, target: Path, key: str) -> Path:
     """Execute one notebook in a kernel of this Python, from the repository's root, and write it to `target` at once.
 
-    Its runs are read, never done (`LORASAM_RECORDS_ONLY`); what it shows beside them it may compute, and page 09 trains
-    a few steps. Raises what the kernel raised, as papermill wraps it.
+    Its runs are read, never done (`LORASAM_RECORDS_ONLY`); what it shows beside them it may compute, as the
+    lesson on training and `adapt` train a few steps. Raises what the kernel raised, as papermill wraps it.
     """
     import nbformat
     import papermill

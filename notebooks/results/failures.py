@@ -84,15 +84,11 @@ wrong["splits, of the particles"] = found["splits"] / found["true"]
 shares = wrong.sort_values(["filters", "model"], ascending=False).melt(keys, var_name="share")
 
 # %%
-rows = []
+rows, change = [], ["difference, points", "verdict"]
 for (share, filtered), part in shares.groupby(["share", "filters"], sort=False):
-    means = stats.mean_interval(part, "model")
-    row = {"share, %": share, "filters": filtered, **dict(zip(means["model"], stats.as_text(means)))}
-    if set(means["model"]) == {"frozen", "adapted"}:
-        noise = stats.seed_noise(part[part["model"] == "adapted"])
-        change = stats.verdict(stats.paired(part, "model", "frozen"), noise, untrained=["frozen"])
-        row |= {"difference, points": stats.as_text(change, sign=True)[0], "verdict": change["verdict"][0]}
-    rows.append(row)
+    models = stats.compared(part, "model", "frozen", "adapted", untrained=["frozen"]).set_index("model")
+    row = {"share, %": share, "filters": filtered, **models["mean, %"]}
+    rows.append(row | dict(models.reindex(["adapted"])[change].iloc[0]))
 if rows:
     caption = "What goes wrong on test images: shares in %, and what adapting changes."
     page.table(pd.DataFrame(rows, dtype=object).fillna("–"), "failures-errors", caption, found["run"])
@@ -239,13 +235,9 @@ columns = ["run", "model", "id", "group"]
 ratings = pd.DataFrame(rows, columns=None if rows else columns).melt(columns, var_name="rating").dropna()
 rows = []
 for rating, part in ratings.groupby("rating", sort=False):
-    means = stats.mean_interval(part, "model")
-    row = {"mean over images, %": rating, **dict(zip(means["model"], stats.as_text(means)))}
-    if set(means["model"]) == {"frozen", "adapted"}:
-        noise = stats.seed_noise(part[part["model"] == "adapted"])
-        change = stats.verdict(stats.paired(part, "model", "frozen"), noise, untrained=["frozen"])
-        row |= {"difference, points": stats.as_text(change, sign=True)[0], "verdict": change["verdict"][0]}
-    rows.append(row)
+    models = stats.compared(part, "model", "frozen", "adapted", untrained=["frozen"]).set_index("model")
+    row = {"mean over images, %": rating, **models["mean, %"]}
+    rows.append(row | dict(models.reindex(["adapted"])[change].iloc[0]))
 if rows:
     rows.append({"mean over images, %": "expected calibration error, of all masks", **(100 * off).map("{:.1f}".format)})
     caption = "How far the ratings are off, and how well they order the masks of an image."
@@ -312,13 +304,10 @@ if rows:
 rows = []
 tested = scores[scores["measure"].isin(["f1", "ap50"])].sort_values("measure", ascending=False, kind="stable")
 for (measure, model), part in tested.groupby(["measure", "model"], sort=False):
-    noise = stats.seed_noise(part[part["filters"] == "own"])  # of one run, the frozen model's, there is none
-    means, change = stats.mean_interval(part, "filters"), stats.verdict(stats.paired(part, "filters", "own"), noise)
+    found = stats.compared(part, "filters", "own", "own")  # of one run, the frozen model's, there is no seed noise
     passed = scores[(scores["measure"] == "n_pred") & (scores["model"] == model)].groupby("filters")["value"].mean()
-    rows.append(pd.DataFrame({
-        "test metric": {"f1": "F1", "ap50": "AP50"}[measure], "model": model, "filters": means["filters"],
-        "masks an image": means["filters"].map(passed).map("{:.1f}".format), "mean, %": stats.as_text(means),
-    }).merge(change.assign(**{"difference, points": stats.as_text(change, sign=True)}), how="left"))  # fmt: skip
+    found["masks an image"] = found["filters"].map(passed).map("{:.1f}".format)
+    rows.append(found.assign(model=model, **{"test metric": {"f1": "F1", "ap50": "AP50"}[measure]}))
 
 # %%
 if rows:

@@ -126,10 +126,7 @@ page.table(shown[["measure", *columns]].rename(columns=names), "rivals-instances
 # %%
 compared = differences[differences["experiment"] == "rivals"]
 compared = compared[compared["measure"] != "IoU from one point"]
-caption = (
-    "Paired differences to LoRA with 95 % intervals over groups. Grey: what other seeds may do in 19 of 20 cases; "
-    "hollow: no detectable difference."
-)
+caption = f"Paired differences to LoRA with 95 % intervals over groups. {charts.KEY}"
 alt = "For each method a point with an interval on an axis of differences to LoRA, in a panel for each metric."
 if len(compared):
     figure = charts.difference_chart(compared, "configuration")
@@ -182,10 +179,7 @@ page.table(shown, "where", caption, where["run"], places)
 
 # %%
 compared = differences[differences["experiment"] == "where"]
-caption = (
-    "Paired differences to the main configuration with 95 % intervals over groups. Grey: what other seeds may do in 19 "
-    "of 20 cases; hollow: no detectable difference."
-)
+caption = f"Paired differences to the main configuration with 95 % intervals over groups. {charts.KEY}"
 alt = "For each place of the adapter a point with an interval on an axis of differences, in three panels."
 if len(compared):
     figure = charts.difference_chart(compared, "configuration")

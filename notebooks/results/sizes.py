@@ -97,12 +97,8 @@ rows, untrained = [], ["frozen", *divided.loc[divided["method"] == "watershed", 
 within = (errors["D50"].abs() <= 0.1).astype(float).rename("value").reset_index()
 for filters, part in within.groupby("filters", sort=False):
     base = "frozen" if "frozen" in set(part["model"]) else part["model"].iloc[0]
-    noise = stats.seed_noise(part[part["model"] == "adapted"])
-    change = stats.verdict(stats.paired(part, "model", base), noise, untrained)
-    change["difference, points"] = stats.as_text(change, sign=True)
-    means = stats.mean_interval(part, "model").assign(filters=filters)
-    means["D50 within 10 %, % of the images"] = stats.as_text(means)
-    rows.append(means.merge(change[["model", "difference, points", "verdict"]], how="left"))
+    shares = stats.compared(part, "model", base, "adapted", untrained).assign(filters=filters)
+    rows.append(shares.rename(columns={"mean, %": "D50 within 10 %, % of the images"}))
 columns = ["filters", "model", "D50 within 10 %, % of the images", "difference, points", "verdict", "images"]
 if rows:
     caption = "Test images whose D50 is within 10 % of the labels', and the paired difference to the frozen model."
@@ -121,13 +117,9 @@ tall = errors.reset_index().melt(keys, var_name="figure").dropna()
 for (filters, figure), part in tall.groupby(["filters", "figure"], sort=False):
     size = part.assign(value=part["value"].abs())
     base = "frozen" if "frozen" in set(part["model"]) else part["model"].iloc[0]
-    noise = stats.seed_noise(size[size["model"] == "adapted"])
-    change = stats.verdict(stats.paired(size, "model", base), noise, untrained)
-    change["difference, points"] = stats.as_text(change, sign=True)
-    means = stats.mean_interval(size, "model").assign(figure=figure)
+    means = stats.compared(size, "model", base, "adapted", untrained).assign(figure=figure)
     means["mean error, %"] = stats.as_text(stats.mean_interval(part, "model"), sign=True)
-    means["mean absolute error, %"] = stats.as_text(means)
-    tables[filters].append(means.merge(change[["model", "difference, points", "verdict"]], how="left"))
+    tables[filters].append(means.rename(columns={"mean, %": "mean absolute error, %"}))
 
 # %%
 columns = ["figure", "model", "mean absolute error, %", "difference, points", "verdict", "mean error, %", "images"]

@@ -142,10 +142,7 @@ page.table(shown, "main", caption, runs["run"], differences.reset_index())
 
 # %%
 change = differences.reset_index().assign(panel="adapted - frozen")
-caption = (
-    "Paired differences with 95 % intervals over groups. Grey: what other seeds may do in 19 of 20 cases; hollow: no "
-    "detectable difference."
-)
+caption = f"Paired differences with 95 % intervals over groups. {charts.KEY}"
 alt = "For each metric a point with an interval on an axis of differences from frozen to adapted."
 figure = charts.difference_chart(change, "metric", "panel")
 page.figure(figure, "main-metrics", caption, alt, runs["run"], change)
@@ -197,11 +194,10 @@ longer = kept.scores[kept.scores["measure"].isin(judged)].merge(both, on="run")
 rows = []
 for measure in judged if longer["experiment"].nunique() == 2 else ():
     part = longer[longer["measure"] == measure]
-    noise = stats.seed_noise(part[part["experiment"] == "main"])
-    compared = stats.verdict(stats.paired(part, "experiment", "main"), noise)
-    texts = stats.as_text(stats.mean_interval(part, "experiment").set_index("experiment"))
-    row = {"metric": labels[measure], "main, %": texts["main"], "more steps, %": texts["longer"]}
-    rows.append(row | {"difference, points": stats.as_text(compared, sign=True)[0], "verdict": compared["verdict"][0]})
+    found = stats.compared(part, "experiment", "main", "main").set_index("experiment")
+    row = {"metric": labels[measure], "main, %": found.loc["main", "mean, %"]}
+    row["more steps, %"] = found.loc["longer", "mean, %"]
+    rows.append(row | dict(found.loc["longer", ["difference, points", "verdict"]]))
 if rows:
     caption = "The main configuration and one run with more steps: means with 95 % intervals over groups."
     page.table(pd.DataFrame(rows), "longer", caption, both["run"])

@@ -93,8 +93,9 @@ if unlabelled and not files:
 # %%
 samples = load_dataset(source)
 parts = {part: samples.subset(part) for part in ("train", "val", "test")}
-counts = [f"{len(s)} images of {len(set(s.groups.values()))} groups in {part}" for part, s in parts.items()]
-page.say(f"{', '.join(counts)}.", *samples.notes)
+for note in samples.notes:
+    print(note)
+pd.DataFrame({part: {"images": len(s), "groups": len(set(s.groups.values()))} for part, s in parts.items()})
 
 # %%
 caption = "Images of the folder."
@@ -257,9 +258,10 @@ import shutil
 shutil.copyfile(adapted.adapter, out / "adapter.safetensors")
 (out / "thresholds.json").write_text(json.dumps(chosen))
 kept = [out / "adapter.safetensors", out / "thresholds.json", out / "sizes.csv", out / "masks"]
-size = kept[0].stat().st_size / 1e6
 written = [str(path.relative_to(root()) if path.is_relative_to(root()) else path) for path in kept]
-page.say(f"Written: `{'`, `'.join(written)}`. The adapter is {size:.1f} MB.")
+pd.DataFrame(
+    {"written": written, "MB": [f"{path.stat().st_size / 1e6:.1f}" if path.is_file() else "" for path in kept]}
+)
 
 # %% [markdown]
 # The adapter holds A and B alone and names the base that it belongs to. To use it elsewhere:

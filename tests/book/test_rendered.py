@@ -102,6 +102,7 @@ def test_the_landing_page_begins_with_the_result(soups: dict[str, BeautifulSoup]
     soup = soups["index.html"]
     names = [tag.name for tag in soup.select("article img, article table, article h2")]
     assert names[:2] == ["img", "table"]
+    assert "compact stand-ins for SAM" in soup.get_text(" ", strip=True)
 
 
 def test_every_figure_and_table_links_to_its_notebook_function_and_runs(

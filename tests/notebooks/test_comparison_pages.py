@@ -64,6 +64,15 @@ def link(experiments, folder, target):
         (target / run_id).symlink_to(folder / run_id)
 
 
+def some(share, folder, target):
+    """An edition in `target` with the main runs and a share of those of every other experiment: (its lists, it)."""
+    lists = json.loads((folder / "lists.json").read_text())
+    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
+    kept |= {"main": lists["main"]}
+    link(kept, folder, target)
+    return kept, write_edition(target, kept, **INFO)
+
+
 def made(folder):
     """Names of the figures and tables in an edition's folder, each with the runs that its provenance names."""
     records = [*folder.glob("figures/*.json"), *folder.glob("tables/*.json")]
@@ -72,11 +81,7 @@ def made(folder):
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
 def test_the_rank_page_shows_what_there_is(share, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
-    kept |= {"main": lists["main"]}
-    link(kept, folder, tmp_path)
-    edition = write_edition(tmp_path, kept, **INFO)
+    kept, edition = some(share, folder, tmp_path)
     execute("rank", tmp_path, monkeypatch)
     found, ids = made(tmp_path), {r.run_id for r in edition.records}
     assert {("tables", "rank"), ("figures", "rank-dice")} <= found.keys()
@@ -92,11 +97,7 @@ def test_the_rank_page_shows_what_there_is(share, folder, tmp_path, monkeypatch)
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
 @pytest.mark.parametrize("stem", ["learning_rate", "batch_size"])
 def test_a_sweeps_page_shows_what_there_is(stem, share, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
-    kept |= {"main": lists["main"]}
-    link(kept, folder, tmp_path)
-    edition = write_edition(tmp_path, kept, **INFO)
+    kept, edition = some(share, folder, tmp_path)
     execute(stem, tmp_path, monkeypatch)
     name = stem.replace("_", "-")
     assert {("tables", name), ("figures", f"{name}-dice")} <= made(tmp_path).keys()
@@ -143,11 +144,7 @@ def test_the_training_page_shows_what_there_is(share, folder, tmp_path, monkeypa
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
 def test_the_page_of_rivals_shows_what_there_is(share, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
-    kept |= {"main": lists["main"]}
-    link(kept, folder, tmp_path)
-    edition = write_edition(tmp_path, kept, **INFO)
+    kept, edition = some(share, folder, tmp_path)
     execute("rivals", tmp_path, monkeypatch)
     found, ids = made(tmp_path), {r.run_id for r in edition.records}
     tables = {
@@ -177,11 +174,7 @@ def test_the_page_of_rivals_shows_what_there_is(share, folder, tmp_path, monkeyp
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0], ids=["every run", "some", "none"])
 def test_the_page_of_labels_shows_what_there_is(share, folder, tmp_path, monkeypatch):
-    lists = json.loads((folder / "lists.json").read_text())
-    kept = {key: dict(list(runs.items())[: round(share * len(runs))]) for key, runs in lists.items()}
-    kept |= {"main": lists["main"]}
-    link(kept, folder, tmp_path)
-    edition = write_edition(tmp_path, kept, **INFO)
+    kept, edition = some(share, folder, tmp_path)
     execute("labels", tmp_path, monkeypatch)
     assert {("tables", "labels"), ("tables", "labels-compared"), ("tables", "transfer")} <= made(tmp_path).keys()
     main = [r for r in edition.experiment("main") if r.config.method == "lora"]

@@ -77,7 +77,7 @@ def test_figures_are_followed_by_words(stem):
         if cell.cell_type == "code" and "page.figure(" in cell.source:
             assert words, cell.source
             words = False
-        words = words or cell.cell_type == "markdown" or "page.say(" in cell.source
+        words = words or cell.cell_type == "markdown"
 
 
 @pytest.mark.parametrize("stem", CELLS)

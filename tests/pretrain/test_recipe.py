@@ -392,6 +392,7 @@ def test_weights_without_a_state_are_taken_up_where_their_card_ends(tmp_path):
     longer = (replace(SHORT[0], steps=5), SHORT[1])
     again = trained(tmp_path / "second", longer, begin=file)
     rows = history(tmp_path / "second")
+    assert json.loads((tmp_path / "second" / recipe.TAKEN_UP).read_text()) == {"phases": phases}
     assert rows["step"].tolist() == [1, 2, 3, 4, 5] and state_of(tmp_path / "second")["done"] == [5, 1]
     assert rows["learning_rate"].iloc[3] == pytest.approx(learning_rate(6, 3)(3))
     assert learning_rate(13_200, 1_100)(1_100) == pytest.approx(PEAK / WARMUP)  # a warm-up of its own
