@@ -41,30 +41,6 @@ def predict_foreground(sam: Sam, image: np.ndarray, *, autocast: Autocast = null
         return _foreground(predictor)
 
 
-def evaluate_predictor(sam: Sam, samples: Iterable[Sample], **options: Any) -> pd.DataFrame:
-    """The predictor's foreground against the union of the true instances.
-
-    Columns id, group, dice, iou, accuracy; one row an image. Options and errors as in `evaluate`.
-    """
-    return evaluate(sam, samples, ("predictor",), **options)["predictor"]
-
-
-def evaluate_prompted(
-    sam: Sam, samples: Iterable[Sample], prompt: str = "point", k: int = 8, seed: int = 0, **options: Any
-) -> pd.DataFrame:
-    """Masks of up to k instances an image, each prompted by a point (three masks) or its jittered or tight box (one).
-
-    Columns id, group, n (instances prompted) and means over them: iou_best, the IoU of the best of the returned
-    masks; iou_rated, that of the mask which the model rates best; iou_error, the mean of |predicted - true IoU| over
-    all returned masks. Instances and prompts depend on seed and the image's id alone; the instances are the same for
-    every prompt. An image without instances has n = 0 and NaN. Raises ValueError for another prompt; options and
-    errors as in `evaluate`.
-    """
-    if prompt not in PROMPTS:
-        raise ValueError(f"prompt is {prompt!r}; choose {', '.join(PROMPTS)}.")
-    return evaluate(sam, samples, (prompt,), k=k, seed=seed, **options)[prompt]
-
-
 def evaluate_generator(
     sam: Sam, samples: Iterable[Sample], settings: Mapping[str, Any] | None = None, **options: Any
 ) -> pd.DataFrame:
@@ -89,10 +65,12 @@ def evaluate(
 ) -> dict[str, pd.DataFrame]:
     """Several evaluators over one pass of the data: {evaluator: one row an image}.
 
-    evaluators: any of predictor, PROMPTS, generator; all but the last share one embedding of the image. settings:
-    the mask generator's, QUICK_SETTINGS by default. k, seed: instances an image for PROMPTS, and their draw.
-    autocast: makes the context under which the image encoder runs. The model's training mode is restored. details:
-    gets the generator's `annotation_rows` under "annotations" and `particle_rows` under "particles".
+    evaluators: any of predictor, PROMPTS, generator; all but the last share one embedding of the image. Columns: id,
+    group, and of the predictor's foreground against the union of the true instances dice, iou and accuracy; of prompts
+    those of `score_instances`; of the generator those of `score_annotations`. settings: the mask generator's,
+    QUICK_SETTINGS by default. k, seed: instances an image for PROMPTS, and their draw. autocast: makes the context
+    under which the image encoder runs. The model's training mode is restored. details: gets the generator's
+    `annotation_rows` under "annotations" and `particle_rows` under "particles".
     Raises ValueError for an unknown evaluator, a wrong setting, or no image.
     """
     samples = samples if isinstance(samples, Sequence) else list(samples)
@@ -134,18 +112,10 @@ def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarr
     masks = [annotation["segmentation"] for annotation in annotations]
     scores = [annotation["predicted_iou"] for annotation in annotations]
     painted = metrics.paint(masks, scores, (labels.shape[0], labels.shape[1]))
-    merges, splits = metrics.merges_and_splits(painted, labels)
-    return {
-        "dice": metrics.dice(painted, labels),
-        "iou": metrics.iou(painted, labels),
+    return score_labels(painted, labels) | {
         "ap50": metrics.average_precision(masks, scores, labels),
         "ap": metrics.average_precision(masks, scores, labels, metrics.COCO_THRESHOLDS),
-        "f1": metrics.f1(painted, labels),
-        "pq": metrics.panoptic_quality(painted, labels),
-        "merges": merges,
-        "splits": splits,
         "n_pred": len(masks),
-        "n_true": int(np.count_nonzero(np.unique(labels))),
     }
 
 

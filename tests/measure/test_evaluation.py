@@ -21,6 +21,10 @@ from lorasam_core.training import prompts
 EVERY_MASK = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 
 
+def answers(sam: Sam, samples: list[Sample], prompt: str = "point", **options: int) -> pd.DataFrame:
+    return evaluation.evaluate(sam, samples, (prompt,), **options)[prompt]
+
+
 @pytest.fixture(scope="module")
 def sam() -> Sam:
     """A SAM of 64 pixels, two blocks of width 32, whose random masks vary with the image."""
@@ -63,7 +67,7 @@ def original(sam: Sam, item: Sample) -> SamPredictor:
 
 
 def test_predictor_rows_are_those_of_the_whole_image_box(sam: Sam, samples: list[Sample]) -> None:
-    rows = evaluation.evaluate_predictor(sam, samples)
+    rows = evaluation.evaluate(sam, samples, ("predictor",))["predictor"]
     assert list(rows.columns) == ["id", "group", "dice", "iou", "accuracy"]
     assert list(rows["id"]) == ["image0", "image1", "image2"]
     assert list(rows["group"]) == ["specimen0", "specimen0", "specimen1"]
@@ -83,7 +87,7 @@ def test_predictor_rows_are_those_of_the_whole_image_box(sam: Sam, samples: list
 
 @pytest.mark.parametrize("prompt", ["point", "box"])
 def test_prompted_rows_are_those_of_prompts_one_by_one(sam: Sam, samples: list[Sample], prompt: str) -> None:
-    rows = evaluation.evaluate_prompted(sam, samples, prompt, k=4, seed=5)
+    rows = answers(sam, samples, prompt, k=4, seed=5)
     assert list(rows.columns) == ["id", "group", "n", "iou_best", "iou_rated", "iou_error"]
     for item, row in zip(samples, rows.itertuples()):
         rng = np.random.default_rng([5, zlib.crc32(item.id.encode())])
@@ -110,19 +114,17 @@ def test_prompted_by_hand(sam: Sam, monkeypatch: pytest.MonkeyPatch) -> None:
     masks[0, 0, :8, :8] = True  # IoU 1
     masks[0, 1, :8, :4] = True  # IoU 1/2
     monkeypatch.setattr(prompted, "_prompt_points", lambda *_: (masks, np.array([[0.2, 0.9, 0.1]])))
-    row = evaluation.evaluate_prompted(sam, [Sample(np.zeros((32, 32), np.uint8), labels, "a", "g")]).iloc[0]
+    row = answers(sam, [Sample(np.zeros((32, 32), np.uint8), labels, "a", "g")]).iloc[0]
     assert (row["n"], row["iou_best"], row["iou_rated"]) == (1, 1, 0.5)
     assert row["iou_error"] == pytest.approx((0.8 + 0.4 + 0.1) / 3)
 
 
 def test_prompts_depend_on_the_seed_and_the_image_alone(sam: Sam, samples: list[Sample]) -> None:
-    everything = evaluation.evaluate_prompted(sam, samples)
-    last = evaluation.evaluate_prompted(sam, samples[2:])
+    everything = answers(sam, samples)
+    last = answers(sam, samples[2:])
     pd.testing.assert_frame_equal(everything[2:].reset_index(drop=True), last)
-    assert not evaluation.evaluate_prompted(sam, samples, seed=1).equals(everything)
-    pd.testing.assert_frame_equal(
-        evaluation.evaluate_prompted(sam, samples[::-1])[::-1].reset_index(drop=True), everything
-    )
+    assert not answers(sam, samples, seed=1).equals(everything)
+    pd.testing.assert_frame_equal(answers(sam, samples[::-1])[::-1].reset_index(drop=True), everything)
 
 
 def test_an_image_without_instances(sam: Sam) -> None:
@@ -184,9 +186,9 @@ def test_one_pass_gives_what_each_gives_alone_and_encodes_an_image_once(sam: Sam
     hook.remove()
     assert len(encoded) == len(samples)
     assert list(together) == ["predictor", "point", "box"]
-    pd.testing.assert_frame_equal(together["predictor"], evaluation.evaluate_predictor(sam, samples))
+    pd.testing.assert_frame_equal(together["predictor"], evaluation.evaluate(sam, samples, ("predictor",))["predictor"])
     for prompt in ("point", "box"):
-        pd.testing.assert_frame_equal(together[prompt], evaluation.evaluate_prompted(sam, samples, prompt, k=3))
+        pd.testing.assert_frame_equal(together[prompt], answers(sam, samples, prompt, k=3))
 
 
 def test_any_iterable_and_autocast(sam: Sam, samples: list[Sample]) -> None:
@@ -211,9 +213,9 @@ def test_the_model_keeps_its_mode_and_gets_no_gradient(sam: Sam, samples: list[S
 
 def test_bad_input(sam: Sam, samples: list[Sample]) -> None:
     with pytest.raises(ValueError, match="no image"):
-        evaluation.evaluate_predictor(sam, [])
-    with pytest.raises(ValueError, match="choose point, box, exact_box"):
-        evaluation.evaluate_prompted(sam, samples, "text")
+        evaluation.evaluate(sam, [], ("predictor",))
+    with pytest.raises(ValueError, match=r"'text' is no evaluator; .* predictor, point, box, exact_box, generator"):
+        evaluation.evaluate(sam, samples, ("text",))
     with pytest.raises(ValueError, match="'generators' is no evaluator"):
         evaluation.evaluate(sam, samples, ("generators",))
     with pytest.raises(ValueError, match="points_per_side"):

@@ -36,7 +36,7 @@ def item() -> Sample:
 
 
 def test_exact_box_rows_are_those_of_tight_boxes_one_by_one(sam: Sam, item: Sample) -> None:
-    row = evaluation.evaluate_prompted(sam, [item], "exact_box", k=4, seed=5).iloc[0]
+    row = evaluation.evaluate(sam, [item], ("exact_box",), k=4, seed=5)["exact_box"].iloc[0]
     ids = prompts.choose_instances(item.labels, 4, np.random.default_rng([5, zlib.crc32(item.id.encode())]))
     tight = {p.label: p.bbox for p in regionprops(item.labels)}  # rows before columns, the last pixel not included
     predictor, expected = SamPredictor(sam), []
