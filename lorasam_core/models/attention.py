@@ -7,6 +7,9 @@ with no matrix of logits in memory:
   onehot(column)], so PyTorch's fused attention kernels apply with no mask.
 - On a CPU longer vectors mean as much more arithmetic. There the queries are taken a few rows of the grid at a time, so
   that logits and bias stay in the cache; the backward pass makes them again.
+
+Few tokens go segment-anything's way on a CPU: with positions as long as their logits stay in the cache, without
+positions where gradients are wanted and torch's fused backward pass would take longer.
 """
 
 from __future__ import annotations

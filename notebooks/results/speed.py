@@ -13,12 +13,13 @@
 # %% [markdown]
 # # Fast, with the same answers
 #
-# Encoding images, training adapters and generating masks is what this project does most. Two things are to make each of
-# them take less time than with segment-anything's own code: rearranging sums, which changes nothing but rounding, and
-# bf16 in the encoder, which rounds more. The tables state the two apart where both were measured. On a CPU, attention
-# over few tokens, as all of the compact model's is, goes segment-anything's way, so that the first does nothing for its
-# encoder there. This page derives the rearrangements, times both sides by turns, and compares what they returned.
-# `nox -s bench` measures it again on your machine, and the book then shows your numbers.
+# Encoding images, training adapters and generating masks is what this project does most. Two things are to make each
+# of them take less time than with segment-anything's own code: rearranging sums, which changes nothing but rounding,
+# and bf16 in the encoder, which rounds more. The tables state the two apart where both were measured. On a CPU,
+# attention over few tokens with relative positions goes segment-anything's way. The compact model has no positions to
+# add: it takes torch's fused kernel, but segment-anything's way in training, for windows of up to 64 tokens. This
+# page derives the rearrangements, times both sides by turns, and compares what they returned. `nox -s bench` measures
+# it again on your machine, and the book then shows your numbers.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # table of runs in notebooks/profiles: smoke, quick, emps or study
@@ -106,7 +107,7 @@ with torch.no_grad():
 
 # %%
 print(f"relative difference to segment-anything: chunks {chunks:.0e}, longer vectors {vectors:.0e}")
-print(f"on a CPU up to {attention.FEW_TOKENS:,} tokens go segment-anything's way")
+print(f"on a CPU up to {attention.FEW_TOKENS:,} tokens with relative positions go segment-anything's way")
 
 # %%
 of = bench["group"] == "encoder"
