@@ -79,6 +79,10 @@ def _own(workers: int) -> Iterator[Any]:
     settings = {
         "distributed.nanny.pre-spawn-environ": {},  # theirs is that of this process
         "distributed.scheduler.worker-saturation": 1.0,  # no task waits at a worker, and suffers when it dies
+        # one that dies is started again in its place, which takes a while on a busy machine; closed meanwhile, its
+        # start and its end have waited for one another forever
+        "distributed.deploy.lost-worker-timeout": "2 minutes",
+        "distributed.scheduler.no-workers-timeout": "10 minutes",  # a task without a worker fails, and nothing hangs
         "distributed.worker.daemon": False,  # a run may have processes that load its data
     }
     # torch and tqdm read the variables when they are imported
