@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lorasam_core.data import emps
-from lorasam_core.data.folders import list_folder
+from lorasam_core.data.folders import few, list_folder
 from lorasam_core.data.readers import Record, read_record
 from lorasam_core.data.sample import DataError, Sample, labels_from_mask
 from lorasam_core.data.sets import SampleSet
@@ -23,7 +23,16 @@ SYNTHETIC_IMAGES = 120
 FEWEST_SPECIMENS = 10  # of a small generated set, so that it can be split by specimen
 
 
-def load_dataset(source: str | Path, split: str | None = None, seed: int = 0, limit: int | None = None) -> SampleSet:
+def load_dataset(
+    source: str | Path,
+    split: str | None = None,
+    seed: int = 0,
+    limit: int | None = None,
+    *,
+    mask: str = "auto",
+    ignore: int | None = None,
+    page: int | None = None,
+) -> SampleSet:
     """A data set, read through once and checked, split 7:2:1 by group.
 
     source: "synthetic" (generated micrographs, 120 in 40 specimens); "emps" (the folder emps/ in $LORASAM_DATA, else
@@ -33,6 +42,7 @@ def load_dataset(source: str | Path, split: str | None = None, seed: int = 0, li
     seed: of the split, and of the generated images.
     limit: at most this many images in all, taken before the split: one of each group in turn (EMPS: its official test
         set is thinned in proportion); for generated images their number.
+    mask, ignore, page: how the files of a folder are read, as `read_labels` says; EMPS is read as it is.
 
     Raises DataError, one sentence that names file and remedy, for data that cannot be used, and ValueError for an
     unknown part or a limit below 1.
@@ -46,7 +56,11 @@ def load_dataset(source: str | Path, split: str | None = None, seed: int = 0, li
         whole = _synthetic(seed, SYNTHETIC_IMAGES if limit is None else limit)
     else:
         folder = emps.find_emps() if name == "emps" else _find_folder(name)
-        whole = (_emps if name == "emps" or emps.is_emps_layout(folder) else _folder)(folder, name, seed, limit)
+        if name == "emps" or emps.is_emps_layout(folder):
+            whole = _emps(folder, name, seed, limit)
+        else:
+            records, notes = list_folder(folder, mask=mask, ignore=ignore, page=page)
+            whole = _folder(folder, name, seed, limit, records, notes)
     return whole if split is None else whole.subset(split)
 
 
@@ -78,31 +92,47 @@ def _emps(folder: Path, source: str, seed: int, limit: int | None) -> SampleSet:
         groups = {i: g for i, g in groups.items() if i in chosen}
     split = emps.split_emps(groups, official_test, seed)
     name = "emps" if source == "emps" else folder.resolve().name  # not that of a folder in the cache
-    whole = SampleSet(name, source, groups, _reader(records), split).check()
+    whole = SampleSet(name, source, groups, _Reader(records), split).check()
     complete = source == "emps" and len(groups) == len(records)
     if complete and emps.content_sha256(records, official_test, whole.digests()) != emps.CONTENT_SHA256:
         whole.add_note(f"{folder} differs from EMPS at {emps.COMMIT[:7]}.")
     return whole
 
 
-def _folder(folder: Path, source: str, seed: int, limit: int | None) -> SampleSet:
-    records, notes = list_folder(folder)
+def _folder(
+    folder: Path, source: str, seed: int, limit: int | None, records: list[Record], notes: list[str]
+) -> SampleSet:
     groups = {r.id: r.group for r in records}
     if limit is not None and limit < len(groups):
         groups = {i: groups[i] for i in thin(groups, limit, seed)}
     try:
         split = split_by_group(groups, seed=seed)
     except DataError as error:
-        raise DataError(f"{folder}: {error}") from error
-    return SampleSet(folder.resolve().name, source, groups, _reader(records), split, notes).check()
+        remedy = str(error).removesuffix(".")
+        raise DataError(f"{folder}: {remedy}, or run `lorasam adapt` with --validation FOLDER.") from error
+    reader = _Reader(records)
+    whole = SampleSet(folder.resolve().name, source, groups, reader, split, notes).check()
+    if len(reader.empty) == len(whole):
+        raise DataError(f"{folder} has no particle in any of its masks; label some, in one image at least.")
+    if reader.empty:
+        whole.add_note(
+            f"In {len(reader.empty)} of {len(whole)} images no particle is labelled: {few(sorted(reader.empty))}."
+        )
+    return whole
 
 
-def _reader(records: list[Record]) -> partial[tuple[Sample, bool]]:
-    return partial(_read, {r.id: r for r in records})
+class _Reader:
+    """Reads samples by id from their files. empty: ids of those in which no particle is labelled."""
 
+    def __init__(self, records: list[Record]) -> None:
+        self.records = {r.id: r for r in records}
+        self.empty: set[str] = set()
 
-def _read(records: dict[str, Record], i: str) -> tuple[Sample, bool]:
-    return read_record(records[i])
+    def __call__(self, i: str) -> tuple[Sample, bool]:
+        sample, binary = read_record(self.records[i])
+        if not sample.labels.any():
+            self.empty.add(i)
+        return sample, binary
 
 
 def _find_folder(name: str) -> Path:

@@ -11,9 +11,9 @@ import torch
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
+from lorasam_core.data.readers import MIN_SIDE
 
-MIN_SIDE = 16  # pixels
+Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
 
 def as_rgb(image: np.ndarray, min_side: int = MIN_SIDE) -> np.ndarray:

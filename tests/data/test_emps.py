@@ -25,9 +25,9 @@ def write_emps(folder, colour=False):
     for place in ("images", "segmaps"):
         (folder / place).mkdir(parents=True)
     for i in (*TRAIN, *TEST):
-        image = rng.integers(0, 256, (10, 12), np.uint8)
+        image = rng.integers(0, 256, (16, 18), np.uint8)
         Image.fromarray(np.repeat(image[..., None], 3, 2) if colour else image).save(folder / "images" / f"{i}.png")
-        ids = np.zeros((10, 12), np.uint16)
+        ids = np.zeros((16, 18), np.uint16)
         ids[2:5, 2:5] = ids[7:9, 2:5] = 1  # one particle in two pieces
         Image.fromarray(ids).save(folder / "segmaps" / f"{i}.png")
     (folder / "train.csv").write_text("\n".join(TRAIN) + "\n")

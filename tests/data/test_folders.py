@@ -1,12 +1,14 @@
 """Folders of micrographs: what is listed, and what is refused before any work."""
 
+import unicodedata
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
 from lorasam_core.data import load_dataset
-from lorasam_core.data.folders import list_folder
+from lorasam_core.data.folders import list_folder, list_images
 from lorasam_core.data.sample import DataError
 
 IDS = np.zeros((24, 32), np.uint16)
@@ -46,7 +48,13 @@ def test_other_files_do_not_matter(folder):
     (folder / "images" / "._p0.png").write_text("x")
     save(folder / "labels" / "unused.png", IDS)
     data = load_dataset(folder)
-    assert len(data) == 4 and data.notes == ["1 masks in labels/ have no image and are left out."]
+    assert len(data) == 4 and data.notes == ["Left out, for their images are missing: unused.png in labels/."]
+    for k in range(9):
+        save(folder / "labels" / f"unused{k}.png", IDS)
+    save(folder / "images" / "p0_mask.png", IDS)
+    missing, beside = load_dataset(folder).notes
+    assert missing.endswith("unused.png, unused0.png, unused1.png and 7 more in labels/.")
+    assert beside == "Left out, as labels of other images: p0_mask.png."
 
 
 def test_binary_masks_are_noted(folder):
@@ -70,6 +78,97 @@ def test_groups_and_pixel_sizes(folder):
     (folder / "pixel_size.csv").unlink()
     (folder / "groups.csv").write_text("id,group,pixel_size\n" + "".join(f"p{k},g{k},{k + 1}\n" for k in range(4)))
     assert [s.pixel_size for s in load_dataset(folder)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("mark", "point"), [(";", ","), (";", "."), ("\t", ","), (",", ".")])
+def test_tables_as_spreadsheets_write_them(folder, mark, point):
+    rows = [("id", "pixel_size"), ("p0", "2.5"), ("p1", "1e1"), ("p2", " 0.75 "), ("p3", "")]
+    text = "\n".join(mark.join(row).replace(".", point) for row in rows)
+    (folder / "pixel_size.csv").write_text(text, encoding="utf-8-sig")
+    assert [s.pixel_size for s in load_dataset(folder)] == [2.5, 10, 0.75, None]
+
+
+def test_names_are_one_however_their_letters_are_stored(folder):
+    composed, parts = (unicodedata.normalize(form, "Körner") for form in ("NFC", "NFD"))
+    for place in ("images", "labels"):
+        next((folder / place).glob("p0.*")).rename(folder / place / f"{composed if place == 'images' else parts}.png")
+    (folder / "groups.csv").write_text(f"id,group\n{parts},a\np1,b\np2,c\np3,d\n")
+    (folder / "pixel_size.csv").write_text(f"id,pixel_size\n{parts}.png,3\n")
+    data = load_dataset(folder)
+    assert data.groups[composed] == "a" and data[data.ids.index(composed)].pixel_size == 3
+    save(folder / "images" / f"{parts}.tif", IDS)
+    with pytest.raises(DataError, match="have one id"):
+        load_dataset(folder)
+
+
+@pytest.mark.parametrize("ending", ["_mask.png", "_label.tif", "_labels.png", "_seg.png", "-mask.png", "_cp_masks.tif"])
+@pytest.mark.parametrize("place", ["labels", "masks", "images", "."])
+def test_labels_may_be_named_for_what_they_are(folder, place, ending):
+    for k in range(4):
+        (folder / "labels" / f"p{k}.png").unlink()
+        save(folder / ("images" if place == "." else place) / f"p{k}{ending}", IDS)
+    if place != "labels":
+        (folder / "labels").rmdir()
+    if place == ".":
+        for path in [*(folder / "images").iterdir()]:
+            path.rename(folder / path.name)
+        (folder / "images").rmdir()
+    data = load_dataset(folder)
+    assert data.ids == ("p0", "p1", "p2", "p3") and data.notes == []
+    assert all((s.labels == IDS).all() for s in data)
+    next(p for p in folder.rglob("p3*") if p.name == f"p3{ending}").unlink()
+    with pytest.raises(
+        DataError, match=rf"p3\.tif has no mask; add .*p3{'_mask' * (place in ('images', '.'))}\.png, or"
+    ):
+        load_dataset(folder)
+
+
+def test_the_folder_with_label_images_is_taken(folder):
+    (folder / "labels").rename(folder / "masks")
+    (folder / "labels").mkdir()
+    for k in range(4):
+        (folder / "labels" / f"p{k}.json").write_text("{}")
+    assert all((s.labels == IDS).all() for s in load_dataset(folder))
+    for k in range(4):
+        Image.fromarray(IDS.astype(np.uint8)).save(folder / "labels" / f"p{k}.jpg")  # pictures to look at
+    assert load_dataset(folder).notes == []
+    for k in range(4):
+        save(folder / "labels" / f"p{k}.png", IDS * 2)
+        (folder / "labels" / f"p{k}.jpg").unlink()
+    data = load_dataset(folder)
+    assert data[0].labels.max() == 600 and data.notes == ["Labels are read from labels/, and masks/ is left out."]
+
+
+def test_images_without_labels_are_listed_in_natural_order(tmp_path):
+    for name in ("p10.png", "p9.tif", "P1_mask.png", "p9_mask.png", "q_seg.png", ".hidden.png"):
+        save(tmp_path / "a" / name, IDS)
+    for name in ("notes.docx", "p9.txt", "pixel_size.csv", "scan.dm4"):
+        (tmp_path / "a" / name).write_text("")
+    save(tmp_path / "a" / "old" / "p3.png", IDS)
+    save(tmp_path / "b" / "images" / "b.png", IDS)
+    save(tmp_path / "b" / "c.png", IDS)
+    images, notes = list_images([tmp_path / "a"])
+    assert [p.name for p in images.values()] == ["P1_mask.png", "p9.tif", "p10.png", "q_seg.png", "scan.dm4"]
+    assert list(images) == ["P1_mask", "p9", "p10", "q_seg", "scan"]
+    assert notes == ["Left out, as labels of other images: p9_mask.png.", "Left out, as no images: notes.docx."]
+    files = [tmp_path / "a" / "p10.png", str(tmp_path / "b"), tmp_path / "b" / "c.png", tmp_path / "b" / "c.png"]
+    assert list_images(files) == ({"b": tmp_path / "b" / "images" / "b.png", "c": files[2], "p10": files[0]}, [])
+
+
+def test_images_that_cannot_be_listed(tmp_path):
+    save(tmp_path / "a" / "p1.png", IDS)
+    save(tmp_path / "b" / "p1.tif", IDS)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.docx").write_text("")
+    for places, says in (
+        (["a", "b"], r"a.p1\.png and .*b.p1\.tif have one id; rename or remove one of them"),
+        (["empty"], r"empty has no images; give a folder with PNG or TIFF files"),
+        (["notes.docx"], r"notes\.docx is no image; give a folder, or files of \.png, "),
+        (["a/p2.png"], r"p2\.png is missing; give"),
+        (["gone"], r"gone is no image; give a folder"),
+    ):
+        with pytest.raises(DataError, match=says):
+            list_images([tmp_path / place for place in places])
 
 
 def replace_labels(array):
@@ -114,11 +213,28 @@ BAD = {
     "a truncated mask": (truncate("labels/p2.png"), r"labels.p2\.png cannot be read .*export it again"),
     "no picture": (lambda f: (f / "images" / "p0.png").write_text("hello"), r"p0\.png cannot be read"),
     "NaN": (float_with_nan, r"p1\.tif holds NaN or infinite values; replace them"),
-    "a mask with no particle": (replace_labels(IDS * 0), r"p2\.png has no particle; label one, or remove it"),
+    "an image too thin": (
+        lambda f: save(f / "images" / "p2.png", np.zeros((300, 12), np.uint8)),
+        r"p2\.png is 12x300 pixels; give at least 16",
+    ),
     "two images with one id": (lambda f: save(f / "images" / "p2.tif", IDS), r"images.p2\.png and p2\.tif have one id"),
     "two masks with one id": (lambda f: save(f / "labels" / "p2.tif", IDS), r"labels.p2\.png and p2\.tif have one id"),
     "a JPEG mask": (jpeg_mask, r"p2\.jpg is a JPEG, whose compression changes ids; save the mask as PNG"),
-    "a coloured mask": (replace_labels(np.dstack([IDS, IDS // 2, IDS]).astype(np.uint8)), r"p2\.png is coloured; save"),
+    "a coloured picture": (
+        replace_labels(np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)),
+        r"p2\.png has 768 colours, .*; save the instance ids in one channel",
+    ),
+    "two masks of one image": (
+        lambda f: save(f / "labels" / "p2_mask.tif", IDS),
+        r"p2\.png and p2_mask\.tif are labels of one image; rename",
+    ),
+    "a broken link": (lambda f: (f / "groups.csv").symlink_to("gone.csv"), r"groups\.csv is a broken link; mend it"),
+    "another broken link": (lambda f: (f / "pixel_size.csv").symlink_to("gone"), r"pixel_size\.csv is a broken link;"),
+    "two images": (
+        lambda f: [p.unlink() for k in (0, 1) for p in (f / "images").glob(f"p{k}.*")],
+        r"are only 2 groups .*; add images .* that tells them apart, or run `lorasam adapt` with --validation FOLDER",
+    ),
+    "Latin letters": (lambda f: (f / "groups.csv").write_bytes("id,group\np0,Körner\n".encode("cp1252")), "in UTF-8"),
     "a single group": (
         groups_csv("id,group\n" + "".join(f"p{k},steel\n" for k in range(4))),
         r"powder: there is only the group 'steel' and a split by group needs at least 3; add images of other specimens",

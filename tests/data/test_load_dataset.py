@@ -82,7 +82,8 @@ def write_folder(folder, suffix, change=False):
     for place in ("images", "labels"):
         (folder / place).mkdir(parents=True)
     for k in range(5):
-        image, labels = rng.integers(0, 256, (9, 9), np.uint8), rng.integers(0, 5, (9, 9)).astype(np.uint8)
+        image, labels = rng.integers(0, 256, (18, 18), np.uint8), rng.permutation(9).reshape(3, 3)
+        labels = labels.repeat(6, 0).repeat(6, 1).astype(np.uint8)
         image[0, 0] += change and k == 4
         for place, array in (("images", image), ("labels", labels)):
             path = folder / place / f"p{k}{suffix}"
@@ -105,6 +106,49 @@ def test_limit_comes_before_the_split(tmp_path):
     assert load_dataset(folder, limit=99).fingerprint == load_dataset(folder).fingerprint
     with pytest.raises(ValueError, match="limit is 0"):
         load_dataset(folder, limit=0)
+
+
+def relabel(folder, array):
+    for path in (folder / "labels").iterdir():
+        Image.fromarray(array).save(path)
+
+
+def test_an_image_without_particle_is_a_negative(tmp_path):
+    folder = write_folder(tmp_path / "a", ".png")
+    for k in (1, 3):
+        Image.new("L", (18, 18)).save(folder / "labels" / f"p{k}.png")
+    data = load_dataset(folder)
+    assert [s.foreground.any() for s in data] == [True, False, True, False, True]
+    assert data.notes == ["In 2 of 5 images no particle is labelled: p1, p3."]
+    relabel(folder, np.zeros((18, 18), np.uint8))
+    with pytest.raises(DataError, match=r"a has no particle in any of its masks; label some"):
+        load_dataset(folder)
+
+
+def test_how_a_folder_is_read(tmp_path):
+    """mask, ignore and page reach the files, and the fingerprint is that of what was read."""
+    folder = write_folder(tmp_path / "a", ".tif")
+    mask = np.full((18, 18), 255, np.uint8)
+    mask[4:9, 4:9] = 0
+    relabel(folder, mask)
+    with pytest.raises(DataError, match="give --mask bright where 255 is particle, or --mask dark"):
+        load_dataset(folder)
+    bright, dark = (load_dataset(folder, mask=m) for m in ("bright", "dark"))
+    assert (dark[0].labels == (mask == 0)).all() and (bright[0].labels == (mask > 0)).all()
+    assert bright.fingerprint != dark.fingerprint
+    assert pickle.loads(pickle.dumps(dark))[0].labels.sum() == 25
+    assert load_dataset(folder, ignore=0, mask="dark")[0].labels.sum() == 25
+    with pytest.raises(DataError, match="has no particle in any"):
+        load_dataset(folder, ignore=255)
+    relabel(folder, 255 - mask)
+    plain = load_dataset(folder)
+    assert plain.fingerprint == dark.fingerprint
+    path = folder / "images" / "p2.tif"
+    image = tifffile.imread(path)
+    tifffile.imwrite(path, np.stack([255 - image, image]), photometric="minisblack")
+    with pytest.raises(DataError, match=r"p2\.tif holds 2 pages; save one image a file, or give --page 1"):
+        load_dataset(folder)
+    assert load_dataset(folder, page=2).fingerprint == plain.fingerprint != load_dataset(folder, page=1).fingerprint
 
 
 def test_a_name_in_the_data_folder(tmp_path, monkeypatch):
