@@ -1,37 +1,24 @@
-"""The command `lorasam`: experiments, the book, publishing. Each is a thin door to a function of its own."""
+"""The command `lorasam`: each of its commands is the `main` of a module of its own, imported when it is asked for."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
 
-Command = Callable[[Sequence[str]], None]
-
-
-def _experiments(arguments: Sequence[str]) -> None:
-    from lorasam_core.experiments.sweeps import main
-
-    main(arguments)
-
-
-def _book(arguments: Sequence[str]) -> None:
-    from lorasam_core.report.pages import main
-
-    main(arguments)
-
-
-def _publish(arguments: Sequence[str]) -> None:
-    from lorasam_core.experiments.publish import main
-
-    main(arguments)
-
-
-COMMANDS: dict[str, tuple[Command, str]] = {
-    "experiments": (_experiments, "make an edition: the runs that are missing, the pages, the book"),
-    "book": (_book, "build the book from existing records"),
-    "publish": (_publish, "put a finished edition's records into book/results, its main table into the README"),
-}
+COMMANDS = {
+    "check": ("commands.check", "look at a folder of micrographs: what can be used, and what to do about the rest"),
+    "segment": ("commands.segment", "masks, overlays and a table of particles of micrographs; no labels needed"),
+    "adapt": ("commands.adapt", "train an adapter on your labelled micrographs, from one image on"),
+    "sizes": ("commands.sizes", "size distributions of masks, with intervals and border correction"),
+    "experiments": ("experiments.sweeps", "make an edition: the runs that are missing, the pages, the book"),
+    "book": ("report.pages", "build the book from existing records"),
+    "publish": (
+        "experiments.publish",
+        "put a finished edition's records into book/results, its main table into README",
+    ),
+}  # name: (module of lorasam_core, what it does)
 USAGE = "\n".join(
     ["usage: lorasam COMMAND [options]", "", *(f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()), "",
      "lorasam COMMAND --help lists the options of a command; lorasam --version its version."]
@@ -39,14 +26,17 @@ USAGE = "\n".join(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with status 2 for a command that there is not."""
+    """Entry point; status 2 for a command that there is not, 1 with one sentence for input that cannot be used."""
     command, *rest = (sys.argv[1:] if arguments is None else list(arguments)) or [""]
     if command in ("--version", "-V"):
         print(version("lorasam"))
     elif command in ("", "--help", "-h"):
         print(USAGE)
     elif command in COMMANDS:
-        COMMANDS[command][0](rest)
+        try:
+            import_module(f"lorasam_core.{COMMANDS[command][0]}").main(rest)
+        except (ValueError, OSError) as error:
+            sys.exit(f"error: {error}")
     else:
         print(f"error: there is no command {command!r}.\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
