@@ -136,6 +136,40 @@ def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
 
 
 @styled
+def distribution_plot(
+    samples: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], unit: str, weight: str = "number"
+) -> Figure:
+    """Cumulative distribution, D10, D50 and D90 marked, beside the share of each size class; a colour a sample.
+
+    samples: name to equivalent diameters (unit nm or px) and what each particle counts for, (N,) both; weight: the
+    latter's name. Shown in the `readable_unit`; the axis is logarithmic where the largest is 10 times the smallest.
+    """
+    every = np.concatenate([[], *(sizes for sizes, _ in samples.values())])
+    by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
+    wide = len(every) > 0 and every.max() >= 10 * every.min()
+    there, back = (np.log, np.exp) if wide else (np.asarray, np.asarray)
+    edges = np.histogram_bin_edges(there(every / by), "auto")
+    figure = Figure(figsize=(7.6, 3.0))
+    left, right = figure.subplots(1, 2)
+    for k, (name, (sizes, weights)) in enumerate(samples.items()):
+        order = np.argsort(sizes)
+        sizes, shares = sizes[order] / by, 100 * np.cumsum(weights[order]) / weights.sum()
+        left.step(sizes, shares, where="post", color=OTHER[k], label=f"{name}, {len(sizes):,} particles")
+        if len(sizes):
+            left.plot(sizes[np.searchsorted(shares, (10, 50, 90))], (10, 50, 90), "o", color=OTHER[k], markersize=4)
+            heights = np.histogram(there(sizes), edges, weights=100 * weights[order] / weights.sum())[0]
+            right.stairs(heights, back(edges), color=OTHER[k], fill=True, alpha=0.35)
+            right.stairs(heights, back(edges), color=OTHER[k])
+    for axes, label in ((left, f"smaller, % by {weight}"), (right, f"in each class, % by {weight}")):
+        axes.set(xlabel=f"equivalent diameter, {unit}", ylabel=label, xscale="log" if wide else "linear")
+        if wide:
+            axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
+            axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+@styled
 def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
     """Means with intervals over a logarithmic x, a panel a measure and a line a series; one of x = 0 alone is a band.
 

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import cv2
 import numpy as np
 import pandas as pd
+from scipy import stats
 from skimage.measure import regionprops_table
 
+from lorasam_core.stats import LEVEL, RESAMPLES
+
 COLUMNS = (
-    "label", "area", "equivalent_diameter", "feret_max", "major_axis", "minor_axis", "aspect_ratio", "circularity",
-    "solidity", "y", "x", "touches_border", "unit",
+    "label", "area", "equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis", "aspect_ratio",
+    "orientation", "circularity", "solidity", "y", "x", "touches_border", "border_weight", "unit",
 )  # fmt: skip
+SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # x, y of a pixel's four edge midpoints, in half pixels
+FIGURES = ("mean", "D10", "D50", "D90", "span")
+POWERS = {"number": 0, "volume": 3}  # of the diameter: what a particle counts for
+FEW_IMAGES = 5  # a bootstrap over fewer images knows too few of their combinations
+CHUNK = 2_000_000  # resamples x particles at once, 16 MB an array
 
 
-def measure(labels: np.ndarray, pixel_size: float | None = None) -> pd.DataFrame:
+def measure(labels: np.ndarray, pixel_size: float | None = None, image: np.ndarray | None = None) -> pd.DataFrame:
     """One row a particle of an int label image (H, W); 0 is background.
 
     Lengths are in nm and areas in nm^2 where `pixel_size` (nm) is given, else in pixels; the column `unit` says which.
-    `equivalent_diameter` is that of a disc of equal area; `feret_max` the largest distance between two points of the
-    outline; `aspect_ratio` the major over the minor axis of the ellipse with equal second moments (1 or more);
-    `circularity` 4 pi area / perimeter^2 with Crofton's perimeter, at most 1; `solidity` the area over its convex
-    hull's; `y`, `x` the centroid in pixels; `touches_border` marks particles cut by the image's edge. No particle
-    gives an empty table. Raises ValueError for an array that is not a 2-D label image and for a pixel size
-    that is not above 0.
+    `equivalent_diameter` is that of a disc of equal area; `feret_max` and `feret_min` the largest distance and the
+    smallest width of the outline's convex hull, through the midpoints of pixel edges; `aspect_ratio` the major over the
+    minor axis of the ellipse with equal second moments (1 or more); `orientation` the angle of its major axis to the
+    image's rows, in degrees counter-clockwise from 0 to 180; `circularity` 4 pi area / perimeter^2 with Crofton's
+    perimeter, at most 1; `solidity` the area over its convex hull's, both in pixels; `y`, `x` the centroid in pixels.
+    `touches_border` marks particles cut by the image's edge; `border_weight` is the Miles-Lantuéjoul weight of the
+    others: W H / ((W - w - 1)(H - h - 1)) for a box of w x h pixels, which can lie in so many places of a W x H image
+    without touching its edge (Miles 1978, J. Microsc. 113, 257; ISO 13322-1). With `image`, uint8 (H, W) or (H, W, 3),
+    `mean_grey` is its mean over the particle.
+
+    No particle gives an empty table. Raises ValueError for an array that is not a 2-D label image, for a pixel size
+    that is not above 0, and for an image of another size.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2 or labels.dtype.kind not in "iu":
@@ -30,50 +47,195 @@ def measure(labels: np.ndarray, pixel_size: float | None = None) -> pd.DataFrame
         raise ValueError(f"labels holds {labels.min()}; give instance ids from 1, and 0 for background.")
     if pixel_size is not None and not (np.isfinite(pixel_size) and pixel_size > 0):
         raise ValueError(f"pixel_size is {pixel_size}; give nm a pixel above 0, or None to stay in pixels.")
+    if image is not None and image.shape[:2] != labels.shape:
+        raise ValueError(f"the image has shape {image.shape} and labels {labels.shape}; give both the same size.")
     nm = 1.0 if pixel_size is None else float(pixel_size)
-    props = regionprops_table(
-        labels.astype(np.int32, copy=False),
-        properties=("label", "area", "equivalent_diameter_area", "feret_diameter_max", "axis_major_length",
-                    "axis_minor_length", "perimeter_crofton", "solidity", "centroid", "bbox"),
-    )  # fmt: skip
-    area, major, minor = props["area"].astype(float), props["axis_major_length"], props["axis_minor_length"]
-    perimeter = props["perimeter_crofton"]
+    names = ("label", "area", "equivalent_diameter_area", "perimeter_crofton", "centroid", "bbox")
+    props = regionprops_table(labels.astype(np.int32, copy=False), properties=names)
+    area, perimeter = props["area"].astype(float), props["perimeter_crofton"]
+    top, left, bottom, right = (props[f"bbox-{k}"] for k in range(4))
+    places = [np.s_[box] for box in zip(map(slice, top, bottom), map(slice, left, right))]
+    shapes = [_shape(labels[place] == k) for k, place in zip(props["label"], places)]
+    major, minor, angle, largest, smallest, hull = np.array(shapes, float).reshape(-1, 6).T
     with np.errstate(divide="ignore", invalid="ignore"):  # a line of pixels has no minor axis
         aspect = np.where(minor > 0, major / minor, np.where(major > 0, np.inf, 1.0))
         circularity = np.where(perimeter > 0, np.minimum(4 * np.pi * area / perimeter**2, 1.0), 1.0)
     height, width = labels.shape
-    border = (props["bbox-0"] == 0) | (props["bbox-1"] == 0) | (props["bbox-2"] == height) | (props["bbox-3"] == width)
+    border = (top == 0) | (left == 0) | (bottom == height) | (right == width)
+    free = np.where(border, np.nan, (width - (right - left) - 1.0) * (height - (bottom - top) - 1.0))
     table = pd.DataFrame({
         "label": props["label"], "area": area * nm**2, "equivalent_diameter": props["equivalent_diameter_area"] * nm,
-        "feret_max": props["feret_diameter_max"] * nm, "major_axis": major * nm, "minor_axis": minor * nm,
-        "aspect_ratio": aspect, "circularity": circularity, "solidity": props["solidity"],
+        "feret_max": largest * nm, "feret_min": smallest * nm, "major_axis": major * nm, "minor_axis": minor * nm,
+        "aspect_ratio": aspect, "orientation": angle, "circularity": circularity, "solidity": area / hull,
         "y": props["centroid-0"], "x": props["centroid-1"], "touches_border": border.astype(bool),
+        "border_weight": width * height / free,
     })  # fmt: skip
+    if image is not None:
+        table["mean_grey"] = [image[p][labels[p] == k].mean() for k, p in zip(props["label"], places)]
     table["unit"] = table.attrs["unit"] = "px" if pixel_size is None else "nm"  # the attribute outlives an empty table
     return table
 
 
-def size_distribution(
-    table: pd.DataFrame, exclude_border: bool = True, column: str = "equivalent_diameter"
-) -> dict[str, float | int | str]:
-    """Number-weighted figures of a table of `measure`: count, mean, D10, D50, D90 and their unit.
+def _shape(region: np.ndarray) -> tuple[float, ...]:
+    """Of bool (h, w): axes and angle of the ellipse, Feret maximum and minimum, pixels of the convex hull.
 
-    Particles cut by the image's edge are left out by default, since their size is not known. Without any
-    particle the figures are NaN. Raises ValueError for a missing column and for tables of different units put together.
+    regionprops has all but the minimum, and takes three times as long.
     """
-    for name in (column, "touches_border", "unit"):
+    (h, w), area = region.shape, region.sum()
+    rows, columns = region.sum(axis=1), region.sum(axis=0)
+    y, x = np.arange(h) - rows @ np.arange(h) / area, np.arange(w) - columns @ np.arange(w) / area
+    yy, xx, xy = rows @ y**2 / area, columns @ x**2 / area, y @ region @ x / area
+    middle, root = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    angle = np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180  # y points down
+
+    full = np.flatnonzero(rows)  # the hull of a region is that of its rows' first and last pixels
+    ends = np.concatenate([region[full].argmax(axis=1), w - 1 - region[full, ::-1].argmax(axis=1)])
+    points = 2 * np.stack([ends, np.tile(full, 2)], axis=1)[:, None] + SIDES
+    hull = cv2.convexHull(points.reshape(-1, 1, 2).astype(np.int32))[:, 0].astype(np.int64)
+    a, b = (hull - np.roll(hull, -1, axis=0))[:, ::-1].T * [[-1], [1]]  # outward normals of its edges
+    across = hull @ np.stack([a, b])
+    limit = across.max(axis=0)
+    smallest = ((limit - across.min(axis=0)) / np.hypot(a, b)).min() / 2
+    bound = limit - 2 * np.arange(h)[:, None] * b  # pixels with 2 a x <= bound on every row: whole numbers, exact
+    last = (bound[:, a > 0] // (2 * a[a > 0])).min(axis=1)
+    first = (-(bound[:, a < 0] // (-2 * a[a < 0]))).max(axis=1)
+    inside = (last - first + 1).sum()
+    largest = np.hypot(*(hull[:, None] - hull).T).max() / 2
+    return 4 * np.sqrt(middle + root), 4 * np.sqrt(max(middle - root, 0)), angle, largest, smallest, inside
+
+
+def size_distribution(
+    table: pd.DataFrame, exclude_border: bool = True, column: str = "equivalent_diameter", weight: str = "number",
+    border_correction: bool = False,
+) -> dict[str, float | int | str]:  # fmt: skip
+    """Figures of a table of `measure`: count, mean, D10, D50, D90, span (D90 - D10) / D50, and their unit.
+
+    weight: "number" counts every particle once, "volume" by the cube of its equivalent diameter (the mean is then the
+    De Brouckere diameter). Particles cut by the image's edge are left out by default, since their size is not known;
+    that favours the small, and border_correction counts those that are left by their `border_weight`. By number and
+    uncorrected, Dq is numpy's percentile, linear between neighbours; with weights it is the smallest size up to which
+    particles hold q % of all weight. Without any particle the figures are NaN. Raises ValueError for a missing column,
+    tables of different units put together, an unknown weight, and a correction while cut particles are kept.
+    """
+    if border_correction and not exclude_border:
+        raise ValueError("border_correction weights the particles that the edge leaves whole; keep exclude_border.")
+    unit = _unit(table, (column, "touches_border"))
+    kept = table[~table["touches_border"].astype(bool)] if exclude_border else table
+    sizes = kept[column].to_numpy(float)
+    if not len(sizes):
+        figures = np.full(len(FIGURES), np.nan)
+    elif weight == "number" and not border_correction:
+        d10, d50, d90 = np.percentile(sizes, (10, 50, 90))
+        figures = np.array([sizes.mean(), d10, d50, d90, (d90 - d10) / d50])
+    else:
+        order = np.argsort(sizes)
+        figures = _figures(sizes[order], size_weights(kept, weight, border_correction)[None, order])[0]
+    return {"count": len(sizes)} | dict(zip(FIGURES, figures.tolist())) | {"unit": unit}
+
+
+def size_weights(table: pd.DataFrame, weight: str = "number", border_correction: bool = False) -> np.ndarray:
+    """What each particle of a table counts for in `size_distribution`: (N,), NaN for a cut one that is corrected."""
+    if weight not in POWERS:
+        raise ValueError(f"weight is {weight!r}; choose from {', '.join(POWERS)}.")
+    border = table["border_weight"].to_numpy(float) if border_correction else 1.0
+    return table["equivalent_diameter"].to_numpy(float) ** POWERS[weight] * border
+
+
+def size_intervals(
+    table: pd.DataFrame, weight: str = "number", border_correction: bool = False, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """95 % percentile bootstrap intervals of the figures of `size_distribution`: {mean: (low, high), D10: ...}.
+
+    Images (column `image`) are resampled where there are 5 or more, since their particles are not independent; else
+    particles. Cut particles are left out. Fewer than two particles: NaN. Errors as in `size_distribution`.
+    """
+    _unit(table)
+    draws = _resampled(table, weight, border_correction, np.random.default_rng(seed))
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0).tolist()
+    return dict(zip(FIGURES, zip(low, high)))
+
+
+def compare_sizes(
+    first: pd.DataFrame, second: pd.DataFrame, weight: str = "number", border_correction: bool = False, seed: int = 0
+) -> dict[str, float | str]:
+    """Second minus first: difference of D50 with a bootstrap interval (low, high), ks and p, and the unit.
+
+    ks, p: the two-sample Kolmogorov-Smirnov test of the equivalent diameters by number, uncorrected; it takes particles
+    for independent. Intervals as in `size_intervals`. Raises ValueError where the units differ or a sample has no whole
+    particle.
+    """
+    tables, rng = (first, second), np.random.default_rng(seed)
+    whole = [t.loc[~t["touches_border"].astype(bool), "equivalent_diameter"] for t in tables]
+    if not all(map(len, whole)):
+        raise ValueError("a sample has no particle that the edge leaves whole; there is nothing to compare.")
+    unit = _unit(pd.concat(tables))
+    d50 = [float(size_distribution(t, weight=weight, border_correction=border_correction)["D50"]) for t in tables]
+    draws = [_resampled(t, weight, border_correction, rng)[:, FIGURES.index("D50")] for t in tables]
+    low, high = np.quantile(draws[1] - draws[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+    test = stats.ks_2samp(*whole)
+    return {
+        "difference": d50[1] - d50[0], "low": low, "high": high, "ks": float(test.statistic), "p": float(test.pvalue),
+        "unit": unit,
+    }  # fmt: skip
+
+
+def particles_needed(deviation: float, precision: float, weight: str = "number") -> int:
+    """Particles for D50 within a share `precision` (0.05: 5 %) of the truth in 95 of 100 samples, if it is log-normal.
+
+    deviation: the geometric standard deviation by number. n = (z / precision)^2 (s^2 + 2 p^2 s^4) with s = ln deviation
+    and p = 0 by number, 3 by volume: the variance of ln D50 = m + p s^2, where m and s^2 are estimated from the
+    logarithms of n diameters (Hatch and Choate's D50; Mori and Suganuma 1975, Kagaku Kogaku Ronbunshu 1, 197). ISO
+    13322-1, annex A, counts particles with the same variance. Raises ValueError for a deviation under 1, a precision
+    that is not above 0 and an unknown weight.
+    """
+    if weight not in POWERS or not (deviation >= 1 and precision > 0):
+        raise ValueError(f"no number of particles for {deviation=}, {precision=}, {weight=}; give 1 or more, above 0.")
+    variance = np.log(deviation) ** 2
+    variance += 2 * (POWERS[weight] * variance) ** 2
+    return max(1, int(np.ceil((stats.norm.ppf((1 + LEVEL) / 2) / precision) ** 2 * variance)))
+
+
+def geometric_deviation(table: pd.DataFrame, border_correction: bool = False) -> float:
+    """Geometric standard deviation of the equivalent diameters of whole particles, by number; NaN for none."""
+    whole = table[~table["touches_border"].astype(bool)]
+    if whole.empty:
+        return float("nan")
+    logs, weights = np.log(whole["equivalent_diameter"]), size_weights(whole, "number", border_correction)
+    return float(np.exp(np.sqrt(np.average((logs - np.average(logs, weights=weights)) ** 2, weights=weights))))
+
+
+def _unit(table: pd.DataFrame, columns: Sequence[str] = ("equivalent_diameter", "touches_border")) -> str:
+    for name in (*columns, "unit"):
         if name not in table:
             raise ValueError(f"the table has no column {name!r}; give a table made by measure().")
     units = table["unit"].unique()
     if len(units) > 1:
         raise ValueError(f"the table mixes units ({', '.join(map(str, units))}); give every image its pixel size.")
-    kept = table[~table["touches_border"].astype(bool)] if exclude_border else table
-    sizes = kept[column].to_numpy(float)
-    d10, d50, d90 = np.percentile(sizes, (10, 50, 90)) if len(sizes) else (np.nan,) * 3
-    return {
-        "count": len(sizes), "mean": float(sizes.mean()) if len(sizes) else float("nan"), "D10": float(d10),
-        "D50": float(d50), "D90": float(d90), "unit": str(units[0]) if len(units) else table.attrs.get("unit", "px"),
-    }  # fmt: skip
+    return str(units[0]) if len(units) else table.attrs.get("unit", "px")
+
+
+def _figures(sizes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """FIGURES (n, 5) of ascending sizes (N,) under n sets of weights (n, N)."""
+    total = np.cumsum(weights, axis=1)
+    enough = total[:, -1:] * (1 - 1e-12)  # a sum that reaches its share but for rounding does reach it
+    d10, d50, d90 = (sizes[(total < share * enough).sum(axis=1)] for share in (0.1, 0.5, 0.9))
+    return np.stack([weights @ sizes / total[:, -1], d10, d50, d90, (d90 - d10) / d50], axis=1)
+
+
+def _resampled(table: pd.DataFrame, weight: str, border_correction: bool, rng: np.random.Generator) -> np.ndarray:
+    """FIGURES (RESAMPLES, 5) of resampled whole particles, as `size_intervals` says; NaN for fewer than two."""
+    table = table[~table["touches_border"].astype(bool)].sort_values("equivalent_diameter", kind="stable")
+    if len(table) < 2:
+        return np.full((RESAMPLES, len(FIGURES)), np.nan)
+    sizes, weights = table["equivalent_diameter"].to_numpy(float), size_weights(table, weight, border_correction)
+    drawn_from = np.arange(len(table))
+    if "image" in table and table["image"].nunique() >= FEW_IMAGES:
+        drawn_from = np.unique(table["image"], return_inverse=True)[1]
+    count, step, rows = drawn_from.max() + 1, max(1, CHUNK // len(table)), []
+    for start in range(0, RESAMPLES, step):
+        times = rng.multinomial(count, np.full(count, 1 / count), size=min(step, RESAMPLES - start))
+        rows.append(_figures(sizes, weights * times[:, drawn_from]))
+    return np.concatenate(rows)
 
 
 def readable_unit(median: float, unit: str) -> tuple[float, str]:

@@ -1,12 +1,13 @@
-"""Sizes against discs, ellipses and rectangles of known size."""
+"""Sizes against discs, ellipses and squares of known size."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from skimage.draw import disk, ellipse
-from skimage.measure import label
+from skimage.measure import label, regionprops_table
 
 from lorasam_core.measure.sizes import COLUMNS, measure, readable_sizes, size_distribution
 
@@ -58,10 +59,10 @@ def test_concave_shape_is_less_solid():
 @given(pixel_size=st.floats(0.01, 1e4), radii=st.lists(st.integers(4, 15), min_size=1, max_size=5))
 def test_scale_turns_pixels_into_nm(pixel_size, radii):
     px, nm = measure(discs(radii)), measure(discs(radii), pixel_size)
-    for name in ("equivalent_diameter", "feret_max", "major_axis", "minor_axis"):
+    for name in ("equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis"):
         np.testing.assert_allclose(nm[name], px[name] * pixel_size)
     np.testing.assert_allclose(nm["area"], px["area"] * pixel_size**2)
-    for name in ("aspect_ratio", "circularity", "solidity", "y", "x"):
+    for name in ("aspect_ratio", "circularity", "solidity", "orientation", "border_weight", "y", "x"):
         np.testing.assert_array_equal(nm[name], px[name])
     assert set(nm["unit"]) == {"nm"} and set(px["unit"]) == {"px"}
     assert size_distribution(nm)["D50"] == pytest.approx(size_distribution(px)["D50"] * pixel_size)
@@ -104,9 +105,10 @@ def test_any_label_image_gives_sane_rows(seed):
     assert table["area"].sum() == (labels > 0).sum()
     assert (table["aspect_ratio"] >= 1 - 1e-9).all()
     assert table["circularity"].between(0, 1).all() and table["solidity"].between(0, 1).all()
-    assert (
-        table["feret_max"] >= table["equivalent_diameter"] * 0.88
-    ).all()  # a disc has the smallest feret for its area
+    assert (table["feret_max"] >= table["equivalent_diameter"] * 0.88).all()  # smallest, for its area, is a disc's
+    assert (table["feret_min"] <= table["feret_max"] + 1e-9).all() and (table["feret_min"] > 0.7).all()
+    assert table["orientation"].between(0, 180, inclusive="left").all()
+    assert (table["border_weight"].isna() == table["touches_border"]).all()
     result = size_distribution(table, exclude_border=False)
     assert result["D10"] <= result["D50"] <= result["D90"]
 
@@ -150,3 +152,104 @@ def test_a_powder_is_shown_in_micrometres():
     shown = readable_sizes(summary)
     assert shown.loc[0].to_dict() == {"count": 3, "mean": 31.0, "D10": 0.9, "D50": 30.0, "D90": 60.0, "unit": "µm"}
     pd.testing.assert_frame_equal(shown.loc[1:], summary.loc[1:])
+
+
+def painted(inside, size, angle=0.0, seed=0):
+    """One particle on pixels whose centres lie inside a shape, in its axes u, v; its centre is no pixel's."""
+    cy, cx = size / 2 + np.random.default_rng(seed).random(2)
+    y, x = np.mgrid[:size, :size]
+    u = (x - cx) * np.cos(angle) - (y - cy) * np.sin(angle)  # counter-clockwise; y points down
+    v = (x - cx) * np.sin(angle) + (y - cy) * np.cos(angle)
+    return inside(u, v).astype(np.int32)
+
+
+ANGLES = np.radians([0, 20, 45, 70, 110, 135, 175])
+
+
+@pytest.mark.parametrize("diameter", [12, 40, 121])
+def test_disc_within_a_pixel(diameter):
+    rows = pd.concat(
+        [measure(painted(lambda u, v: u**2 + v**2 <= diameter**2 / 4, diameter + 6, seed=k)) for k in range(8)]
+    )
+    np.testing.assert_allclose(rows["equivalent_diameter"], diameter, atol=0.3)
+    np.testing.assert_allclose(rows[["feret_min", "feret_max"]], diameter, atol=1.2)
+    np.testing.assert_allclose(rows[["major_axis", "minor_axis"]], diameter, atol=0.6)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+def test_ellipse_within_a_pixel_and_a_degree(angle):
+    row = measure(painted(lambda u, v: (u / 45) ** 2 + (v / 18) ** 2 <= 1, 110, angle)).iloc[0]
+    assert row["area"] == pytest.approx(np.pi * 45 * 18, rel=0.005)
+    assert row["feret_max"] == pytest.approx(90, abs=1.2) and row["feret_min"] == pytest.approx(36, abs=1.2)
+    assert row["aspect_ratio"] == pytest.approx(2.5, rel=0.02)
+    assert (row["orientation"] - np.degrees(angle) + 90) % 180 == pytest.approx(90, abs=1)
+
+
+@pytest.mark.parametrize("angle", ANGLES)
+@pytest.mark.parametrize("side", [15, 60])
+def test_square_within_a_pixel_and_a_half(side, angle):
+    row = measure(painted(lambda u, v: (abs(u) <= side / 2) & (abs(v) <= side / 2), 2 * side, angle)).iloc[0]
+    assert row["equivalent_diameter"] == pytest.approx(side * np.sqrt(4 / np.pi), abs=0.6)
+    assert row["feret_min"] == pytest.approx(side, abs=1.5)
+    assert row["feret_max"] == pytest.approx(side * np.sqrt(2), abs=1.5)
+    assert row["solidity"] > 0.9
+
+
+def test_an_upright_rectangle_is_exact():
+    labels = np.zeros((40, 60), np.int32)
+    labels[5:17, 10:45] = 1
+    row = measure(labels).iloc[0]
+    assert (row["area"], row["feret_min"], row["solidity"], row["orientation"]) == (12 * 35, 12, 1, 0)
+    assert row["feret_max"] == pytest.approx(np.hypot(12, 35), abs=0.7)  # from edge to edge midpoint
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.05, 0.8))
+def test_shapes_are_those_of_regionprops(seed, share):
+    labels = label(np.random.default_rng(seed).random((24, 30)) < share, connectivity=2).astype(np.int32)
+    names = ("solidity", "axis_major_length", "axis_minor_length", "orientation", "feret_diameter_max")
+    table, props = measure(labels), regionprops_table(labels, properties=names)
+    np.testing.assert_allclose(table["solidity"], props["solidity"], rtol=1e-12)
+    np.testing.assert_allclose(table["major_axis"], props["axis_major_length"], atol=1e-6)
+    np.testing.assert_allclose(table["minor_axis"], props["axis_minor_length"], atol=1e-6)
+    turned = (table["orientation"] - np.degrees(props["orientation"])) % 180  # theirs is to the columns
+    long = table["major_axis"] - table["minor_axis"] > 1e-6  # a round particle points nowhere
+    np.testing.assert_allclose(turned[long], 90, atol=1e-6)
+    short = props["feret_diameter_max"] - table["feret_max"]  # theirs goes round the hull's pixels
+    assert short.between(-1e-9, 0.75).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_feret_minimum_is_the_smallest_of_all_directions(seed):
+    region = np.random.default_rng(seed).random((9, 14)) < 0.3
+    y, x = np.nonzero(np.pad(region, 1))
+    outline = [(y - 0.5, x), (y + 0.5, x), (y, x - 0.5), (y, x + 0.5)]
+    points = np.concatenate([np.stack(p) for p in outline], axis=1)
+    angles = np.radians(np.arange(0, 180, 0.25))
+    widths = np.ptp(np.stack([np.cos(angles), np.sin(angles)], axis=1) @ points, axis=1)
+    assert measure(np.pad(region, 1).astype(np.int32))["feret_min"].item() == pytest.approx(widths.min(), abs=0.05)
+
+
+def test_mean_grey_of_grey_and_colour():
+    rng = np.random.default_rng(0)
+    labels = discs([5, 9, 7])
+    grey = rng.integers(0, 256, labels.shape, np.uint8)
+    np.testing.assert_allclose(measure(labels, image=grey)["mean_grey"], ndimage.mean(grey, labels, [1, 2, 3]))
+    colour = np.stack([grey, grey // 2, grey // 4], axis=2)
+    expected = ndimage.mean(colour.mean(axis=2), labels, [1, 2, 3])
+    np.testing.assert_allclose(measure(labels, image=colour)["mean_grey"], expected)
+    with pytest.raises(ValueError, match="same size"):
+        measure(labels, image=grey[1:])
+
+
+def test_border_weights_count_every_place_once():
+    """A shape at every place that meets the image: those that the edge leaves whole stand for all W x H of them."""
+    shape = np.array([[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 1]], np.int32)  # 3 x 4
+    height, width, total = 11, 9, 0.0
+    for y in range(-3, height):
+        for x in range(-2, width):
+            plane = np.zeros((height + 8, width + 8), np.int32)
+            plane[4 + y : 8 + y, 4 + x : 7 + x] = shape
+            total += measure(plane[4:-4, 4:-4])["border_weight"].sum()
+    assert total == pytest.approx(height * width)
