@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ COLORS = {
     "train": TRAIN, "validation": VALIDATION,
 }  # fmt: skip
 OTHER = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442")
+OUTLINES = ("#E69F00", "#56B4E9", "#F0E442", "#D55E00")  # those of the palette that no eye takes for grey
+MOST_NUMBERS = 60  # instances, with more the numbers hide the particles
 MASK_BLUE = (30, 110, 255)
 POINT = (213, 94, 0)
 INSET_RED = "#E8112D"
@@ -123,6 +126,66 @@ def instance_mosaic(
     colors = mpl.colors.hsv_to_rgb(draws * [1.0, 0.45, 0.3] + [0.0, 0.45, 0.7])
     table = np.vstack([np.zeros((1, 3)), colors.reshape(-1, 3)])
     return (table[labels] * 255).round().astype(np.uint8)
+
+
+def _outline_colors(labels: NDArray[Any], highest: NDArray[Any]) -> NDArray[np.intp]:
+    """Index into OUTLINES for each id, by the id, but unlike its neighbours' of lower id while colours last.
+
+    highest: (H, W), the highest id near each pixel.
+    """
+    size, count = int(labels.max(initial=0)) + 1, len(OUTLINES)
+    colors = np.arange(size) % count
+    meet = (highest > labels) & (labels > 0)
+    lower: dict[int, list[int]] = {}
+    for pair in np.unique(highest[meet].astype(np.int64) * size + labels[meet]):
+        lower.setdefault(int(pair // size), []).append(int(pair % size))
+    for i, neighbours in lower.items():  # in ascending order: the neighbours' colours are settled
+        free = [c for c in np.roll(np.arange(count), -i) if c not in colors[neighbours]]
+        colors[i] = free[0] if free else colors[i]
+    return colors
+
+
+def _write_number(picture: NDArray[np.uint8], number: int, inside: NDArray[Any], corner: tuple[int, int]) -> None:
+    """The number at the most interior point of a mask (h, w) whose upper left pixel is `corner` (y, x)."""
+    distance = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
+    text, font, unit = str(number), cv2.FONT_HERSHEY_SIMPLEX, max(1.0, max(picture.shape) / 1000)
+    across = float(np.hypot(*cv2.getTextSize(text, font, 1.0, 1)[0]))
+    scale = float(np.clip(2 * distance.max() / across, 0.4 * unit**0.5, 0.9 * unit))
+    (w, h), _ = cv2.getTextSize(text, font, scale, 1)
+    height, width = picture.shape[:2]
+    left = max(min(corner[1] + x - w // 2, width - w - 2), 2)
+    base = max(min(corner[0] + y + h // 2, height - 2), h + 2)
+    line = max(1, round(1.5 * scale))
+    rim = line + 2 * max(1, round(scale))  # dark, so that the number is legible on any ground
+    for thickness, shade in ((rim, (0, 0, 0)), (line, (255, 255, 255))):
+        cv2.putText(picture, text, (int(left), int(base)), font, scale, shade, thickness, cv2.LINE_AA)
+
+
+def outlines(
+    image: NDArray[Any], labels: NDArray[Any], numbers: bool | None = None, width: int | None = None
+) -> NDArray[np.uint8]:
+    """Each instance's inner boundary, and its id inside, on the micrograph -> RGB uint8 (H, W, 3).
+
+    image: uint8 (H, W) or (H, W, 3); labels: int (H, W), ids under 2**24, 0 background. numbers None: where there are
+    at most MOST_NUMBERS instances. width: of the lines in pixels; None: one for 700 of the longest side.
+    Raises ValueError where the labels have another size than the image.
+    """
+    if labels.shape != image.shape[:2]:
+        raise ValueError(f"The labels are {labels.shape}, the image {image.shape[:2]}; give labels of its size.")
+    out = rgb(image).copy()
+    width = width or max(1, round(max(labels.shape) / 700))
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1, 2 * width + 1))
+    ids = labels.astype(np.float32)  # cv2 has no morphology of int32
+    highest = cv2.dilate(ids, near)
+    edge = (highest != cv2.erode(ids, near)) & (labels > 0)
+    palette = np.array([[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in OUTLINES], np.uint8)
+    out[edge] = palette[_outline_colors(labels, highest)[labels[edge]]]
+    boxes = [(i, box) for i, box in enumerate(ndimage.find_objects(labels), start=1) if box is not None]
+    if numbers or (numbers is None and len(boxes) <= MOST_NUMBERS):
+        for i, box in boxes:
+            _write_number(out, i, labels[box] == i, (box[0].start, box[1].start))
+    return out
 
 
 def pick_inset(first: NDArray[Any], second: NDArray[Any], fraction: float = 0.2) -> Inset:

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.segmentation import find_boundaries
 
 from lorasam_core import charts, plots
 from lorasam_core.data.sample import Sample
@@ -204,3 +205,95 @@ def test_a_box_is_framed_in_a_copy_of_the_image():
     found = plots.mark_box(image, np.array([2.0, 3.0, 11.0, 9.0]), width=2)
     assert (image == 40).all() and tuple(found[3, 2]) == tuple(found[9, 11]) == plots.POINT
     assert (found != 40).any(2).sum() == 10 * 7 - 6 * 3 and (found[5:8, 4:10] == 40).all()
+
+
+@pytest.mark.parametrize("shape", [(120, 160), (120, 160, 3)], ids=["grey", "colour"])
+def test_outlines_are_the_inner_boundaries_and_leave_all_else(shape):
+    picture = np.random.default_rng(2).integers(0, 256, shape, dtype=np.uint8)
+    labels = np.zeros((120, 160), np.int32)
+    labels[10:40, 10:50], labels[10:40, 50:90], labels[60:120, 100:160] = 1, 2, 900
+    before = picture.copy()
+    out = plots.outlines(picture, labels, numbers=False)
+    assert out.shape == (120, 160, 3) and out.dtype == np.uint8 and np.array_equal(picture, before)
+    edge = find_boundaries(labels, connectivity=1, mode="inner")
+    plain = picture if picture.ndim == 3 else np.stack([picture] * 3, -1)
+    assert np.array_equal(out[~edge], plain[~edge])
+    colors = [np.unique(out[edge & (labels == i)], axis=0) for i in (1, 2, 900)]
+    assert [len(color) for color in colors] == [1, 1, 1] and not np.array_equal(colors[0], colors[1])
+    assert np.array_equal(out[119, 110:150], plain[119, 110:150])  # where the image ends, the particle may go on
+
+
+def test_lines_are_wider_on_larger_images_and_stay_inside():
+    labels = np.zeros((100, 2100), np.int32)
+    labels[20:80, 100:2000] = 5
+    for width, rows in ((None, [20, 21, 22, 77, 78, 79]), (1, [20, 79])):
+        out = plots.outlines(np.zeros(labels.shape, np.uint8), labels, numbers=False, width=width)
+        assert out.any(2)[:, 1000].nonzero()[0].tolist() == rows
+
+
+def test_touching_instances_have_different_outlines():
+    """Ids as far apart as there are colours, side by side, and three that meet."""
+    labels = np.zeros((30, 80), np.int32)
+    step = len(plots.OUTLINES)
+    for k in range(4):
+        labels[:15, 20 * k : 20 * k + 20] = 1 + step * k
+        labels[15:, 20 * k + 10 : 20 * k + 30] = 1 + step * (k + 4)
+    out = plots.outlines(np.full((30, 80), 128, np.uint8), labels, numbers=False)
+    edge = find_boundaries(labels, connectivity=1, mode="inner")
+    color = {i: tuple(out[edge & (labels == i)][0]) for i in np.unique(labels[labels > 0])}
+    for a, b in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
+        meet = (a != b) & (a > 0) & (b > 0)
+        assert meet.any() and all(color[i] != color[j] for i, j in zip(a[meet], b[meet]))
+
+
+def test_no_instances_give_the_image():
+    picture = image()
+    out = plots.outlines(picture, np.zeros(picture.shape, np.int32))
+    assert np.array_equal(out, np.stack([picture] * 3, -1))
+    with pytest.raises(ValueError, match=r"\(3, 3\)"):
+        plots.outlines(picture, np.zeros((3, 3), np.int32))
+
+
+def grid_of_squares(rows, columns, side=40):
+    labels = np.zeros((rows * side, columns * side), np.int32)
+    for i in range(rows * columns):
+        y, x = divmod(i, columns)
+        labels[y * side + 4 : (y + 1) * side - 4, x * side + 4 : (x + 1) * side - 4] = i + 1
+    return labels
+
+
+@pytest.mark.parametrize("ground", [0, 128, 255])
+def test_numbers_are_written_inside_and_legible_on_any_ground(ground):
+    labels = grid_of_squares(3, 4)
+    picture = np.full(labels.shape, ground, np.uint8)
+    edge = find_boundaries(labels, connectivity=1, mode="inner")
+    out = plots.outlines(picture, labels)
+    written = (out != ground).any(2) & ~edge
+    assert not written[labels == 0].any()
+    for i in range(1, 13):
+        inside = out[(labels == i) & ~edge]
+        assert inside.min() < 30 and inside.max() > 225
+        y, x = np.argwhere(written & (labels == i)).mean(0) - np.argwhere(labels == i).mean(0)
+        assert np.hypot(y, x) < 4
+
+
+def test_only_few_instances_are_numbered_unless_asked():
+    for rows, by_itself in ((10, True), (11, False)):  # 60 and 66 squares
+        labels = grid_of_squares(rows, 6)
+        picture = np.full(labels.shape, 90, np.uint8)
+        bare, numbered, default = (plots.outlines(picture, labels, numbers=n) for n in (False, True, None))
+        assert not np.array_equal(bare, numbered)
+        assert np.array_equal(default, numbered if by_itself else bare)
+
+
+def test_a_number_lies_inside_a_ring_and_at_the_border():
+    """A ring's centroid is not its own; a sliver at the corner has its number in the image."""
+    y, x = np.mgrid[:300, :300]
+    radius = np.hypot(y - 150, x - 150)
+    labels = ((radius > 70) & (radius < 130)).astype(np.int32)
+    labels[:4, :30] = 2
+    picture = np.full((300, 300), 90, np.uint8)
+    new = (plots.outlines(picture, labels, True) != plots.outlines(picture, labels, False)).any(2)
+    ring = new & (radius > 40)
+    ring[:40, :60] = False
+    assert ring.any() and (labels[ring] == 1).all() and new[:40, :60].any()
