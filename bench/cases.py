@@ -93,6 +93,10 @@ def _generator(device: str) -> Iterator[Case]:
         "generate", {"model": "lite", "side": 32, "crops": 0, "encoding": True}, {"approximate": True},
         {"exact": True},
     )  # fmt: skip
+    yield Case(
+        "generator-lite-guided", GENERATOR, "lite, guided by the foreground (other masks), the same points",
+        "generate", {"model": "lite", "side": 32, "crops": 0, "encoding": True}, {"guided": True}, at_least=10.0,
+    )  # fmt: skip
 
 
 def _prompts(side: int) -> int:

@@ -19,6 +19,7 @@ from bench.reference import PlainLoop, add_plain_lora
 from lorasam_core.data.particles import generate
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator, as_rgb
+from lorasam_core.masks.guided import GuidedGenerator
 from lorasam_core.models import devices
 from lorasam_core.models.attention import use_fast_attention
 from lorasam_core.models.lite import build_lite
@@ -180,15 +181,19 @@ def _job(
 def generate_masks(
     ours: bool, device: str, model: str, side: int, crops: int, encoding: bool, passing: float | None = None,
     threshold: float | None = None, approximate: bool = False, exact: bool = False, precision: str = "32-true",
+    guided: bool = False,
 ) -> Job:  # fmt: skip
     """The mask generator on a generated micrograph of 1024 x 768 pixels; the result is its annotations.
 
     encoding: whether the image is encoded in what is timed. passing: the share of masks that passes the filter by
     predicted IoU, whose `threshold` the caller then gives. approximate: our option; exact: ours on the reference side.
-    precision: of the image encoder on our side.
+    precision: of the image encoder on our side. guided: the guided generator in place of the exact one.
     """
     image, sam = micrograph(), generator_sam(ours or exact, model, encoding, device)
     settings = generator_settings(model, side, crops, passing, threshold)
+    if guided:
+        by_foreground, fewer = (GuidedGenerator(sam, points_per_side=points) for points in (side, 2))
+        return Job(lambda: by_foreground.generate(image), lambda: fewer.generate(image), {"prompts": prompts(settings)})
     if ours or exact:
         context = partial(devices.autocast, precision, device)
         generator = MaskGenerator(sam, autocast=context, approximate_skip_covered_points=approximate, **settings)

@@ -46,7 +46,8 @@ def test_the_aims_of_the_cpu_are_those_that_were_set():
     assert aims == {
         "encoder-vit_b-1024-bf16": (3.5, None), "encoder-vit_b-1024-float32": (1.3, None),
         "generator-vit_b-tenth": (8.0, None), "generator-vit_b-all": (3.0, None),
-        "training-vit_b-8": (4.0, None), "training-vit_b-1": (4.0, None), "merged-vit_b": (0.95, 1.05),
+        "generator-lite-guided": (10.0, None), "training-vit_b-8": (4.0, None), "training-vit_b-1": (4.0, None),
+        "merged-vit_b": (0.95, 1.05),
     }  # fmt: skip
 
 

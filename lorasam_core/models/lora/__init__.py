@@ -4,7 +4,7 @@ The encoder's blocks hold `attn.qkv` (one Linear for query, key and value), `att
 `LoRALinear` takes the place of those that are adapted; nothing else of the model changes, and nothing else is trained.
 """
 
-from .files import export_checkpoint, load_adapter, read_adapter, save_adapter
+from .files import adapter_path, export_checkpoint, load_adapter, read_adapter, save_adapter
 from .layer import LoRAConfig, LoRALinear, lora_parameter_count
 from .model import (
     adapter_state,
@@ -19,6 +19,7 @@ from .model import (
 __all__ = [
     "LoRAConfig",
     "LoRALinear",
+    "adapter_path",
     "adapter_state",
     "add_lora",
     "count_trainable",

@@ -18,6 +18,7 @@ from .layer import LoRAConfig
 from .model import adapter_of, adapter_state, attach, base_state, build, hash_base, layers_of, named_parameters
 
 FORMAT = "lorasam adapter 1"
+SHIPPED = Path(__file__).parents[2] / "weights" / "adapters"
 
 
 def _description(sam: Sam, config: LoRAConfig) -> dict[str, Any]:
@@ -77,6 +78,15 @@ def save_adapter(sam: Sam, path: str | os.PathLike[str], **metadata: Any) -> Non
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in adapter_state(sam).items()}
     content = to_safetensors(tensors, {key: _encode(value) for key, value in (own | metadata).items()})
     _write(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+def adapter_path(name: str | os.PathLike[str]) -> Path:
+    """The file of an adapter that ships with the package, by its name, or of a path; ValueError where there is none."""
+    shipped = {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
+    path = shipped.get(str(name), Path(name))
+    if not path.is_file():
+        raise ValueError(f"{name} is no adapter; give a file, or one of those that ship: {', '.join(shipped)}.")
+    return path
 
 
 def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -1,0 +1,107 @@
+"""lorasam segment: masks, overlays and tables of a folder of micrographs, without labels and without training."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+NM = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
+
+
+def parser() -> argparse.ArgumentParser:
+    command = argparse.ArgumentParser(prog="lorasam segment", description=__doc__)
+    command.add_argument(
+        "places", nargs="+", type=Path, metavar="FOLDER|FILE", help="micrographs; several may be given"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for the results; called again it goes on")
+    command.add_argument("--adapter", help="a file, or emps, which ships; without one the base model as it is")
+    command.add_argument("--model", default="lite", help="base model, where no adapter names it")
+    command.add_argument("--checkpoint", help="a local file of the base model's weights")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    asked = command.add_argument_group("mask generator (default: what the adapter says)")
+    asked.add_argument("--generator", default="guided", choices=("guided", "exact"),
+                       help="guided by the predicted foreground; exact: segment-anything's, slower")  # fmt: skip
+    asked.add_argument("--points", type=int, help="points a side of a tile's grid")
+    asked.add_argument("--score", type=float, help="guided: least score of a mask, 0 to 1")
+    asked.add_argument("--pred-iou", type=float, help="exact: least predicted IoU, 0 to 1")
+    asked.add_argument("--stability", type=float, help="exact: least stability, 0 to 1")
+    asked.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
+    asked.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
+    kept = command.add_argument_group("which particles are kept")
+    kept.add_argument("--min-diameter", help="of the disc of equal area: pixels, or with a unit, as 20nm or 0.5um")
+    kept.add_argument("--max-diameter")
+    kept.add_argument("--min-circularity", type=float, default=0.0, help="4 pi area / perimeter^2, 0 to 1")
+    kept.add_argument("--no-border", action="store_true", help="drop those that the image's edge cuts")
+    kept.add_argument("--largest-share", type=float, default=0.5, help="of the image that one particle may cover")
+    images = command.add_argument_group("images")
+    images.add_argument(
+        "--pixel-size", type=float, help="nm a pixel of all images; else from pixel_size.csv or the file"
+    )
+    images.add_argument("--crop-bottom", default="auto", help="data bar: auto, none, or its height in pixels")
+    images.add_argument("--page", type=int, help="of TIFF files with several")
+    return command
+
+
+def diameters(*texts: str | None) -> tuple[list[float | None], bool]:
+    """Numbers and whether they are nm; ValueError for what is no length, and for pixels beside nm."""
+    numbers: list[float | None] = []
+    units = set()
+    for text in texts:
+        if text is None:
+            numbers.append(None)
+            continue
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(px|nm|um|µm|μm)?\s*", text)
+        if not match:
+            raise ValueError(f"{text!r} is no diameter; give pixels, as 20, or a length, as 20nm or 0.5um.")
+        unit = match[2] or "px"
+        units.add(unit == "px")
+        numbers.append(float(match[1]) * NM.get(unit, 1.0))
+    if len(units) > 1:
+        raise ValueError("one diameter is in pixels and one is a length; give both in one unit.")
+    return numbers, units == {False}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The command; exit status 1 where an image could not be used, 2 for wrong options."""
+    args = parser().parse_args(arguments)
+    (least, most), nm = diameters(args.min_diameter, args.max_diameter)
+    if args.crop_bottom not in ("auto", "none") and not args.crop_bottom.isdigit():
+        raise ValueError(f"--crop-bottom is {args.crop_bottom!r}; give auto, none or a number of pixels.")
+
+    from lorasam_core.data.folders import list_images, pixel_sizes
+    from lorasam_core.experiments.segment import Filters, Reading, segment_folder
+
+    files, notes = list_images(args.places)
+    for note in notes:
+        print(note, file=sys.stderr)
+    tables = [pixel_sizes(place, files) for place in args.places if place.is_dir()]
+    filters = Filters(least, most, nm, args.min_circularity, not args.no_border, args.largest_share)
+    reading = Reading(args.crop_bottom, args.pixel_size, {i: size for table in tables for i, size in table.items()}, args.page)
+
+    from lorasam_core.masks.segmenter import Segmenter  # imports torch: options and files are checked first
+
+    settings = {"points_per_side": args.points, "score_thresh": args.score, "pred_iou_thresh": args.pred_iou,
+                "stability_score_thresh": args.stability}  # fmt: skip
+    segmenter = Segmenter(
+        args.adapter, model=args.model, checkpoint=args.checkpoint, device=args.device, generator=args.generator,
+        tile=args.tile, diameter=args.diameter, **{key: value for key, value in settings.items() if value is not None},
+    )  # fmt: skip
+    summary = segment_folder(files, args.out, segmenter, segmenter.described, reading, filters)
+    _report(summary, args.out)
+
+
+def _report(summary: pd.DataFrame, out: Path) -> None:
+    failed = summary[summary["problem"] != ""]
+    done = summary[summary["problem"] == ""]
+    if len(done):
+        print(f"{int(done['particles'].sum()):,} particles in {len(done):,} images; lengths in {done['unit'].iloc[0]}.")
+    print(f"{out}: labels/, overlays/, particles.csv, summary.csv, run.json")
+    for problem in failed["problem"]:
+        print(f"left out: {problem}", file=sys.stderr)
+    if len(failed):
+        sys.exit(1)

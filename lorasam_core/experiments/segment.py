@@ -1,0 +1,243 @@
+"""A folder of micrographs in; masks, overlays and tables of particles out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tifffile
+from filelock import FileLock, Timeout
+from skimage.io import imsave
+from tqdm import tqdm
+
+from lorasam_core import plots
+from lorasam_core.data.databar import cropped
+from lorasam_core.data.readers import read_image
+from lorasam_core.data.sample import DataError
+from lorasam_core.data.scale import Scale, scale_of
+from lorasam_core.experiments.records import write_json
+from lorasam_core.masks.segmenter import RATINGS
+from lorasam_core.masks.tiles import Found
+from lorasam_core.measure import sizes
+from lorasam_core.models.devices import environment
+
+LENGTHS = ["equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis"]
+LARGEST_16 = 65535
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which particles are kept. Diameters: of the disc of equal area, in pixels, or with `nm` in nm; border: keep those
+    that the image's edge cuts; largest_share: of the image, a particle that covers more is its background.
+    """
+
+    min_diameter: float | None = None
+    max_diameter: float | None = None
+    nm: bool = False
+    min_circularity: float = 0.0
+    border: bool = True
+    largest_share: float = 0.5
+
+    def keep(self, table: pd.DataFrame, scale: Scale | None, pixels: int, name: str) -> pd.Series:
+        """Of a table in pixels which rows stay, bool; `pixels`: those of the image."""
+        diameter = table["equivalent_diameter"]
+        limits = (self.min_diameter, self.max_diameter)
+        if self.nm and limits != (None, None):
+            if scale is None:
+                raise DataError(f"{name} has no scale, which diameters in nm need; give --pixel-size, or pixels.")
+            diameter = diameter * scale.nm
+        kept = (table["circularity"] >= self.min_circularity) & (table["area"] <= self.largest_share * pixels)
+        kept &= diameter.between(limits[0] or 0, limits[1] or np.inf)
+        return kept if self.border else kept & ~table["touches_border"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the images are read: rows of the data bar, nm a pixel of all, of each by its id, page of a TIFF."""
+
+    crop_bottom: str | int = "auto"
+    pixel_size: float | None = None
+    pixel_sizes: Mapping[str, float] | None = None
+    page: int | None = None
+
+
+READING, FILTERS = Reading(), Filters()
+
+
+def segment_folder(
+    files: Mapping[str, Path], out: str | Path, segment: Callable[[np.ndarray], Found], described: Mapping[str, Any],
+    reading: Reading = READING, filters: Filters = FILTERS, progress: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """Segment images by id, one after another; returns summary.csv, a row an image.
+
+    segment: image -> `Found` with the columns RATINGS, such as a `masks.segmenter.Segmenter`; described: what it is,
+    JSON-ready. Writes into `out`: labels/ID.tif (uint16, from 65,536 particles on uint32; of the size of the image,
+    rows of a data bar empty), overlays/ID.png, particles.csv (a row a particle), summary.csv, run.json. Lengths are in
+    nm where every image has a scale, else in pixels.
+
+    What was done stays done: called again with the same settings it goes on, and does an image whose file changed
+    anew. An image that cannot be used is named in the summary's column `problem`, and the others are done.
+    Raises ValueError where `out` holds results of other settings or images, or another process writes there.
+    """
+    out = Path(out)
+    settings = json.loads(json.dumps(
+        {"model": dict(described), "reading": {"crop_bottom": reading.crop_bottom, "page": reading.page,
+                                               "pixel_size": reading.pixel_size},
+         "filters": asdict(filters), "lorasam": version("lorasam")}
+    ))  # fmt: skip
+    with _alone(out):
+        _require_same(out, settings, files)
+        started = {"settings": settings, "environment": environment(), "begun": _now()}
+        if not (out / "run.json").exists():
+            write_json(out / "run.json", started)
+        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=not progress)):
+            bar.set_postfix_str(i, refresh=False)
+            _one(i, Path(path), out, segment, reading, filters)
+        summary = _tables(files, out)
+        begun = json.loads((out / "run.json").read_text(encoding="utf-8"))
+        images = [{"id": row["image"], "file": row["file"], "sha256": row["sha256"]} for _, row in summary.iterrows()]
+        write_json(out / "run.json", begun | {"finished": _now(), "images": images})
+    return summary
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    try:
+        for name in ("labels", "overlays", "state"):
+            (out / name).mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"another process writes into {out}; wait for it, or choose another folder.") from error
+
+
+def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]) -> None:
+    """Raise ValueError where the folder holds what other settings or other images gave."""
+    if (out / "run.json").exists():
+        before = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
+        for part in settings:
+            if before.get(part) != settings[part]:
+                new, old = settings[part], before.get(part)
+                if isinstance(new, dict) and isinstance(old, dict):
+                    key = next(key for key in new | old if new.get(key) != old.get(key))
+                    part, new, old = key, new.get(key), old.get(key)
+                raise ValueError(f"{out} holds results with {part} {old}, not {new}; choose another folder.")
+    if others := sorted({path.stem for path in (out / "state").glob("*.json")} - set(files)):
+        raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
+
+
+def _one(
+    i: str, path: Path, out: Path, segment: Callable[[np.ndarray], Found], reading: Reading, filters: Filters
+) -> None:
+    """Do one image unless it is done: its masks first, its state last."""
+    state, begun = out / "state" / f"{i}.json", time.perf_counter()
+    row: dict[str, Any] = {"image": i, "file": str(path), "sha256": "", "problem": ""}
+    particles = pd.DataFrame()
+    try:
+        row["sha256"] = _sha256(path)
+        if state.exists() and json.loads(state.read_text(encoding="utf-8"))["summary"]["sha256"] == row["sha256"]:
+            return
+        image = read_image(path, page=reading.page)
+        part, bottom = _without_bar(image, reading.crop_bottom, path)
+        scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
+        found = segment(part)
+        labels, particles = _kept(found, part, scale, filters, str(path))
+        labels = np.pad(labels, ((0, bottom), (0, 0)))
+        _write_labels(out / "labels" / f"{i}.tif", labels)
+        _replace(
+            out / "overlays" / f"{i}.png", lambda to: imsave(to, plots.outlines(image, labels), check_contrast=False)
+        )
+        row |= {
+            "height": image.shape[0], "width": image.shape[1], "data_bar": bottom, "particles": len(particles),
+            "at_border": int(particles["touches_border"].sum()), "coverage": float((labels > 0).mean()),
+            "pixel_size": None if scale is None else scale.nm, "pixel_size_from": scale and scale.source,
+        }  # fmt: skip
+    except (DataError, ValueError) as error:
+        row["problem"] = str(error)
+    except OSError:
+        if not path.is_file():
+            row["problem"] = f"{path} is gone; put it back, or leave it out."
+        else:
+            raise
+    row["seconds"] = round(time.perf_counter() - begun, 2)
+    write_json(state, {"summary": row, "particles": particles.to_dict("list")})
+
+
+def _without_bar(image: np.ndarray, bottom: str | int, path: Path) -> tuple[np.ndarray, int]:
+    try:
+        return cropped(image, bottom)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _kept(
+    found: Found, image: np.ndarray, scale: Scale | None, filters: Filters, name: str
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Labels and table, in pixels, of the particles that the filters keep, numbered from 1."""
+    table = sizes.measure(found.labels, image=image)
+    table[list(RATINGS)] = found.scores[table["label"] - 1]
+    table = table[filters.keep(table, scale, found.labels.size, name)].reset_index(drop=True)
+    numbers = np.zeros(len(found.scores) + 1, np.int64)
+    numbers[table["label"]] = np.arange(1, len(table) + 1)
+    return numbers[found.labels], table.assign(label=np.arange(1, len(table) + 1))
+
+
+def _write_labels(path: Path, labels: np.ndarray) -> None:
+    dtype = np.uint16 if labels.max(initial=0) <= LARGEST_16 else np.uint32
+    _replace(path, lambda to: tifffile.imwrite(to, labels.astype(dtype), compression="zlib"))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename: a file under its final name is whole."""
+    part = path.with_name(f".part-{path.name}")
+    write(part)
+    os.replace(part, path)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _states(files: Mapping[str, Path], out: Path) -> Iterator[dict[str, Any]]:
+    for i in files:
+        yield json.loads((out / "state" / f"{i}.json").read_text(encoding="utf-8"))
+
+
+def _tables(files: Mapping[str, Path], out: Path) -> pd.DataFrame:
+    """Write particles.csv, an image at a time, and summary.csv; returns the latter."""
+    rows = [state["summary"] for state in _states(files, out)]
+    in_nm = all(row.get("pixel_size") for row in rows if not row["problem"])
+    part, first = out / ".part-particles.csv", True
+    with part.open("w", encoding="utf-8", newline="") as file:
+        for row, state in zip(rows, _states(files, out), strict=True):
+            table = pd.DataFrame(state["particles"])
+            if row["problem"]:
+                continue
+            nm = row["pixel_size"] if in_nm else 1.0
+            table[[name for name in LENGTHS if name in table]] *= nm
+            table["area"] *= nm**2
+            table["unit"] = row["unit"] = "nm" if in_nm else "px"
+            table.insert(0, "image", row["image"])
+            row |= {name: value for name, value in sizes.size_distribution(table).items() if name.startswith("D")}
+            table.assign(pixel_size=row["pixel_size"]).to_csv(file, header=first, index=False)
+            first = False
+    os.replace(part, out / "particles.csv")
+    summary = pd.DataFrame(rows)
+    _replace(out / "summary.csv", lambda to: summary.to_csv(to, index=False))
+    return summary

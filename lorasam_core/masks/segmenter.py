@@ -1,0 +1,98 @@
+"""Instances of a micrograph of any size by one model: as it is, or with an adapter that says how it is to be used."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lorasam_core.masks import operations
+from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator
+from lorasam_core.masks.guided import GUIDED_SETTINGS, GuidedGenerator
+from lorasam_core.masks.tiles import Found, segment_tiled
+from lorasam_core.models import devices
+from lorasam_core.models.lora import adapter_path, load_adapter, merge, read_adapter
+from lorasam_core.models.sam import load_sam
+
+GENERATORS = ("guided", "exact")
+RATINGS = ("score", "predicted_iou", "stability_score")  # columns of a Found's scores
+TILE = 512  # pixels of the image, where no adapter says what it was trained on
+SPECK = 0.1  # of a mask's area: smaller islands are removed, smaller holes filled
+WHOLE = 1.25  # an image of at most this many tiles a side is taken at once
+
+
+class Segmenter:
+    """What `lorasam segment` asks of a model: image in, `Found` out, its scores in the columns RATINGS.
+
+    An adapter's metadata may hold `segment`: {"crop_size": pixels of a training window, "diameter": median of its
+    particles in the model's pixels, "guided": {...}, "exact": {...}: settings of the two generators}. Images are cut
+    into tiles as large as a training window, in which particles look as they did in training; `diameter` (pixels of the
+    image) scales the tiles so that particles of that size do.
+    """
+
+    def __init__(
+        self, adapter: str | None = None, *, model: str = "lite", checkpoint: str | None = None, device: str = "auto",
+        generator: str = "guided", tile: int | None = None, diameter: float | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        """settings: those of the generator that differ from the adapter's. Raises ValueError for what does not fit."""
+        if generator not in GENERATORS:
+            raise ValueError(f"generator is {generator!r}; choose one of {', '.join(GENERATORS)}.")
+        path = None if adapter is None else adapter_path(adapter)
+        metadata = {} if path is None else read_adapter(path)[0]
+        if path is not None:
+            model = str(metadata["base_name"])
+        device = devices.resolve_device(device)
+        sam = load_sam(model, checkpoint, image_size=metadata.get("image_size"), device=device)
+        if path is not None:
+            load_adapter(sam, path)
+            merge(sam)
+        own = metadata.get("segment", {})
+        usual = GUIDED_SETTINGS if generator == "guided" else QUICK_SETTINGS if model == "lite" else {}
+        settings = usual | own.get(generator, {}) | settings
+        autocast = partial(devices.autocast, devices.resolve_precision("auto", device), device)
+        kind = GuidedGenerator if generator == "guided" else MaskGenerator
+        self._generator: Any = kind(sam, autocast=autocast, **settings)
+        self.image_size = sam.image_encoder.img_size
+        self.side = self._side(own, tile, diameter)
+        self.described = {
+            "model": model, "base_hash": sam.base_hash, "adapter": None if path is None else Path(path).name,
+            "adapter_sha256": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
+            "generator": generator, "settings": settings, "tile": self.side, "image_size": self.image_size,
+        }  # fmt: skip
+
+    def _side(self, own: dict[str, Any], tile: int | None, diameter: float | None) -> int:
+        usual = int(own.get("crop_size", TILE))
+        if diameter is not None:
+            if not diameter > 0:
+                raise ValueError(f"diameter is {diameter}; give the particles' usual diameter in pixels, above 0.")
+            if "diameter" not in own:
+                raise ValueError("the model does not say how large its particles were; give tile in place of diameter.")
+            usual = round(diameter * self.image_size / own["diameter"])
+        side = usual if tile is None else tile
+        if side < 64:
+            raise ValueError(f"tiles of {side} pixels are too small; give at least 64.")
+        return side
+
+    def __call__(self, image: np.ndarray) -> Found:
+        """uint8 (H, W) or (H, W, 3), at least 16 pixels a side -> instances; the better score is on top."""
+        if max(image.shape[:2]) <= WHOLE * self.side:
+            return self._tile(image)
+        return segment_tiled(self._tile, image, self.side, self.side // 4)
+
+    def _tile(self, image: np.ndarray) -> Found:
+        annotations = self._generator.generate(image)
+        for annotation in annotations:
+            annotation.setdefault("score", annotation["predicted_iou"] * annotation["stability_score"])
+        annotations.sort(key=lambda a: -a["score"])
+        labels = np.zeros(image.shape[:2], np.int32)
+        for number in range(len(annotations), 0, -1):
+            mask, area = annotations[number - 1]["segmentation"], annotations[number - 1]["area"]
+            labels[operations.without_small_regions(mask, SPECK * area)[0]] = number
+        seen = np.unique(labels[labels > 0])  # a mask under better ones is gone
+        renumbered = np.zeros(len(annotations) + 1, np.int32)
+        renumbered[seen] = np.arange(1, len(seen) + 1)
+        scores = np.array([[annotations[k - 1][name] for name in RATINGS] for k in seen], float).reshape(-1, 3)
+        return Found(renumbered[labels], scores)
