@@ -168,6 +168,12 @@ class SampleSet(Sequence[Sample]):
         chosen = set(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
         return self._view([i for place, i in enumerate(self._ids) if place in chosen])
 
+    def select(self, ids: Sequence[str]) -> SampleSet:
+        """The samples of these ids, in this order. Raises ValueError for an id that is not here."""
+        if unknown := [i for i in ids if i not in self.groups]:
+            raise ValueError(f"{self.name} has no sample {unknown[0]!r}; give ids of its own.")
+        return self._view(ids)
+
     def _view(self, ids: Sequence[str]) -> SampleSet:
         view = object.__new__(SampleSet)
         view.__dict__.update(self.__dict__, _ids=tuple(ids), groups={i: self.groups[i] for i in ids})

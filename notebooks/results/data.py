@@ -171,4 +171,4 @@ page.figure(charts.size_plot(diameters, found["unit"]), "data-sizes", caption, a
 
 # %% [markdown]
 # What becomes of such a distribution when the particles are found rather than labelled is asked on [the page of
-# sizes](sizes.ipynb).
+# sizes](size_errors.ipynb).

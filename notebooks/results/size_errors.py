@@ -37,7 +37,7 @@ from lorasam_core.experiments import records
 from lorasam_core.report import page as report
 
 kept = records.read_edition(report.edition_folder(profile, edition, data))
-page = report.Page(kept, "results/sizes")
+page = report.Page(kept, "results/size_errors")
 page.banner(written=True)
 
 # %% [markdown]

@@ -18,7 +18,7 @@ from lorasam_core.models.lora import lora_parameter_count
 ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 PAGES = sorted(BOOK.glob("*.md"))
-DRAWING = {"sem_render", "sem_shapes"}  # modules that the API page leaves out
+DRAWING = {"demo", "sem_render", "sem_shapes"}  # modules that the API page leaves out
 
 
 def toc_files() -> list[str]:

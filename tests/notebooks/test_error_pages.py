@@ -67,7 +67,7 @@ def tables(tmp_path_factory):
         settings = {"method": "frozen" if name == "frozen" else "lora", "seed": seed, "evaluate": ("generator",)}
         made[name] = make_record(folder, f"run{len(made)}", rows, kept, **settings).run_id
     write_edition(folder, {"main": made})
-    for stem in ("failures", "sizes"):
+    for stem in ("failures", "size_errors"):
         source = (FOLDER / f"{stem}.py").read_text(encoding="utf-8")
         source = re.sub(r"^edition: str = .*$", f"edition = {str(folder)!r}", source, flags=re.MULTILINE)
         exec(compile(source, stem, "exec"), {})

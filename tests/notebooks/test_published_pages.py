@@ -10,7 +10,7 @@ from lorasam_core.report import figures
 from lorasam_core.report.pages import edition_pages, filled, read_notebook
 
 RESULTS = (  # the pages that show runs; the others need none, or a model and much time
-    "train", "rank", "learning_rate", "batch_size", "rivals", "labels", "prompts", "sizes", "failures",
+    "train", "rank", "learning_rate", "batch_size", "rivals", "labels", "prompts", "size_errors", "failures",
 )  # fmt: skip
 
 pytestmark = pytest.mark.slow

@@ -1,0 +1,113 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Segment your images
+#
+# **Masks without a label and without training.** A folder of micrographs goes in; a label image, an overlay and a row
+# for each particle come out. Images of any size are cut into overlapping tiles in which particles are as large as the
+# model has learnt them; an object on a seam comes out once. As it stands this page segments the demonstration of
+# {doc}`look <look>`. With your folder, here or on the command line:
+#
+# ```bash
+# lorasam segment path/to/folder --out masks                    # the base model as it is
+# lorasam segment path/to/folder --out masks --adapter FILE     # with an adapter of yours
+# ```
+#
+# Stopped or killed, the same command goes on where it was. A damaged image is named, and the others are done.
+
+# %% tags=["parameters"]
+profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study
+edition: str = ""  # folder of its runs; "": runs/<profile>
+data: str = ""  # data of that edition; "": the profile's own
+folder: str = ""  # of your micrographs; "": a demonstration is made
+adapter: str = ""  # a file, or the name of one that ships; "": the base model as it is
+output: str = ""  # folder for masks and tables; "": your-particles/masks beside the edition's figures
+points: int = 32  # a side of the grid on each tile; 16 is twice as fast, and finds fewer small particles
+tile: int = 0  # pixels a side; smaller tiles enlarge the particles for the model; 0: what the adapter says
+
+# %%
+
+from lorasam_core import experiments, plots
+from lorasam_core.data.demo import write_demo
+from lorasam_core.data.folders import list_images, pixel_sizes
+from lorasam_core.experiments.records import read_edition, root
+from lorasam_core.report import page as report
+
+place = report.edition_folder(profile, edition, data)
+experiments.sweep(profile, "segment", place, data)
+page = report.Page(read_edition(place), "your_particles/segment")
+page.banner()
+here = root() / folder if folder else write_demo(page.folder / "your-particles" / "demo")
+
+# %% [markdown]
+# ## The model
+#
+# Points are asked only where the model's own mask of the whole tile says particle, and on a sparse grid elsewhere. A
+# mask is rated by the IoU that the model predicts, by its stability, and by the share of it that lies in that
+# foreground; of masks that overlap the best stays ({doc}`how it works <generator>`).
+
+# %%
+from lorasam_core.masks.segmenter import Segmenter
+
+segmenter = Segmenter(adapter or None, points_per_side=points, tile=tile or None)
+segmenter.described
+
+# %%
+from lorasam_core.experiments.segment import Filters, Reading, segment_folder
+
+files, notes = list_images([here])
+out = root() / output if output else page.folder / "your-particles" / "masks"
+reading = Reading(crop_bottom="auto", pixel_sizes=pixel_sizes(here, files))
+summary = segment_folder(files, out, segmenter, segmenter.described, reading, Filters())
+
+# %%
+columns = ["image", "particles", "at_border", "coverage", "D50", "unit", "data_bar", "pixel_size_from", "problem"]
+caption = "A row an image: particles, how many the edge cuts, the share of the image that they cover, the median size."
+page.table(summary.reindex(columns=columns).round(2), "segment-summary", caption, data=summary)
+
+# %% [markdown]
+# ## Look at the masks
+#
+# This is the step that nobody else can do for you. A few false ones in a hundred hardly move a median; a powder whose
+# small particles are all missing does.
+
+# %%
+from skimage.io import imread
+
+drawn = [name for name in summary.loc[summary["problem"] == "", "image"] if summary["particles"].max() > 0]
+pictures = {name: imread(out / "overlays" / f"{name}.png") for name in drawn[:4]}
+caption = "Outlines of what was found, as written to overlays/."
+alt = "Micrographs with a coloured outline around each particle that was found."
+page.figure(plots.panels(pictures, columns=2), "segment-overlays", caption, alt)
+
+# %% [markdown]
+# What to change first, one at a time, into another output folder each:
+#
+# - too much is found: a higher score (`--score`), or a largest diameter (`--max-diameter 500nm`);
+# - small particles are missing: smaller tiles (`--tile 256`), which show them larger, or more points;
+# - large ones come in pieces: larger tiles;
+# - background is taken for a particle: `--largest-share`, or a few labelled images and {doc}`adapt <adapt>`.
+#
+# ## A row a particle
+
+# %%
+import pandas as pd
+
+particles = pd.read_csv(out / "particles.csv")
+columns = ["image", "label", "equivalent_diameter", "unit", "aspect_ratio", "circularity", "touches_border", "score"]
+caption = "The first rows of particles.csv."
+page.table(particles.reindex(columns=columns).head(8).round(2), "segment-particles", caption, data=particles)
+
+# %% [markdown]
+# `label` is the number in the label image, so that a row leads to its particle and back. Every setting that made the
+# masks stands in `run.json`. On to {doc}`sizes <sizes>`.
