@@ -180,23 +180,22 @@ def _job(
 
 def generate_masks(
     ours: bool, device: str, model: str, side: int, crops: int, encoding: bool, passing: float | None = None,
-    threshold: float | None = None, approximate: bool = False, exact: bool = False, precision: str = "32-true",
-    guided: bool = False,
+    threshold: float | None = None, precision: str = "32-true", guided: bool = False,
 ) -> Job:  # fmt: skip
     """The mask generator on a generated micrograph of 1024 x 768 pixels; the result is its annotations.
 
     encoding: whether the image is encoded in what is timed. passing: the share of masks that passes the filter by
-    predicted IoU, whose `threshold` the caller then gives. approximate: our option; exact: ours on the reference side.
-    precision: of the image encoder on our side. guided: the guided generator in place of the exact one.
+    predicted IoU, whose `threshold` the caller then gives. precision: of the image encoder on our side. guided: the
+    guided generator in place of the exact one.
     """
-    image, sam = micrograph(), generator_sam(ours or exact, model, encoding, device)
+    image, sam = micrograph(), generator_sam(ours, model, encoding, device)
     settings = generator_settings(model, side, crops, passing, threshold)
     if guided:
         by_foreground, fewer = (GuidedGenerator(sam, points_per_side=points) for points in (side, 2))
         return Job(lambda: by_foreground.generate(image), lambda: fewer.generate(image), {"prompts": prompts(settings)})
-    if ours or exact:
+    if ours:
         context = partial(devices.autocast, precision, device)
-        generator = MaskGenerator(sam, autocast=context, approximate_skip_covered_points=approximate, **settings)
+        generator = MaskGenerator(sam, autocast=context, **settings)
     else:
         generator = SamAutomaticMaskGenerator(sam, **settings)
     # two points of a side: all that is done once is done before the clock runs

@@ -80,8 +80,9 @@ def main(arguments: Sequence[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
     tables = [pixel_sizes(place, files) for place in args.places if place.is_dir()]
+    listed = {i: size for table in tables for i, size in table.items()}
     filters = Filters(least, most, nm, args.min_circularity, not args.no_border, args.largest_share)
-    reading = Reading(args.crop_bottom, args.pixel_size, {i: size for table in tables for i, size in table.items()}, args.page)
+    reading = Reading(args.crop_bottom, args.pixel_size, listed, args.page)
 
     from lorasam_core.masks.segmenter import Segmenter  # imports torch: options and files are checked first
 

@@ -42,7 +42,8 @@ def write_demo(folder: str | Path, images: int = 5, seed: int = 9) -> Path:
 def _bar(nm: float) -> np.ndarray:
     """The data bar, uint8 (BAR, width): voltage, working distance, a scale bar of a round length."""
     width = SIZE[1]
-    round_length = max(x for power in range(6) for x in (10**power, 2 * 10**power, 5 * 10**power) if x <= nm * width / 4)
+    rounds = [first * 10**power for power in range(6) for first in (1, 2, 5)]
+    round_length = max(length for length in rounds if length <= nm * width / 4)
     long = round(round_length / nm)
     bar = Image.new("L", (width, BAR), 0)
     draw, font = ImageDraw.Draw(bar), ImageFont.load_default(14)

@@ -26,7 +26,6 @@ from torchvision.ops.boxes import box_area
 from tqdm import tqdm
 
 from lorasam_core.masks import operations as masks
-from lorasam_core.masks.points import PointQueue, coarse_to_fine
 from lorasam_core.masks.predictor import Autocast, Predictor, as_rgb, evaluating
 from lorasam_core.models.prompt_decoder import PromptDecoder
 
@@ -67,24 +66,14 @@ class MaskGenerator(SamAutomaticMaskGenerator):
     Beyond the original: grey images; evaluation mode while it runs, so that the same image gives the same masks; an
     empty list where the original fails because no crop holds a mask; a progress bar, on request; ValueError, with the
     remedy, for settings and images on which the original fails. points_per_batch is an upper limit: on a CPU points are
-    taken as many at once as its cache likes. After `generate`, `points_asked` and `points_skipped` tell how many
-    points of all crops the decoder was asked, and how many were left out.
-
-    approximate_skip_covered_points=True gives OTHER masks than the original, in less time: points are taken coarse to
-    fine, and one that lies in a mask of its crop that passed the filters, of at most a quarter of the crop's area, is
-    not asked. Parts inside such a mask, masks that overlap it, and better ones of the same object can be lost.
+    taken as many at once as its cache likes. For other masks in a fraction of the time see `guided`.
     """
 
-    def __init__(
-        self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False,
-        approximate_skip_covered_points: bool = False, **settings: Any,
-    ) -> None:  # fmt: skip
+    def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False, **settings: Any) -> None:
         _check_settings(settings)
         super().__init__(sam, **settings)
         self.predictor = Predictor(sam, autocast)
         self.progress = progress
-        self.approximate_skip_covered_points = approximate_skip_covered_points
-        self.points_asked = self.points_skipped = 0
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
         """Annotations of a uint8 image, (H, W) or (H, W, 3), at least 16 pixels a side.
@@ -94,7 +83,6 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         Raises ValueError for another dtype or shape.
         """
         image = as_rgb(image)
-        self.points_asked = self.points_skipped = 0
         with evaluating(self.predictor.model):
             data = self._generate_masks(image)
         if self.min_mask_region_area > 0 and len(data["rles"]):
@@ -172,20 +160,14 @@ class MaskGenerator(SamAutomaticMaskGenerator):
         at_once = self.points_per_batch
         if predictor.device.type == "cpu":
             at_once = max(1, min(at_once, CPU_CACHE // (decoder.keys.numel() * decoder.keys.element_size())))
-        skip = self.approximate_skip_covered_points
-        queue = PointQueue(points, coarse_to_fine(grid) if skip else np.arange(len(grid)), (height, width))
         with tqdm(total=len(points), desc="masks", unit="point", leave=False, disable=not self.progress) as bar:
-            while len(few := queue.take(at_once)):
+            for few in torch.arange(len(points)).split(at_once):
                 for low, rated, owner in self._rated(decoder, sparse[few]):
                     data = self._filter(low, rated, torch.as_tensor(points[few])[owner], crop_box, orig_size)
-                    if skip:
-                        queue.cover(data["masks"])
                     data["rles"] = masks.encode(uncrop_masks(data["masks"], crop_box, *orig_size))
                     del data["masks"]
                     yield data
-                self.points_asked += len(few)
-                bar.update(len(points) - len(queue.waiting) - bar.n)
-        self.points_skipped += queue.skipped
+                bar.update(len(few))
 
     def _rated(
         self, decoder: PromptDecoder, sparse: torch.Tensor

@@ -140,9 +140,8 @@ of = bench["group"] == "generator"
 page.table(shown[of], "speed-generator", caption, data=bench[of])
 
 # %% [markdown]
-# One option does not give the same answer: `approximate_skip_covered_points=True` asks points coarse to fine
-# and leaves out those that an accepted mask of at most a quarter of the image covers already. Parts of a covered object
-# and overlapping alternatives can be lost, which is why it is off unless it is asked for.
+# Another generator gives other masks on purpose: guided by the foreground that the predictor sees, it asks fewer
+# points, keeps one mask a point, and enlarges only what it keeps. [Segment](segment.ipynb) uses it.
 #
 # ## Training
 #

@@ -15,14 +15,14 @@
 #
 # **A few labelled images in, an adapter out, and what it gained.** One image is enough to train on; two specimens are
 # needed to learn anything about new ones. With few groups the gain is measured by cross-validation: each image is asked
-# of an adapter that never saw its specimen. As it stands this page adapts to the demonstration of {doc}`look <look>`,
+# of an adapter that never saw its specimen. As it stands this page adapts to the demonstration of [look](look.ipynb),
 # in far too few steps to gain much. With your folder, here or on the command line:
 #
 # ```bash
 # lorasam adapt path/to/labelled --out my-adapter
 # ```
 #
-# Labels need not be drawn from nothing: let {doc}`segment <segment>` make a draft, and remove, split and add particles
+# Labels need not be drawn from nothing: let [segment](segment.ipynb) make a draft, and remove, split and add particles
 # in an editor of label images. What the draft never finds is easily missed in the labels as well.
 
 # %% tags=["parameters"]

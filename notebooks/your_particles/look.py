@@ -97,5 +97,5 @@ alt = "Micrographs of particles in two rows; each labelled particle has a colour
 page.figure(plots.panels(pictures, columns=3), "look-images", caption, alt)
 
 # %% [markdown]
-# The data bar does not have to be cut off by hand: {doc}`segment <segment>` finds it and leaves it out. Go on there
-# for masks without any label, or to {doc}`adapt <adapt>` once a few images are labelled.
+# The data bar does not have to be cut off by hand: [segment](segment.ipynb) finds it and leaves it out. Go on there
+# for masks without any label, or to [adapt](adapt.ipynb) once a few images are labelled.

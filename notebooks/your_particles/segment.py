@@ -16,7 +16,7 @@
 # **Masks without a label and without training.** A folder of micrographs goes in; a label image, an overlay and a row
 # for each particle come out. Images of any size are cut into overlapping tiles in which particles are as large as the
 # model has learnt them; an object on a seam comes out once. As it stands this page segments the demonstration of
-# {doc}`look <look>`. With your folder, here or on the command line:
+# [look](look.ipynb). With your folder, here or on the command line:
 #
 # ```bash
 # lorasam segment path/to/folder --out masks                    # the base model as it is
@@ -54,7 +54,7 @@ here = root() / folder if folder else write_demo(page.folder / "your-particles" 
 #
 # Points are asked only where the model's own mask of the whole tile says particle, and on a sparse grid elsewhere. A
 # mask is rated by the IoU that the model predicts, by its stability, and by the share of it that lies in that
-# foreground; of masks that overlap the best stays ({doc}`how it works <generator>`).
+# foreground; of masks that overlap the best stays ([how it works](generator.ipynb)).
 
 # %%
 from lorasam_core.masks.segmenter import Segmenter
@@ -96,7 +96,7 @@ page.figure(plots.panels(pictures, columns=2), "segment-overlays", caption, alt)
 # - too much is found: a higher score (`--score`), or a largest diameter (`--max-diameter 500nm`);
 # - small particles are missing: smaller tiles (`--tile 256`), which show them larger, or more points;
 # - large ones come in pieces: larger tiles;
-# - background is taken for a particle: `--largest-share`, or a few labelled images and {doc}`adapt <adapt>`.
+# - background is taken for a particle: `--largest-share`, or a few labelled images and [adapt](adapt.ipynb).
 #
 # ## A row a particle
 
@@ -110,4 +110,4 @@ page.table(particles.reindex(columns=columns).head(8).round(2), "segment-particl
 
 # %% [markdown]
 # `label` is the number in the label image, so that a row leads to its particle and back. Every setting that made the
-# masks stands in `run.json`. On to {doc}`sizes <sizes>`.
+# masks stands in `run.json`. On to [sizes](sizes.ipynb).

@@ -15,7 +15,7 @@
 #
 # **How large are the particles, and how sure is that?** From masks to D10, D50 and D90 in nm, by number and by volume,
 # with intervals, corrected for the particles that the edge of an image cuts. As it stands this page measures the
-# labels of the demonstration of {doc}`look <look>` and, beside them, what the base model finds in the same images. With
+# labels of the demonstration of [look](look.ipynb) and, beside them, what the base model finds in the same images. With
 # your masks, here or on the command line:
 #
 # ```bash

@@ -10,20 +10,16 @@ import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from segment_anything.utils.amg import build_point_grid
 
 from lorasam_core.masks import generator as mask_generator
 from lorasam_core.masks.generator import (
     QUICK_SETTINGS,
     STUDY_SETTINGS,
     MaskGenerator,
-    PointQueue,
     Predictor,
     as_rgb,
-    coarse_to_fine,
     evaluating,
 )
-from lorasam_core.measure.metrics import iou
 
 ALL_MASKS = {"points_per_side": 4, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 1.0}
 
@@ -240,81 +236,3 @@ def test_an_encoded_image_is_that_of_set_image(sam: Sam) -> None:
         several.encode([pictures[0], as_rgb(image((16, 4000)))])
     with torch.autocast("cpu", torch.bfloat16):
         assert several.encode(pictures)[0].features.dtype == torch.float32
-
-
-def test_a_grid_is_asked_coarse_to_fine() -> None:
-    grid = build_point_grid(10)
-    order = coarse_to_fine(grid)
-    assert sorted(order) == list(range(100))
-    rows, columns = np.divmod(order, 10)
-    steps = [4 if r % 4 == c % 4 == 0 else 2 if r % 2 == c % 2 == 0 else 1 for r, c in zip(rows, columns)]
-    assert steps == [4] * 9 + [2] * 16 + [1] * 75
-
-
-@pytest.mark.parametrize("points", [np.random.default_rng(1).random((16, 2)), np.random.default_rng(1).random((7, 2))])
-def test_other_points_are_asked_in_one_random_order(points: np.ndarray) -> None:
-    order = coarse_to_fine(points)
-    assert sorted(order) == list(range(len(points))) != list(order)
-    assert np.array_equal(order, coarse_to_fine(points))
-
-
-def test_points_in_a_covered_place_are_left_out_but_not_for_the_background() -> None:
-    points = np.array([[0.5, 0.5], [4.0, 0.5], [4.99, 1.99], [8.0, 4.0], [1.0, 3.0]])  # the fourth on the far corner
-    queue = PointQueue(points, np.array([4, 0, 1, 2, 3]), (4, 8))
-    assert queue.take(1).tolist() == [4]
-    found = torch.zeros(2, 4, 8, dtype=torch.bool)
-    found[0, :2, 4:8] = True  # 8 of 32 pixels
-    found[1, :, :3] = True  # 12 of 32
-    queue.cover(found)
-    assert queue.take(9).tolist() == [0, 3] and queue.skipped == 2
-    assert len(queue.take(9)) == 0 and queue.skipped == 2
-
-
-MANY = {"points_per_side": 12, "points_per_batch": 4, "stability_score_thresh": 0.0}
-
-
-@pytest.mark.parametrize("layers", [0, 1])
-def test_exactly_every_point_is_asked(sam: Sam, layers: int) -> None:
-    generator = MaskGenerator(sam, **ALL_MASKS, crop_n_layers=layers)
-    generator.generate(image())
-    generator.generate(image())
-    assert (generator.points_asked, generator.points_skipped) == (16 * (1 + 4 * layers), 0)
-
-
-@pytest.mark.parametrize("layers", [0, 1])
-def test_skipping_covered_points_gives_some_of_the_exact_candidates(sam: Sam, layers: int) -> None:
-    settings = {**MANY, "pred_iou_thresh": 0.0, "crop_n_layers": layers}
-    every = MaskGenerator(sam, **settings | {"box_nms_thresh": 1.0, "crop_nms_thresh": 1.0}).generate(image())
-    candidates: dict[tuple[float, ...], list[np.ndarray]] = {}
-    for a in every:
-        candidates.setdefault((*a["point_coords"][0], *a["crop_box"]), []).append(a["segmentation"])
-    generator = MaskGenerator(sam, approximate_skip_covered_points=True, **settings)
-    found = generator.generate(image())
-    assert found and generator.points_skipped > 0
-    assert generator.points_asked + generator.points_skipped == 144 * (1 + 4 * layers)
-    for a in found:
-        same_point = candidates[(*a["point_coords"][0], *a["crop_box"])]
-        assert max(iou(a["segmentation"], mask) for mask in same_point) > 0.99  # other chunks: rounding
-
-
-def test_every_point_that_is_skipped_lies_in_a_small_mask_that_was_found(sam: Sam) -> None:
-    generator = MaskGenerator(
-        sam, approximate_skip_covered_points=True, pred_iou_thresh=0.0, box_nms_thresh=1.0, **MANY
-    )  # no filter: all that is found is returned
-    found = generator.generate(image())
-    points = build_point_grid(12) * (80, 48)
-    answered = {tuple(a["point_coords"][0]) for a in found}
-    skipped = [point for point in points if tuple(point) not in answered]
-    assert len(skipped) == generator.points_skipped > 0
-    covered = np.any([a["segmentation"] for a in found if a["area"] <= 48 * 80 / 4], axis=0)
-    assert all(covered[int(y), int(x)] for x, y in skipped)
-
-
-@pytest.mark.parametrize(
-    "filtered", [{"pred_iou_thresh": 1.0}, {"pred_iou_thresh": 0.0, "stability_score_thresh": 1.0}]
-)
-def test_masks_that_no_filter_passes_hide_no_point(sam: Sam, filtered: dict) -> None:
-    settings = {"points_per_side": 6, "stability_score_offset": 9.0, **filtered}
-    generator = MaskGenerator(sam, approximate_skip_covered_points=True, **settings)
-    assert generator.generate(image()) == MaskGenerator(sam, **settings).generate(image()) == []
-    assert (generator.points_asked, generator.points_skipped) == (36, 0)
