@@ -2,7 +2,8 @@
 
 It holds `images/` and, by the same stem or one that ends in _mask, _label, _seg or the like, `labels/` or `masks/`, or
 such label files beside the images; optionally `groups.csv` (id, group) and `pixel_size.csv` (id, pixel_size in nm; the
-column may stand in groups.csv instead). Without groups.csv each file is its own group.
+column may stand in groups.csv instead), else the scale is the image's own. Without groups.csv each file is its own
+group.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pandas as pd
 from lorasam_core.data.decode import LOSSLESS, LOSSY, MICROSCOPE, require_lossless
 from lorasam_core.data.readers import Record
 from lorasam_core.data.sample import DataError
+from lorasam_core.data.scale import scale_of
 
 LABEL_FOLDERS = ("labels", "masks")
 LABEL_ENDING = re.compile(r"[-_. ](cp_masks?|masks?|labels?|seg|segmentation|instances?)$", re.IGNORECASE)
@@ -56,11 +58,11 @@ def list_folder(
     used = {*images.values(), *labels.values()}
     if spare := [path.name for path in files.values() if path not in used]:
         notes.append(f"{LEFT_OUT}{few(spare)}.")
-    groups, sizes = _groups(folder, images), pixel_sizes(folder, images)
-    records = [
-        Record(i, path, labels[i], groups[i], sizes.get(i), mask=mask, ignore=ignore, page=page)
-        for i, path in images.items()
-    ]
+    groups, sizes, records = _groups(folder, images), pixel_sizes(folder, images), []
+    for i, path in images.items():
+        scale = scale_of(path, table=sizes, id=i)
+        nm = None if scale is None else scale.nm
+        records.append(Record(i, path, labels[i], groups[i], nm, mask=mask, ignore=ignore, page=page))
     return records, notes
 
 

@@ -55,11 +55,11 @@ def segment_tiled(
 ) -> Found:
     """Instances of an image, uint8 (H, W) or (H, W, 3), by `segment`, which is called with one tile after another.
 
-    What a tile found is a view of an object. A view is *cut* where it comes within side / 64 pixels (a mask decoder's
-    two) of a side of its tile that is no side of the image; otherwise it is *whole*. Two views are *alike* where,
-    in the region that both tiles see, a connected piece of one lies by half or more in a piece of the other, or the
-    other in it, and each holds half or more of what both tiles call particle in it. So a thin fibre is followed, and
-    of two particles that a tile saw as one it is like the larger. Of each object one instance is made:
+    What a tile found is a view of an object. A view is *cut* if it comes within side / 64 pixels of a side of its tile
+    that is no side of the image (masks of a model end a little short of it); otherwise it is *whole*. Two views are
+    *alike* if, in the region that both tiles see, a connected piece of one lies by half or more in a piece of the
+    other, and of what both tiles call particle in each piece half or more is shared. So a fibre is followed though one
+    tile sees it thinner, and a view that merged two particles is like the larger. Each object becomes one instance:
     1. A cut view goes where another tile saw its place in full and has no cut view like it: that tile's answer stands,
        even if it is "nothing".
     2. Whole views are taken by score, best first. A view goes that lies by half inside one, or is whole and like it.
@@ -70,7 +70,7 @@ def segment_tiled(
     A segmenter that treats each connected region alike gives exactly what it gives on the whole image. Ids follow the
     first pixel in reading order. Memory beyond the image: its labels, a few tiles, a small record for each view, and
     every tile's labels compressed. Raises ValueError for another image, for tiles that `tile_boxes` refuses, and for
-    labels that fit neither the tile nor their scores.
+    labels that do not fit the tile or their scores.
     """
     if image.dtype != np.uint8 or not image.size or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
         raise ValueError(

@@ -270,3 +270,17 @@ def test_a_single_image_is_a_single_group(folder):
 def test_no_folder(tmp_path):
     with pytest.raises(DataError, match="is not a folder; give one"):
         list_folder(tmp_path / "missing")
+
+
+def test_the_scale_is_the_images_own_where_no_table_has_it(tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    image, labels = np.full((32, 40), 90, np.uint8), np.zeros((32, 40), np.uint8)
+    labels[4:9, 4:9] = 1
+    for name in ("a", "b"):
+        tag = {"imagej": True, "resolution": (1 / 2.5, 1 / 2.5), "metadata": {"unit": "nm"}}
+        tifffile.imwrite(tmp_path / "images" / f"{name}.tif", image, **tag)
+        tifffile.imwrite(tmp_path / "labels" / f"{name}.tif", labels)
+    (tmp_path / "pixel_size.csv").write_text("id,pixel_size\na,7\n")
+    records, _ = list_folder(tmp_path)
+    assert {record.id: record.pixel_size for record in records} == {"a": 7.0, "b": pytest.approx(2.5)}
