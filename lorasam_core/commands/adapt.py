@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--learning-rate", type=float)
     how.add_argument("--batch-size", type=int, default=4, help="windows a step")
     how.add_argument("--crop", type=int, metavar="PIXELS", help="side of a window, and of the tiles later")
+    how.add_argument("--points", type=int, help="a side of a tile's grid, where the models are asked")
     how.add_argument("--seed", type=int, default=0)
     how.add_argument("--model", help="base model, where --start does not name it: lite, vit_b, vit_l or vit_h")
     how.add_argument("--checkpoint", help="a local file of the base model's weights")

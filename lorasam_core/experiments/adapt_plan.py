@@ -88,14 +88,14 @@ def prepare(
     start: str | None = None, rank: int | None = None, steps: int | None = None, learning_rate: float | None = None,
     batch_size: int = 4, crop: int | None = None, folds: int | None = None, seed: int = 0, model: str | None = None,
     checkpoint: str | None = None, device: str = "auto", mask: str = "auto", ignore: int | None = None,
-    page: int | None = None,
+    page: int | None = None, points: int | None = None,
 ) -> Plan:  # fmt: skip
     """Read the labelled folders (`list_folder`) and choose settings, each with its reason, and what measures.
 
     start: adapter to go on from, "none" for a fresh one of `rank`; None: the one that ships, if it does and fits the
-    model. crop: pixels of a training window and of a tile. folds: of a cross-validation, in place of a split. mask,
-    ignore, page: as `read_labels` says. Raises DataError for folders that cannot be used, two that share an image, or
-    no particle in the first, and ValueError for settings.
+    model. crop: pixels of a training window and of a tile. points: a side of a tile's grid. folds: of a
+    cross-validation, in place of a split. mask, ignore, page: as `read_labels` says. Raises DataError for folders that
+    cannot be used, two that share an image, or no particle in the first, and ValueError for settings.
     """
     for name, value in {"steps": steps, "rank": rank, "learning rate": learning_rate, "batch size": batch_size}.items():
         if value is not None and not value > 0:
@@ -144,6 +144,7 @@ def prepare(
     }  # fmt: skip
     guided = GUIDED_SETTINGS | given.get("segment", {}).get("guided", {})
     usual = float(guided.pop("score_thresh"))
+    guided |= {} if points is None else {"points_per_side": points}
     settings = {key: value for key, value in config.to_dict().items() if key not in ("device", "data")} | {
         "start": start if path is None else f"{path.name} {_digest(path.read_bytes())}",
         "guided": guided, "folds": len(held), "lorasam": version("lorasam"),

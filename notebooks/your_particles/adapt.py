@@ -34,6 +34,7 @@ output: str = ""  # folder for the adapter; "": your-particles/adapter beside th
 start: str = ""  # adapter to go on from: a file, or none; "": the one that ships, where it fits
 steps: int = 0  # optimiser steps; 0: from the number of images, or 8 for the demonstration
 folds: int = 0  # of the cross-validation; 0: three, and a split from ten groups on
+points: int = 32  # a side of the grid on each tile
 
 # %%
 from lorasam_core import charts, experiments, plots
@@ -51,15 +52,15 @@ out = root() / output if output else page.folder / "your-particles" / "adapter"
 # %% [markdown]
 # ## The plan
 #
-# Each setting follows from the images: windows in which a particle of median size is neither a dot nor the whole view,
-# and steps by the number of images.
+# Each setting follows from the images: windows in which small particles are more than a dot and large ones less than
+# the whole view, and steps by the number of images.
 
 # %%
 from lorasam_core.experiments.adapt import adapt
 from lorasam_core.experiments.adapt_plan import limits, prepare
 
 few = steps or (None if folder else 8)
-plan = prepare(here, start=start or None, steps=few, folds=folds or None)
+plan = prepare(here, start=start or None, steps=few, folds=folds or None, points=points)
 print(*(f"{name}: {reason}" for name, reason in plan.reasons.items()), sep="\n")
 print(*limits(plan), sep="\n")
 
