@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,23 +15,27 @@ def parser() -> argparse.ArgumentParser:
     held = command.add_argument_group("what measures (default: images of FOLDER that are held out, by group)")
     held.add_argument("--validation", type=Path, metavar="FOLDER", help="labelled images that choose the threshold")
     held.add_argument("--test", type=Path, metavar="FOLDER", help="labelled images that measure, and nothing else")
-    held.add_argument("--folds", type=int, help="of a cross-validation (default: 3, and a split from 10 groups on)")
+    held.add_argument(
+        "--folds", type=int, help="of the cross-validation (default: 3; from 10 groups on one split instead)"
+    )
     how = command.add_argument_group("training (default: from the images, with the reason)")
     how.add_argument("--start", help="adapter to go on from: a file, emps, which ships, or none")
     how.add_argument("--rank", type=int, help="of a fresh adapter")
-    how.add_argument("--steps", type=int)
-    how.add_argument("--learning-rate", type=float)
+    how.add_argument("--steps", type=int, help="optimiser steps")
+    how.add_argument("--learning-rate", type=float, help="of AdamW")
     how.add_argument("--batch-size", type=int, default=4, help="windows a step")
     how.add_argument("--crop", type=int, metavar="PIXELS", help="side of a window, and of the tiles later")
-    how.add_argument("--points", type=int, help="a side of a tile's grid, where the models are asked")
-    how.add_argument("--seed", type=int, default=0)
+    how.add_argument("--points", type=int, help="points along a side of each tile's grid")
+    how.add_argument("--seed", type=int, default=0, help="of windows, folds and a fresh adapter")
     how.add_argument("--model", help="base model, where --start does not name it: lite, vit_b, vit_l or vit_h")
     how.add_argument("--checkpoint", help="a local file of the base model's weights")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     images = command.add_argument_group("images and labels")
-    images.add_argument("--mask", default="auto", help="which of two values is particle: auto, bright or dark")
+    images.add_argument(
+        "--mask", choices=("auto", "bright", "dark"), default="auto", help="which of two values is particle"
+    )
     images.add_argument("--ignore", type=int, metavar="ID", help="a value of the labels that is background")
-    images.add_argument("--page", type=int, help="of TIFF files with several")
+    images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
     return command
 
 
@@ -55,4 +58,4 @@ def main(arguments: Sequence[str]) -> None:
     if plan.test:
         print(f"\n{table(result.rows).to_string(index=False)}")
     print(f"\n{out}: adapter.safetensors (score threshold {result.threshold:g}), measured.csv, report.html")
-    print(command(result), file=sys.stdout)
+    print(command(result))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from skimage.segmentation import mark_boundaries
 
 from lorasam_core.data.check import MODEL_SIDE, SMALL, Checked, check_folder
+from lorasam_core.data.folders import SHEET
 from lorasam_core.data.label_files import MASKS
 from lorasam_core.data.readers import read_image, read_labels
 from lorasam_core.data.sample import DataError
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam check", description=__doc__)
     command.add_argument("folder", type=Path, help="micrographs, in images/ or as they are; with or without labels")
     command.add_argument("--json", action="store_true", help="print everything as one JSON document, and nothing else")
-    command.add_argument("--sheet", default="lorasam-check.png", metavar="FILE.png",
+    command.add_argument("--sheet", default=SHEET, metavar="FILE.png",
                          help='contact sheet with outlines (default: %(default)s; "" for none)')  # fmt: skip
     command.add_argument("--page", type=int, help="of files that hold several, from 1")
     command.add_argument("--mask", choices=MASKS, default="auto", help="which of a mask's two values is particle")

@@ -26,15 +26,16 @@ def parser() -> argparse.ArgumentParser:
     asked = command.add_argument_group("mask generator (default: what the adapter says)")
     asked.add_argument("--generator", default="guided", choices=("guided", "exact"),
                        help="guided by the predicted foreground; exact: segment-anything's, slower")  # fmt: skip
-    asked.add_argument("--points", type=int, help="points a side of a tile's grid")
+    asked.add_argument("--points", type=int, help="points along a side of each tile's grid")
     asked.add_argument("--score", type=float, help="guided: least score of a mask, 0 to 1")
     asked.add_argument("--pred-iou", type=float, help="exact: least predicted IoU, 0 to 1")
     asked.add_argument("--stability", type=float, help="exact: least stability, 0 to 1")
-    asked.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
-    asked.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
+    size = asked.add_mutually_exclusive_group()
+    size.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
+    size.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
     kept = command.add_argument_group("which particles are kept")
     kept.add_argument("--min-diameter", help="of the disc of equal area: pixels, or with a unit, as 20nm or 0.5um")
-    kept.add_argument("--max-diameter")
+    kept.add_argument("--max-diameter", help="likewise")
     kept.add_argument("--min-circularity", type=float, default=0.0, help="4 pi area / perimeter^2, 0 to 1")
     kept.add_argument("--no-border", action="store_true", help="drop those that the image's edge cuts")
     kept.add_argument("--largest-share", type=float, default=0.5, help="of the image that one particle may cover")
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         "--pixel-size", type=float, help="nm a pixel of all images; else from pixel_size.csv or the file"
     )
     images.add_argument("--crop-bottom", default="auto", help="data bar: auto, none, or its height in pixels")
-    images.add_argument("--page", type=int, help="of TIFF files with several")
+    images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
     return command
 
 
@@ -73,14 +74,20 @@ def main(arguments: Sequence[str]) -> None:
     if args.crop_bottom not in ("auto", "none") and not args.crop_bottom.isdigit():
         raise ValueError(f"--crop-bottom is {args.crop_bottom!r}; give auto, none or a number of pixels.")
 
+    wrong = ("pred_iou", "stability") if args.generator == "guided" else ("score",)
+    if given := [name for name in wrong if getattr(args, name) is not None]:
+        option = given[0].replace("_", "-")
+        raise ValueError(f"--{option} is no option of the {args.generator} generator; leave it out.")
+
     from lorasam_core.data.folders import list_images, pixel_sizes
     from lorasam_core.experiments.segment import Filters, Reading, segment_folder
 
     files, notes = list_images(args.places)
     for note in notes:
         print(note, file=sys.stderr)
-    tables = [pixel_sizes(place, files) for place in args.places if place.is_dir()]
-    listed = {i: size for table in tables for i, size in table.items()}
+    folders = {path.parent for path in files.values()}
+    folders |= {folder.parent for folder in folders if folder.name == "images"}
+    listed = {i: size for folder in sorted(folders) for i, size in pixel_sizes(folder, files).items()}
     filters = Filters(least, most, nm, args.min_circularity, not args.no_border, args.largest_share)
     reading = Reading(args.crop_bottom, args.pixel_size, listed, args.page)
 
@@ -90,7 +97,8 @@ def main(arguments: Sequence[str]) -> None:
                 "stability_score_thresh": args.stability}  # fmt: skip
     segmenter = Segmenter(
         args.adapter, model=args.model, checkpoint=args.checkpoint, device=args.device, generator=args.generator,
-        tile=args.tile, diameter=args.diameter, **{key: value for key, value in settings.items() if value is not None},
+        tile=args.tile, diameter=args.diameter, largest_share=args.largest_share,
+        **{key: value for key, value in settings.items() if value is not None},
     )  # fmt: skip
     summary = segment_folder(files, args.out, segmenter, segmenter.described, reading, filters)
     _report(summary, args.out)

@@ -41,11 +41,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave cut particles out without weighting the others for it",
     )
-    command.add_argument("--precision", type=float, default=5.0, metavar="PERCENT", help="that D50 is wanted to")
+    command.add_argument("--precision", type=float, default=5.0, metavar="PERCENT", help="precision wanted of D50")
     labels = command.add_argument_group("labels that can be read in two ways")
-    labels.add_argument("--mask", choices=("auto", "bright", "dark"), default="auto", help="which of two is particle")
-    labels.add_argument("--ignore", type=int, metavar="VALUE", help="that becomes background")
-    labels.add_argument("--page", type=int, help="of files with several")
+    labels.add_argument(
+        "--mask", choices=("auto", "bright", "dark"), default="auto", help="which of two values is particle"
+    )
+    labels.add_argument("--ignore", type=int, metavar="VALUE", help="a value of the labels that is background")
+    labels.add_argument("--page", type=int, help="page to read, from 1, where a file holds several")
     return command  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from lorasam_core.data.decode import TIFF
-from lorasam_core.data.folders import few, find_labels, list_images, pixel_sizes
+from lorasam_core.data.folders import few, find_labels, list_images, pixel_sizes, read_groups
 from lorasam_core.data.readers import read_image, read_labels
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import read_scale, scale_of
@@ -74,6 +74,7 @@ def check_folder(
     images, left_out = list_images([folder])
     labels, spare = _try(errors, lambda: find_labels(Path(folder), images)) or (dict[str, Path](), list[str]())
     sizes = _try(errors, lambda: pixel_sizes(Path(folder), images)) or {}
+    _try(errors, lambda: read_groups(Path(folder), labels))
     bar = tqdm(images.items(), "checking", unit="image", delay=5, disable=None)
     rows = [_look(i, path, labels.get(i), sizes, {"mask": mask, "ignore": ignore, "page": page}) for i, path in bar]
     seen = pd.DataFrame(rows, columns=[*COLUMNS, "digest", "gaps", "disagrees"]).astype(COLUMNS)

@@ -85,3 +85,9 @@ def cropped(image: np.ndarray, bottom: str | int) -> tuple[np.ndarray, int]:
         if rows < 0 or rows > most:
             raise ValueError(f"Cropping {rows} of {len(image)} rows is impossible; give 0 to {most} pixels.")
     return image[: len(image) - rows], rows
+
+
+def unlabelled_bar(image: np.ndarray, labels: np.ndarray | None) -> int:
+    """Rows of the data bar of an image; 0 where labels, int (H, W), lie in them."""
+    bar = data_bar(image)
+    return 0 if bar and labels is not None and labels[-bar:].any() else bar

@@ -27,6 +27,7 @@ PICTURES = (*LOSSLESS, *LOSSY)
 IMAGES = (*PICTURES, *MICROSCOPE)
 TABLES = (".csv", ".txt")  # beside images: pixel sizes, and what microscopes write
 LEFT_OUT = "Left out, as labels of other images: "
+SHEET = "lorasam-check.png"  # what `lorasam check` draws, by default where it is called
 NAMED = 3  # files in a note
 
 
@@ -58,7 +59,7 @@ def list_folder(
     used = {*images.values(), *labels.values()}
     if spare := [path.name for path in files.values() if path not in used]:
         notes.append(f"{LEFT_OUT}{few(spare)}.")
-    groups, sizes, records = _groups(folder, images), pixel_sizes(folder, images), []
+    groups, sizes, records = read_groups(folder, images), pixel_sizes(folder, images), []
     for i, path in images.items():
         scale = scale_of(path, table=sizes, id=i)
         nm = None if scale is None else scale.nm
@@ -183,7 +184,7 @@ def pixel_sizes(folder: Path, ids: Iterable[str]) -> dict[str, float]:
     return {i: size for i, size in sizes.items() if not np.isnan(size)}
 
 
-def _groups(folder: Path, ids: Iterable[str]) -> dict[str, str]:
+def read_groups(folder: Path, ids: Iterable[str]) -> dict[str, str]:
     """Id to group: from groups.csv where there is one, else each file is a group."""
     path = _table(folder, "groups.csv")
     if path is None:
@@ -217,7 +218,7 @@ def _image_folder(folder: Path) -> Path:
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted, without its folders and hidden files; nothing where there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in files if not p.name.startswith(".") and not p.is_dir())
+    return sorted(p for p in files if not p.name.startswith(".") and p.name != SHEET and not p.is_dir())
 
 
 def _without_labels(files: Mapping[str, Path]) -> dict[str, Path]:

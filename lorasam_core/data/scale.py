@@ -80,7 +80,8 @@ def read_scale(path: str | Path) -> Scale | None:
     x, y, source = stated
     if abs(x - y) > UNEQUAL * max(x, y):
         raise DataError(
-            f"{path} has pixels of {x:.4g} x {y:.4g} nm ({source}); resample it to square ones, or give --pixel-size."
+            f"{path} has pixels of {x:.4g} x {y:.4g} nm ({source}); resample it to square ones, or give --pixel-size or "
+            "pixel_size.csv."
         )
     return Scale(math.sqrt(x * y), source)
 
@@ -172,5 +173,6 @@ def _require_width(path: Path, text_path: Path, text: str) -> None:
         return
     if width and int(width[1]) != across:
         raise DataError(
-            f"{text_path} is of an image {width[1]} pixels wide, and {path.name} has {across}; give --pixel-size."
+            f"{text_path} is of an image {width[1]} pixels wide, and {path.name} has {across}; give --pixel-size or "
+            "pixel_size.csv."
         )

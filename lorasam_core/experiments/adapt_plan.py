@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lorasam_core.config import RunConfig
+from lorasam_core.data.databar import unlabelled_bar
 from lorasam_core.data.folders import list_folder
 from lorasam_core.data.readers import Record, read_record
 from lorasam_core.data.sample import DataError, Sample
@@ -170,15 +171,18 @@ def _read(folder: str | Path, mask: str, ignore: int | None, page: int | None) -
 
 
 def _load(records: dict[str, Record], i: str) -> tuple[Sample, bool]:
-    return read_record(records[i])
+    """A sample without the rows of a data bar, which is neither particle nor background, as `lorasam segment` asks."""
+    sample, binary = read_record(records[i])
+    end = len(sample.image) - unlabelled_bar(sample.image, sample.labels)
+    return replace(sample, image=sample.image[:end], labels=sample.labels[:end]), binary
 
 
 def _require_apart(sets: Mapping[str, SampleSet]) -> None:
-    """Raise DataError where two folders share an image, labels included."""
-    seen: dict[str, Held] = {}
-    for part, images in sets.items():
-        for i, digest in images.digests().items():
-            before = seen.setdefault(digest, Held(part, i))
+    """Raise DataError where two folders share an image, whatever its labels."""
+    seen: dict[bytes, Held] = {}
+    for part, images in sets.items() if len(sets) > 1 else ():
+        for i, sample in zip(images.ids, images, strict=True):
+            before = seen.setdefault(hashlib.sha256(sample.image.tobytes()).digest(), Held(part, i))
             if before.part != part:
                 there, here = sets[before.part].source, images.source
                 raise DataError(f"{i} of {here} is {before.id} of {there} too; keep it in one, or nothing is measured.")
@@ -211,6 +215,8 @@ def _parts(
     images = sets["folder"]
     ids, names = images.ids, sorted(set(images.groups.values()))
     other = {part: tuple(Held(part, i) for i in data.ids) for part, data in sets.items()}
+    if folds is not None and "validation" in sets:
+        raise ValueError("with a validation folder there is no cross-validation; leave out --folds or --validation.")
     if folds is not None and not 2 <= folds <= len(names):
         raise ValueError(f"folds is {folds}, and {images.source} has {count(len(names), 'group')}; give 2 to as many.")
     if "validation" in sets:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tifffile
+import torch
 from filelock import FileLock, Timeout
 from skimage.io import imsave
 from tqdm import tqdm
@@ -34,6 +35,10 @@ from lorasam_core.models.devices import environment
 
 LENGTHS = ["equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis"]
 LARGEST_16 = 65535
+SUMMARY = [
+    "image", "file", "particles", "at_border", "coverage", "D10", "D50", "D90", "unit", "pixel_size", "pixel_size_from",
+    "height", "width", "data_bar", "seconds", "sha256", "problem",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,16 +54,11 @@ class Filters:
     border: bool = True
     largest_share: float = 0.5
 
-    def keep(self, table: pd.DataFrame, scale: Scale | None, pixels: int, name: str) -> pd.Series:
+    def keep(self, table: pd.DataFrame, scale: Scale | None, pixels: int) -> pd.Series:
         """Of a table in pixels which rows stay, bool; `pixels`: those of the image."""
-        diameter = table["equivalent_diameter"]
-        limits = (self.min_diameter, self.max_diameter)
-        if self.nm and limits != (None, None):
-            if scale is None:
-                raise DataError(f"{name} has no scale, which diameters in nm need; give --pixel-size, or pixels.")
-            diameter = diameter * scale.nm
+        diameter = table["equivalent_diameter"] * (scale.nm if self.nm and scale else 1.0)
         kept = (table["circularity"] >= self.min_circularity) & (table["area"] <= self.largest_share * pixels)
-        kept &= diameter.between(limits[0] or 0, limits[1] or np.inf)
+        kept &= diameter.between(self.min_diameter or 0, self.max_diameter or np.inf)
         return kept if self.border else kept & ~table["touches_border"]
 
 
@@ -106,7 +106,8 @@ def segment_folder(
             _one(i, Path(path), out, segment, reading, filters)
         summary = _tables(files, out)
         begun = json.loads((out / "run.json").read_text(encoding="utf-8"))
-        images = [{"id": row["image"], "file": row["file"], "sha256": row["sha256"]} for _, row in summary.iterrows()]
+        named = ["image", "file", "sha256", "pixel_size", "pixel_size_from", "data_bar"]
+        images = summary[named].astype(object).where(summary[named].notna(), None).to_dict("records")
         write_json(out / "run.json", begun | {"finished": _now(), "images": images})
     return summary
 
@@ -127,8 +128,18 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]) -> None:
-    """Raise ValueError where the folder holds what other settings or other images gave."""
-    if (out / "run.json").exists():
+    """Raise ValueError where the folder holds what other settings or other images gave; failures do not count."""
+    done = []
+    for path in sorted((out / "state").glob("*.json")):
+        if json.loads(path.read_text(encoding="utf-8"))["summary"]["problem"]:
+            path.unlink()
+        else:
+            done.append(path.stem)
+    if not done:
+        (out / "run.json").unlink(missing_ok=True)
+    elif others := [i for i in done if i not in files]:
+        raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
+    else:
         before = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
         for part in settings:
             if before.get(part) != settings[part]:
@@ -137,8 +148,6 @@ def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]
                     key = next(key for key in new | old if new.get(key) != old.get(key))
                     part, new, old = key, new.get(key), old.get(key)
                 raise ValueError(f"{out} holds results with {part} {old}, not {new}; choose another folder.")
-    if others := sorted({path.stem for path in (out / "state").glob("*.json")} - set(files)):
-        raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
 
 
 def _one(
@@ -147,33 +156,37 @@ def _one(
     """Do one image unless it is done: its masks first, its state last."""
     state, begun = out / "state" / f"{i}.json", time.perf_counter()
     row: dict[str, Any] = {"image": i, "file": str(path), "sha256": "", "problem": ""}
-    particles = pd.DataFrame()
+    labels_file, overlay, particles = out / "labels" / f"{i}.tif", out / "overlays" / f"{i}.png", pd.DataFrame()
     try:
-        row["sha256"] = _sha256(path)
-        if state.exists() and json.loads(state.read_text(encoding="utf-8"))["summary"]["sha256"] == row["sha256"]:
+        scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
+        row |= {"sha256": _sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
+        before = json.loads(state.read_text(encoding="utf-8"))["summary"] if state.exists() else {}
+        if before and all(before[key] == row[key] for key in ("sha256", "pixel_size")):
             return
+        if filters.nm and scale is None:
+            raise DataError(f"{path} has no scale, which diameters in nm need; give --pixel-size, or pixels.")
         image = read_image(path, page=reading.page)
         part, bottom = _without_bar(image, reading.crop_bottom, path)
-        scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
-        found = segment(part)
-        labels, particles = _kept(found, part, scale, filters, str(path))
+        labels, particles = _kept(segment(part), part, scale, filters)
         labels = np.pad(labels, ((0, bottom), (0, 0)))
-        _write_labels(out / "labels" / f"{i}.tif", labels)
-        _replace(
-            out / "overlays" / f"{i}.png", lambda to: imsave(to, plots.outlines(image, labels), check_contrast=False)
-        )
+        _write_labels(labels_file, labels)
+        picture = plots.outlines(image, labels)
+        _replace(overlay, lambda to: imsave(to, picture, check_contrast=False))
         row |= {
             "height": image.shape[0], "width": image.shape[1], "data_bar": bottom, "particles": len(particles),
             "at_border": int(particles["touches_border"].sum()), "coverage": float((labels > 0).mean()),
-            "pixel_size": None if scale is None else scale.nm, "pixel_size_from": scale and scale.source,
         }  # fmt: skip
-    except (DataError, ValueError) as error:
+    except ValueError as error:
         row["problem"] = str(error)
+    except (MemoryError, torch.OutOfMemoryError):
+        row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
     except OSError:
-        if not path.is_file():
-            row["problem"] = f"{path} is gone; put it back, or leave it out."
-        else:
+        if path.is_file():
             raise
+        row["problem"] = f"{path} is gone; put it back, or leave it out."
+    if row["problem"]:  # of the file as it was before
+        labels_file.unlink(missing_ok=True)
+        overlay.unlink(missing_ok=True)
     row["seconds"] = round(time.perf_counter() - begun, 2)
     write_json(state, {"summary": row, "particles": particles.to_dict("list")})
 
@@ -185,13 +198,11 @@ def _without_bar(image: np.ndarray, bottom: str | int, path: Path) -> tuple[np.n
         raise DataError(f"{path}: {error}") from error
 
 
-def _kept(
-    found: Found, image: np.ndarray, scale: Scale | None, filters: Filters, name: str
-) -> tuple[np.ndarray, pd.DataFrame]:
+def _kept(found: Found, image: np.ndarray, scale: Scale | None, filters: Filters) -> tuple[np.ndarray, pd.DataFrame]:
     """Labels and table, in pixels, of the particles that the filters keep, numbered from 1."""
     table = sizes.measure(found.labels, image=image)
     table[list(RATINGS)] = found.scores[table["label"] - 1]
-    table = table[filters.keep(table, scale, found.labels.size, name)].reset_index(drop=True)
+    table = table[filters.keep(table, scale, found.labels.size)].reset_index(drop=True)
     numbers = np.zeros(len(found.scores) + 1, np.int64)
     numbers[table["label"]] = np.arange(1, len(table) + 1)
     return numbers[found.labels], table.assign(label=np.arange(1, len(table) + 1))
@@ -222,22 +233,23 @@ def _states(files: Mapping[str, Path], out: Path) -> Iterator[dict[str, Any]]:
 def _tables(files: Mapping[str, Path], out: Path) -> pd.DataFrame:
     """Write particles.csv, an image at a time, and summary.csv; returns the latter."""
     rows = [state["summary"] for state in _states(files, out)]
-    in_nm = all(row.get("pixel_size") for row in rows if not row["problem"])
-    part, first = out / ".part-particles.csv", True
+    in_nm = all(row["pixel_size"] for row in rows if not row["problem"])
+    measured = sizes.measure(np.zeros((1, 1), int), image=np.zeros((1, 1), np.uint8))
+    columns = ["image", *measured.columns, *RATINGS, "pixel_size"]
+    part = out / ".part-particles.csv"
     with part.open("w", encoding="utf-8", newline="") as file:
+        pd.DataFrame(columns=columns).to_csv(file, index=False)
         for row, state in zip(rows, _states(files, out), strict=True):
-            table = pd.DataFrame(state["particles"])
             if row["problem"]:
                 continue
-            nm = row["pixel_size"] if in_nm else 1.0
-            table[[name for name in LENGTHS if name in table]] *= nm
+            table, nm = pd.DataFrame(state["particles"]), row["pixel_size"] if in_nm else 1.0
+            table[LENGTHS] *= nm
             table["area"] *= nm**2
             table["unit"] = row["unit"] = "nm" if in_nm else "px"
-            table.insert(0, "image", row["image"])
             row |= {name: value for name, value in sizes.size_distribution(table).items() if name.startswith("D")}
-            table.assign(pixel_size=row["pixel_size"]).to_csv(file, header=first, index=False)
-            first = False
+            table = table.assign(image=row["image"], pixel_size=row["pixel_size"])
+            table[columns].to_csv(file, header=False, index=False)
     os.replace(part, out / "particles.csv")
-    summary = pd.DataFrame(rows)
+    summary = pd.DataFrame(rows).reindex(columns=SUMMARY)
     _replace(out / "summary.csv", lambda to: summary.to_csv(to, index=False))
     return summary

@@ -20,6 +20,7 @@ from lorasam_core.models.sam import load_sam
 GENERATORS = ("guided", "exact")
 RATINGS = ("score", "predicted_iou", "stability_score")  # columns of a Found's scores
 TILE = 512  # pixels of the image, where no adapter says what it was trained on
+TILE_SHARE = 0.9  # of a tile, which a large object may nearly fill; what covers all of it is its background
 SPECK = 0.1  # of a mask's area: smaller islands are removed, smaller holes filled
 WHOLE = 1.25  # an image of at most this many tiles a side is taken at once
 
@@ -35,9 +36,12 @@ class Segmenter:
 
     def __init__(
         self, adapter: str | None = None, *, model: str = "lite", checkpoint: str | None = None, device: str = "auto",
-        generator: str = "guided", tile: int | None = None, diameter: float | None = None, **settings: Any,
+        generator: str = "guided", tile: int | None = None, diameter: float | None = None, largest_share: float = 0.5,
+        **settings: Any,
     ) -> None:  # fmt: skip
-        """settings: those of the generator that differ from the adapter's. Raises ValueError for what does not fit."""
+        """largest_share: of an image that is one tile; a larger mask is background. settings: of the generator, where
+        they differ from the adapter's. Raises ValueError for what does not fit.
+        """
         if generator not in GENERATORS:
             raise ValueError(f"generator is {generator!r}; choose one of {', '.join(GENERATORS)}.")
         path = None if adapter is None else adapter_path(adapter)
@@ -55,12 +59,14 @@ class Segmenter:
         autocast = partial(devices.autocast, devices.resolve_precision("auto", device), device)
         kind = GuidedGenerator if generator == "guided" else MaskGenerator
         self._generator: Any = kind(sam, autocast=autocast, **settings)
+        self.largest_share = largest_share
         self.image_size = sam.image_encoder.img_size
         self.side = self._side(own, tile, diameter)
         self.described = {
             "model": model, "base_hash": sam.base_hash, "adapter": None if path is None else Path(path).name,
             "adapter_sha256": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
-            "generator": generator, "settings": settings, "tile": self.side, "image_size": self.image_size,
+            "generator": generator, "settings": settings, "largest_share": largest_share, "tile": self.side,
+            "image_size": self.image_size,
         }  # fmt: skip
 
     def _side(self, own: dict[str, Any], tile: int | None, diameter: float | None) -> int:
@@ -79,10 +85,13 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> Found:
         """uint8 (H, W) or (H, W, 3), at least 16 pixels a side -> instances; the better score is on top."""
         if max(image.shape[:2]) <= WHOLE * self.side:
-            return self._tile(image)
-        return segment_tiled(self._tile, image, self.side, self.side // 4)
+            return self._tile(image, self.largest_share)
+        whole = partial(self._tile, largest_share=TILE_SHARE)
+        return segment_tiled(whole, image, self.side, self.side // 4)
 
-    def _tile(self, image: np.ndarray) -> Found:
+    def _tile(self, image: np.ndarray, largest_share: float) -> Found:
+        if isinstance(self._generator, GuidedGenerator):
+            self._generator.settings["largest_share"] = largest_share
         annotations = self._generator.generate(image)
         for annotation in annotations:
             annotation.setdefault("score", annotation["predicted_iou"] * annotation["stability_score"])

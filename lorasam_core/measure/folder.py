@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.data.databar import data_bar
+from lorasam_core.data.databar import unlabelled_bar
 from lorasam_core.data.folders import IMAGES, LABEL_ENDING, LABEL_FOLDERS, by_stem, few, pixel_sizes, read_table
 from lorasam_core.data.label_files import read_labels
 from lorasam_core.data.readers import Record, read_record
@@ -46,8 +46,7 @@ def measure_folder(place: str | Path, pixel_size: float | None = None, **reading
         else:
             y, image = read_labels(path, not run.empty, **reading)[0], None
         bar = int(float(run.get("data_bar", pd.Series(dtype=str)).get(i) or 0))
-        end = len(y) - (bar or (0 if image is None else data_bar(image)))
-        end = len(y) if y[end:].any() else end
+        end = len(y) - (bar or (0 if image is None else unlabelled_bar(image, y)))
         tables[i] = sizes.measure(y[:end], known.get(i), None if image is None else image[:end])
         tables[i].insert(0, "image", i)
     return tables

@@ -34,7 +34,7 @@ output: str = ""  # folder for the adapter; "": your-particles/adapter beside th
 start: str = ""  # adapter to go on from: a file, or none; "": the one that ships, where it fits
 steps: int = 0  # optimiser steps; 0: from the number of images, or 8 for the demonstration
 folds: int = 0  # of the cross-validation; 0: three, and a split from ten groups on
-points: int = 32  # a side of the grid on each tile
+points: int = 0  # along a side of each tile's grid; 0: what the start says
 
 # %%
 from lorasam_core import charts, experiments, plots
@@ -60,7 +60,7 @@ from lorasam_core.experiments.adapt import adapt
 from lorasam_core.experiments.adapt_plan import limits, prepare
 
 few = steps or (None if folder else 8)
-plan = prepare(here, start=start or None, steps=few, folds=folds or None, points=points)
+plan = prepare(here, start=start or None, steps=few, folds=folds or None, points=points or None)
 print(*(f"{name}: {reason}" for name, reason in plan.reasons.items()), sep="\n")
 print(*limits(plan), sep="\n")
 

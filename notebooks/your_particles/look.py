@@ -94,7 +94,8 @@ for row in found.table[found.table["problem"] == ""].head(6).itertuples():
 # %%
 caption = "Up to six images, with the outlines of their labels where there are any."
 alt = "Micrographs of particles in two rows; each labelled particle has a coloured outline."
-page.figure(plots.panels(pictures, columns=3), "look-images", caption, alt)
+if pictures:
+    page.figure(plots.panels(pictures, columns=3), "look-images", caption, alt)
 
 # %% [markdown]
 # The data bar does not have to be cut off by hand: [segment](segment.ipynb) finds it and leaves it out. Go on there

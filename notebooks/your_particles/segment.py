@@ -32,7 +32,8 @@ data: str = ""  # data of that edition; "": the profile's own
 folder: str = ""  # of your micrographs; "": a demonstration is made
 adapter: str = ""  # a file, or the name of one that ships; "": the base model as it is
 output: str = ""  # folder for masks and tables; "": your-particles/masks beside the edition's figures
-points: int = 32  # a side of the grid on each tile; 16 is twice as fast, and finds fewer small particles
+points: int = 0  # along a side of each tile's grid; fewer are faster, and find fewer small particles; 0: the adapter's
+score: float = 0.0  # least score of a mask; 0: what the adapter says
 tile: int = 0  # pixels a side; smaller tiles enlarge the particles for the model; 0: what the adapter says
 
 # %%
@@ -54,12 +55,13 @@ here = root() / folder if folder else write_demo(page.folder / "your-particles" 
 #
 # Points are asked only where the model's own mask of the whole tile says particle, and on a sparse grid elsewhere. A
 # mask is rated by the IoU that the model predicts, by its stability, and by the share of it that lies in that
-# foreground; of masks that overlap the best stays ([how it works](generator.ipynb)).
+# foreground; of masks that overlap the best stays.
 
 # %%
 from lorasam_core.masks.segmenter import Segmenter
 
-segmenter = Segmenter(adapter or None, points_per_side=points, tile=tile or None)
+asked = {"points_per_side": points, "score_thresh": score}
+segmenter = Segmenter(adapter or None, tile=tile or None, **{name: value for name, value in asked.items() if value})
 segmenter.described
 
 # %%
@@ -84,11 +86,12 @@ page.table(summary.reindex(columns=columns).round(2), "segment-summary", caption
 # %%
 from skimage.io import imread
 
-drawn = [name for name in summary.loc[summary["problem"] == "", "image"] if summary["particles"].max() > 0]
+drawn = summary.loc[summary["problem"] == "", "image"]
 pictures = {name: imread(out / "overlays" / f"{name}.png") for name in drawn[:4]}
 caption = "Outlines of what was found, as written to overlays/."
 alt = "Micrographs with a coloured outline around each particle that was found."
-page.figure(plots.panels(pictures, columns=2), "segment-overlays", caption, alt)
+if pictures:
+    page.figure(plots.panels(pictures, columns=2), "segment-overlays", caption, alt)
 
 # %% [markdown]
 # What to change first, one at a time, into another output folder each:

@@ -30,7 +30,7 @@ data: str = ""  # data of that edition; "": the profile's own
 folder: str = ""  # of masks: output of segment, or of label images; "": a demonstration is made
 second: str = ""  # of masks to compare with; "": none, or what the model finds in the demonstration
 pixel_size: float = 0.0  # nm a pixel; 0: from pixel_size.csv, the output of segment, or the images
-points: int = 32  # a side of the grid, where the demonstration is segmented
+points: int = 32  # along a side of the grid, where the demonstration is segmented
 
 # %%
 import pandas as pd
@@ -53,7 +53,7 @@ if second:
 elif not folder:
     from lorasam_core.cli import main
 
-    samples["found"] = own / "masks-to-measure"
+    samples["found"] = own / f"masks-of-{points}-points"
     main(["segment", str(own / "demo"), "--out", str(samples["found"]), "--points", str(points)])
 
 # %% [markdown]
