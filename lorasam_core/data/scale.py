@@ -80,8 +80,8 @@ def read_scale(path: str | Path) -> Scale | None:
     x, y, source = stated
     if abs(x - y) > UNEQUAL * max(x, y):
         raise DataError(
-            f"{path} has pixels of {x:.4g} x {y:.4g} nm ({source}); resample it to square ones, or give --pixel-size or "
-            "pixel_size.csv."
+            f"{path} has pixels of {x:.4g} x {y:.4g} nm ({source}); resample it to square ones, or give "
+            "--pixel-size or pixel_size.csv."
         )
     return Scale(math.sqrt(x * y), source)
 

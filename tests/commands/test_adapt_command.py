@@ -37,7 +37,7 @@ def test_settings_come_before_the_table_and_the_command_at_the_end_works(argumen
 @pytest.mark.parametrize(
     ("extra", "message"),
     [(["--folds", "5"], "folds is 5"), (["--start", "nowhere"], "nowhere is no adapter"), (["--rank", "0"], "rank is"),
-     (["--mask", "grey"], "mask is 'grey'"), (["--crop", "20"], "crop is 20")],
+     (["--crop", "20"], "crop is 20")],
 )  # fmt: skip
 def test_what_cannot_be_used_ends_with_one_sentence(arguments, extra, message):
     with pytest.raises(SystemExit) as ended:

@@ -67,7 +67,7 @@ def test_masks_and_tables_are_those_of_the_disks(files, tmp_path):
     assert set(particles["unit"]) == {"px"}
     assert first["predicted_iou"].tolist() == pytest.approx([0.9, 0.767, 0.633, 0.5], abs=1e-3)
     run = json.loads((out / "run.json").read_text())
-    assert run["settings"]["model"] == DESCRIBED and [i["id"] for i in run["images"]] == ["a", "b", "c"]
+    assert run["settings"]["model"] == DESCRIBED and [i["image"] for i in run["images"]] == ["a", "b", "c"]
 
 
 def test_a_scale_turns_every_length_into_nm(files, tmp_path):
