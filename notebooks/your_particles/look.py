@@ -48,21 +48,20 @@ here = root() / folder if folder else write_demo(page.folder / "your-particles" 
 # %% [markdown]
 # ## One row an image
 #
-# `contrast` is the grey range between the 1st and the 99th percentile, as a share of the full range;
-# `diameter_in_model` the median particle's diameter once the whole image is shrunk to the model's input of 512 pixels;
-# `touching` the share of labelled particles that touch another one.
+# *contrast* is the grey range between the 1st and the 99th percentile, as a share of the full range; *pixel size* is in
+# nm; *diameter in model* is the median particle's, once the whole image is shrunk to the model's input of 512 pixels;
+# *touching* is the share of labelled particles that touch another one.
 
 # %%
 from lorasam_core.data.check import check_folder
 
 found = check_folder(here)
-columns = ["id", "width", "height", "bits", "contrast", "pixel_size", "pixel_size_from"]
-columns += ["read_as", "particles", "diameter_in_model", "touching", "problem"]
-shown = found.table[columns].round(2)
+columns = ["id", "width", "height", "contrast", "pixel_size", "particles", "diameter_in_model", "touching", "problem"]
+shown = found.table[columns].round(2).astype(object).fillna("–").head(40)
 
 # %%
-caption = "What was read from each file; the last column says why one cannot be used."
-page.table(shown.head(40).astype(object).fillna("–"), "look", caption, data=found.table)
+caption = "What was read from each file; the last column says why one cannot be used. The data have more columns."
+page.table(shown.rename(columns=lambda name: name.replace("_", " ")), "look", caption, data=found.table)
 
 # %% [markdown]
 # ## What to do about it
