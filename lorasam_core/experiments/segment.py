@@ -101,7 +101,7 @@ def segment_folder(
         started = {"settings": settings, "environment": environment(), "begun": _now()}
         if not (out / "run.json").exists():
             write_json(out / "run.json", started)
-        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=not progress)):
+        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=None if progress else True)):
             bar.set_postfix_str(i, refresh=False)
             _one(i, Path(path), out, segment, reading, filters)
         summary = _tables(files, out)

@@ -28,6 +28,10 @@ FOCUS = """controls => {
 }"""
 
 
+# colours are those of one stylesheet: a page of each kind of content
+IN_THE_DARK = ["index.html", "method.html"] + [f"_generated/{name}.html" for name in ("lora_layer", "rank", "segment")]
+
+
 @pytest.fixture
 def tab(browser: Any) -> Any:
     """An empty tab at the width of a desk."""
@@ -42,7 +46,7 @@ def test_no_page_breaks_a_rule_of_wcag(pages: list[str], visit: Visit, browser: 
     context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme, reduced_motion="reduce")
     tab = context.new_page()
     problems = []
-    for page in pages:
+    for page in pages if scheme == "light" else IN_THE_DARK:
         visit(tab, page)
         assert tab.evaluate("document.documentElement.dataset.theme") == scheme
         for violation in axe.run(tab, options=RULES if scheme == "light" else CONTRAST).response["violations"]:

@@ -15,7 +15,7 @@ from skimage.draw import disk
 from skimage.io import imread, imsave
 from skimage.measure import label
 
-from lorasam_core.experiments.segment import Filters, Reading, segment_folder
+from lorasam_core.experiments.segment import Filters, Reading, _write_labels, segment_folder
 from lorasam_core.masks.tiles import Found
 
 DISKS = ((30, 90, 14), (30, 30, 8), (80, 40, 20), (119, 110, 10))  # row, column, radius; the last is cut by the edge
@@ -134,13 +134,12 @@ def test_rows_of_a_data_bar_are_cut_off_and_empty_in_the_labels(files, tmp_path)
     assert summary["data_bar"].tolist() == [20]
 
 
-def test_more_than_65_535_particles_need_32_bits(tmp_path):
-    image = np.zeros((520, 520), np.uint8)
-    image[::2, ::2] = 255  # 67,600 particles of a pixel
-    imsave(tmp_path / "many.png", image, check_contrast=False)
-    segment({"many": tmp_path / "many.png"}, tmp_path / "out")
-    labels = tifffile.imread(tmp_path / "out" / "labels" / "many.tif")
-    assert labels.dtype == np.uint32 and len(np.unique(labels)) == 67_601
+@pytest.mark.parametrize(("most", "dtype"), [(65_535, np.uint16), (65_536, np.uint32)])
+def test_more_than_65_535_particles_need_32_bits(tmp_path, most, dtype):
+    labels = np.arange(most - 5, most + 1).reshape(2, 3)
+    _write_labels(tmp_path / "many.tif", labels)
+    written = tifffile.imread(tmp_path / "many.tif")
+    assert written.dtype == dtype and np.array_equal(written, labels)
 
 
 def test_a_folder_with_other_results_is_refused(files, tmp_path):

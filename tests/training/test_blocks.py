@@ -87,8 +87,7 @@ def compiler():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("autocast", [False, True])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("checkpointing", "autocast"), [(False, False), (True, True)])
 def test_compiled_gradients_agree(compiler, autocast, checkpointing):
     sam = adapted()
     before = snapshot(sam)
