@@ -60,7 +60,7 @@ columns = ["id", "width", "height", "contrast", "pixel_size", "particles", "diam
 shown = found.table[columns].round(2).astype(object).fillna("–").head(40)
 
 # %%
-caption = "What was read from each file; the last column says why one cannot be used. The data have more columns."
+caption = "What was read from each file; the last column says why one cannot be used. The data hold more."
 page.table(shown.rename(columns=lambda name: name.replace("_", " ")), "look", caption, data=found.table)
 
 # %% [markdown]

@@ -73,9 +73,10 @@ reading = Reading(crop_bottom="auto", pixel_sizes=pixel_sizes(here, files))
 summary = segment_folder(files, out, segmenter, segmenter.described, reading, Filters())
 
 # %%
-columns = ["image", "particles", "at_border", "coverage", "D50", "unit", "data_bar", "pixel_size_from", "problem"]
+columns = ["image", "particles", "at_border", "coverage", "D50", "unit", "data_bar", "problem"]
 caption = "A row an image: particles, how many the edge cuts, the share of the image that they cover, the median size."
-page.table(summary.reindex(columns=columns).round(2), "segment-summary", caption, data=summary)
+shown = summary[columns].round(2).rename(columns=lambda name: name.replace("_", " "))
+page.table(shown.astype(object).fillna("–"), "segment-summary", caption, data=summary)
 
 # %% [markdown]
 # ## Look at the masks
@@ -107,9 +108,10 @@ if pictures:
 import pandas as pd
 
 particles = pd.read_csv(out / "particles.csv")
-columns = ["image", "label", "equivalent_diameter", "unit", "aspect_ratio", "circularity", "touches_border", "score"]
+columns = ["image", "label", "equivalent_diameter", "unit", "circularity", "touches_border", "score"]
+shown = particles[columns].head(8).round({"equivalent_diameter": 1, "circularity": 2, "score": 2})
 caption = "The first rows of particles.csv."
-page.table(particles.reindex(columns=columns).head(8).round(2), "segment-particles", caption, data=particles)
+page.table(shown.rename(columns=lambda name: name.replace("_", " ")), "segment-particles", caption, data=particles)
 
 # %% [markdown]
 # `label` is the number in the label image, so that a row leads to its particle and back. Every setting that made the

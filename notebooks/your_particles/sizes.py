@@ -67,9 +67,10 @@ from lorasam_core.measure.folder import distributions, measure_folder
 
 tables = {name: measure_folder(place, pixel_size or None) for name, place in samples.items()}
 every = pd.concat([t.assign(sample=name) for name, parts in tables.items() for t in parts.values()])
-columns = ["sample", "image", "label", "equivalent_diameter", "feret_max", "feret_min", "aspect_ratio", "circularity"]
-caption = "The first particles; lengths in nm where the images have a scale, else in pixels."
-page.table(every[[*columns, "touches_border", "unit"]].head(6).round(2), "your-sizes", caption, data=every)
+columns = ["image", "label", "equivalent_diameter", "feret_max", "circularity", "touches_border", "unit"]
+shown = every[columns].head(6).round({"equivalent_diameter": 1, "feret_max": 1, "circularity": 2})
+caption = "The first particles; lengths in nm where the images have a scale, else in pixels. The data hold more."
+page.table(shown.rename(columns=lambda name: name.replace("_", " ")), "your-sizes", caption, data=every)
 
 # %% [markdown]
 # ## The distribution
@@ -136,8 +137,8 @@ from lorasam_core.measure.sizes import compare_sizes
 
 both = [pd.concat(parts.values(), ignore_index=True) for parts in tables.values()]
 found = compare_sizes(*both, border_correction=True) if len(both) == 2 else {}
-pd.Series(found, name="second minus first", dtype=object)
+pd.Series({name: value if name == "unit" else f"{value:.3g}" for name, value in found.items()}, dtype=object)
 
 # %% [markdown]
-# `difference` is that of the two D50, with its 95 % interval from `low` to `high`; `ks` and `p` are Kolmogorov and
-# Smirnov's, which take particles for independent and so find too much where an image holds many alike.
+# `difference` is the second D50 minus the first, with its 95 % interval from `low` to `high`; `ks` and `p` are
+# Kolmogorov and Smirnov's, which take particles for independent and so find too much where an image holds many alike.
