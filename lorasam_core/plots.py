@@ -266,13 +266,6 @@ def comparison(
     return panels(pictures, inset, colors={titles[1]: FROZEN, titles[2]: ADAPTED})
 
 
-@styled
-def contact_sheet(samples: Sequence[Any], columns: int = 6, labels: bool = False, width: float = 8.0) -> Figure:
-    """Thumbnails of Samples, titled with their ids; with `labels`, the instance mosaics instead of the images."""
-    pictures = {s.id: instance_mosaic(s.image, s.labels) if labels else rgb(s.image) for s in samples}
-    return panels(pictures, columns=columns, width=width)
-
-
 def setting(value: Any) -> str:
     """A setting's value as profiles and the study write it: 0.00001, where :g would give 1e-05."""
     return np.format_float_positional(value, trim="-") if isinstance(value, (float, np.floating)) else str(value)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from skimage.segmentation import find_boundaries
 
 from lorasam_core import charts, plots
-from lorasam_core.data.sample import Sample
 
 
 def image(height=40, width=60, seed=0):
@@ -91,9 +90,8 @@ def test_comparison_shows_the_same_enlarged_region_in_every_panel(tmp_path):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_contact_sheet_names_every_sample():
-    samples = [Sample(image(seed=i), two_squares(), f"s{i}", f"g{i}") for i in range(5)]
-    figure = plots.contact_sheet(samples, columns=3)
+def test_panels_stand_in_rows_and_what_is_left_over_is_bare():
+    figure = plots.panels({f"s{i}": image(seed=i) for i in range(5)}, columns=3)
     assert [a.get_title() for a in figure.axes if a.images] == ["s0", "s1", "s2", "s3", "s4"]
     assert len(figure.axes) == 6 and not figure.axes[5].axison
 

@@ -241,12 +241,3 @@ def _resampled(table: pd.DataFrame, weight: str, border_correction: bool, rng: n
 def readable_unit(median: float, unit: str) -> tuple[float, str]:
     """For readers of sizes: what they are divided by, and the unit then; µm where the median is 1000 nm or more."""
     return (1000.0, "µm") if unit == "nm" and median >= 1000 else (1.0, unit)
-
-
-def readable_sizes(summary: pd.DataFrame) -> pd.DataFrame:
-    """For readers: rows of `size_distribution`, each in its `readable_unit`."""
-    units = [readable_unit(d50, unit) for d50, unit in zip(summary["D50"], summary["unit"], strict=True)]
-    shown = summary.assign(unit=[unit for _, unit in units])
-    lengths = ["mean", "D10", "D50", "D90"]
-    shown[lengths] = summary[lengths].div([by for by, _ in units], axis=0)
-    return shown

@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.draw import disk, ellipse
 from skimage.measure import label, regionprops_table
 
-from lorasam_core.measure.sizes import COLUMNS, measure, readable_sizes, size_distribution
+from lorasam_core.measure.sizes import COLUMNS, measure, readable_unit, size_distribution
 
 
 def discs(radii, gap=6):
@@ -142,16 +142,17 @@ def test_negative_ids_and_foreign_tables():
         size_distribution(mixed)
 
 
-def test_a_powder_is_shown_in_micrometres():
-    summary = pd.DataFrame([
-        {"count": 3, "mean": 31000.0, "D10": 900.0, "D50": 30000.0, "D90": 60000.0, "unit": "nm"},
-        {"count": 3, "mean": 1100.0, "D10": 100.0, "D50": 999.0, "D90": 2000.0, "unit": "nm"},
-        {"count": 3, "mean": 1100.0, "D10": 500.0, "D50": 1200.0, "D90": 2000.0, "unit": "px"},
-        {"count": 0, "mean": np.nan, "D10": np.nan, "D50": np.nan, "D90": np.nan, "unit": "nm"},
-    ])  # fmt: skip
-    shown = readable_sizes(summary)
-    assert shown.loc[0].to_dict() == {"count": 3, "mean": 31.0, "D10": 0.9, "D50": 30.0, "D90": 60.0, "unit": "µm"}
-    pd.testing.assert_frame_equal(shown.loc[1:], summary.loc[1:])
+@pytest.mark.parametrize(
+    ("median", "unit", "expected"),
+    [
+        (30000.0, "nm", (1000.0, "µm")),
+        (999.0, "nm", (1.0, "nm")),
+        (1200.0, "px", (1.0, "px")),
+        (np.nan, "nm", (1.0, "nm")),
+    ],
+)
+def test_a_powder_is_shown_in_micrometres(median, unit, expected):
+    assert readable_unit(median, unit) == expected
 
 
 def painted(inside, size, angle=0.0, seed=0):
