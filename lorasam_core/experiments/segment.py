@@ -141,13 +141,12 @@ def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]
         raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
     else:
         before = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-        for part in settings:
-            if before.get(part) != settings[part]:
-                new, old = settings[part], before.get(part)
-                if isinstance(new, dict) and isinstance(old, dict):
-                    key = next(key for key in new | old if new.get(key) != old.get(key))
-                    part, new, old = key, new.get(key), old.get(key)
-                raise ValueError(f"{out} holds results with {part} {old}, not {new}; choose another folder.")
+        part, old, new = "settings", before, settings
+        while isinstance(old, dict) and isinstance(new, dict) and old != new:
+            part = next(key for key in new | old if new.get(key) != old.get(key))
+            old, new = old.get(part), new.get(part)
+        if old != new:
+            raise ValueError(f"{out} holds results with {part} {old}, not {new}; choose another folder.")
 
 
 def _one(

@@ -77,7 +77,8 @@ def _files(place: Path) -> tuple[Path, dict[str, Path], dict[str, Path]]:
     if not place.exists():
         raise DataError(f"{place} is missing; give a folder or a label file that exists.")
     inside = place if place.is_dir() else place.parent
-    folder = inside.parent if inside.name in LABEL_FOLDERS else inside
+    holds = any((inside / name).is_dir() for name in LABEL_FOLDERS)  # then its own name, masks perhaps, says nothing
+    folder = inside.parent if inside.name in LABEL_FOLDERS and not holds else inside
     images = by_stem(folder / "images", IMAGES)
     if place.is_file():
         labels = {place.stem: place}

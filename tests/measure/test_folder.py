@@ -1,5 +1,7 @@
 """Labels of a folder with every layout and source of scale that a user has; the unit is one for all of them."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -39,6 +41,13 @@ def run(tmp_path):
     rows = [("a", 2.0, 0), ("b", 2.0, 25), ("broken", "", "")]
     pd.DataFrame(rows, columns=["image", "pixel_size", "data_bar"]).to_csv(tmp_path / "summary.csv", index=False)
     return tmp_path
+
+
+def test_a_segmented_folder_may_be_called_masks(run, tmp_path_factory):
+    copy = shutil.copytree(run, tmp_path_factory.mktemp("mine") / "masks")
+    for i, table in measure_folder(run).items():
+        pd.testing.assert_frame_equal(measure_folder(copy)[i], table)
+    assert list(measure_folder(copy / "labels")) == ["a", "b"]
 
 
 def test_a_segmented_folder(run):
