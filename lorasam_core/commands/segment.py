@@ -108,7 +108,8 @@ def _report(summary: pd.DataFrame, out: Path) -> None:
     failed = summary[summary["problem"] != ""]
     done = summary[summary["problem"] == ""]
     if len(done):
-        print(f"{int(done['particles'].sum()):,} particles in {len(done):,} images; lengths in {done['unit'].iloc[0]}.")
+        images = f"{len(done):,} image{'s' * (len(done) > 1)}"
+        print(f"{int(done['particles'].sum()):,} particles in {images}; lengths in {done['unit'].iloc[0]}.")
     print(f"{out}: labels/, overlays/, particles.csv, summary.csv, run.json")
     for problem in failed["problem"]:
         print(f"left out: {problem}", file=sys.stderr)
