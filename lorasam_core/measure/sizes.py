@@ -86,7 +86,7 @@ def _shape(region: np.ndarray) -> tuple[float, ...]:
     y, x = np.arange(h) - rows @ np.arange(h) / area, np.arange(w) - columns @ np.arange(w) / area
     yy, xx, xy = rows @ y**2 / area, columns @ x**2 / area, y @ region @ x / area
     middle, root = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    angle = np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180  # y points down
+    angle = np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180 % 180  # y points down; a hair under 0 gives 180 once
 
     full = np.flatnonzero(rows)  # the hull of a region is that of its rows' first and last pixels
     ends = np.concatenate([region[full].argmax(axis=1), w - 1 - region[full, ::-1].argmax(axis=1)])
