@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -140,8 +140,8 @@ def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]
     elif others := [i for i in done if i not in files]:
         raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
     else:
-        before = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-        part, old, new = "settings", before, settings
+        part, new = "settings", cast(Any, settings)
+        old = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
         while isinstance(old, dict) and isinstance(new, dict) and old != new:
             part = next(key for key in new | old if new.get(key) != old.get(key))
             old, new = old.get(part), new.get(part)
