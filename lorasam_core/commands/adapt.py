@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from lorasam_core.data.label_files import MASKS
+
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam adapt", description=__doc__)
@@ -31,9 +33,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--checkpoint", help="a local file of the base model's weights")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     images = command.add_argument_group("images and labels")
-    images.add_argument(
-        "--mask", choices=("auto", "bright", "dark"), default="auto", help="which of two values is particle"
-    )
+    images.add_argument("--mask", choices=MASKS, default="auto", help="which of two values is particle")
     images.add_argument("--ignore", type=int, metavar="ID", help="a value of the labels that is background")
     images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
     return command

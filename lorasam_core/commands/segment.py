@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-NM = {"nm": 1.0, "um": 1e3, "µm": 1e3, "μm": 1e3}
+from lorasam_core.data.scale import to_nm
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def diameters(*texts: str | None) -> tuple[list[float | None], bool]:
             raise ValueError(f"{text!r} is no diameter; give pixels, as 20, or a length, as 20nm or 0.5um.")
         unit = match[2] or "px"
         units.add(unit == "px")
-        numbers.append(float(match[1]) * NM.get(unit, 1.0))
+        numbers.append(float(match[1]) if unit == "px" else to_nm(float(match[1]), unit))
     if len(units) > 1:
         raise ValueError("one diameter is in pixels and one is a length; give both in one unit.")
     return numbers, units == {False}
@@ -80,7 +80,6 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--{option} is no option of the {args.generator} generator; leave it out.")
 
     from lorasam_core.data.folders import list_images, pixel_sizes
-    from lorasam_core.experiments.segment import Filters, Reading, segment_folder
 
     files, notes = list_images(args.places)
     for note in notes:
@@ -88,17 +87,18 @@ def main(arguments: Sequence[str]) -> None:
     folders = {path.parent for path in files.values()}
     folders |= {folder.parent for folder in folders if folder.name == "images"}
     listed = {i: size for folder in sorted(folders) for i, size in pixel_sizes(folder, files).items()}
+
+    from lorasam_core.experiments.segment import Filters, Reading, segment_folder
+    from lorasam_core.masks.segmenter import Segmenter  # both import torch: options and files are checked first
+
     filters = Filters(least, most, nm, args.min_circularity, not args.no_border, args.largest_share)
     reading = Reading(args.crop_bottom, args.pixel_size, listed, args.page)
-
-    from lorasam_core.masks.segmenter import Segmenter  # imports torch: options and files are checked first
-
     settings = {"points_per_side": args.points, "score_thresh": args.score, "pred_iou_thresh": args.pred_iou,
-                "stability_score_thresh": args.stability}  # fmt: skip
+                "stability_score_thresh": args.stability,
+                "largest_share": args.largest_share if args.generator == "guided" else None}  # fmt: skip
     segmenter = Segmenter(
         args.adapter, model=args.model, checkpoint=args.checkpoint, device=args.device, generator=args.generator,
-        tile=args.tile, diameter=args.diameter, largest_share=args.largest_share,
-        **{key: value for key, value in settings.items() if value is not None},
+        tile=args.tile, diameter=args.diameter, **{key: value for key, value in settings.items() if value is not None},
     )  # fmt: skip
     summary = segment_folder(files, args.out, segmenter, segmenter.described, reading, filters)
     _report(summary, args.out)

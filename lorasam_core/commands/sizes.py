@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lorasam_core.data.label_files import MASKS
 from lorasam_core.data.sample import DataError
 from lorasam_core.measure import sizes
 from lorasam_core.measure.folder import distributions, measure_folder
@@ -16,39 +17,21 @@ from lorasam_core.measure.folder import distributions, measure_folder
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam sizes", description=__doc__)
-    command.add_argument(
-        "place",
-        type=Path,
-        metavar="PLACE",
-        help="what lorasam segment wrote, a folder of label files or with labels/, or one file",
-    )
+    command.add_argument("place", type=Path, metavar="PLACE", help="what lorasam segment wrote, or label files")
     command.add_argument("second", type=Path, nargs="?", metavar="PLACE2", help="a sample to compare the first with")
     command.add_argument("--out", type=Path, help="folder for tables and figure (default: sizes/ in PLACE)")
-    command.add_argument(
-        "--pixel-size",
-        type=float,
-        metavar="NM",
-        help="nm a pixel of all; else from pixel_size.csv, the segment run or the images",
-    )
-    command.add_argument(
-        "--weight",
-        choices=tuple(sizes.POWERS),
-        default="number",
-        help="what a particle counts for; volume is what laser diffraction reports",
-    )
-    command.add_argument(
-        "--no-border-correction",
-        action="store_true",
-        help="leave cut particles out without weighting the others for it",
-    )
+    command.add_argument("--pixel-size", type=float, metavar="NM",
+                         help="nm a pixel of all; else from pixel_size.csv, the segment run or the images")  # fmt: skip
+    command.add_argument("--weight", choices=tuple(sizes.POWERS), default="number",
+                         help="what a particle counts for; volume is what laser diffraction reports")  # fmt: skip
+    command.add_argument("--no-border-correction", action="store_true",
+                         help="leave cut particles out without weighting the others for it")  # fmt: skip
     command.add_argument("--precision", type=float, default=5.0, metavar="PERCENT", help="precision wanted of D50")
     labels = command.add_argument_group("labels that can be read in two ways")
-    labels.add_argument(
-        "--mask", choices=("auto", "bright", "dark"), default="auto", help="which of two values is particle"
-    )
+    labels.add_argument("--mask", choices=MASKS, default="auto", help="which of two values is particle")
     labels.add_argument("--ignore", type=int, metavar="VALUE", help="a value of the labels that is background")
     labels.add_argument("--page", type=int, help="page to read, from 1, where a file holds several")
-    return command  # fmt: skip
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

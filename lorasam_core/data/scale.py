@@ -90,8 +90,8 @@ def _is_size(stated: Stated | None) -> TypeGuard[Stated]:
     return stated is not None and all(0 < nm <= COARSEST for nm in stated[:2])
 
 
-def _nm(value: float, unit: str) -> float:
-    """nan for a unit that is no length."""
+def to_nm(value: float, unit: str) -> float:
+    """A length in nm; nan for a unit that is none."""
     unit = unicodedata.normalize("NFKC", unit.replace("\\u00B5", "µ").strip()).casefold()  # µ has two code points
     return value * NM.get(unit.replace("μ", "u").replace("metre", "meter"), math.nan)
 
@@ -101,21 +101,21 @@ def _from_tiff(path: Path) -> Stated | None:
         if tiff.is_ome and tiff.ome_metadata:
             pixels = next(e for e in ElementTree.fromstring(tiff.ome_metadata).iter() if e.tag.endswith("}Pixels"))
             x, y = (
-                _nm(float(pixels.get(f"PhysicalSize{axis}", "nan")), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+                to_nm(float(pixels.get(f"PhysicalSize{axis}", "nan")), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
                 for axis in "XY"
             )
             return x, y, "OME"
         page = tiff.pages.first
         if tiff.is_imagej and "XResolution" in page.tags:
             unit = str((tiff.imagej_metadata or {}).get("unit", ""))
-            x, y = (_nm(d / n, unit) for n, d in (page.tags[f"{axis}Resolution"].value for axis in "XY"))
+            x, y = (to_nm(d / n, unit) for n, d in (page.tags[f"{axis}Resolution"].value for axis in "XY"))
             return x, y, "ImageJ"
         if tiff.is_fei:
             fei = tiff.fei_metadata or {}
             names = ("Scan", fei.get("Beam", {}).get("Scan"))  # [Beam] names the section of the beam that scanned
             scan = next(fei[name] for name in names if "PixelWidth" in fei.get(name, {}))
             width = float(scan["PixelWidth"])
-            return _nm(width, "m"), _nm(float(scan.get("PixelHeight", width)), "m"), "FEI"
+            return to_nm(width, "m"), to_nm(float(scan.get("PixelHeight", width)), "m"), "FEI"
         if tiff.is_sem:
             zeiss = tiff.sem_metadata or {}
             if "ap_image_pixel_size" in zeiss:
@@ -123,7 +123,7 @@ def _from_tiff(path: Path) -> Stated | None:
             else:  # this one is of the display, 1,024 pixels wide whatever was stored
                 _, value, unit = zeiss["ap_pixel_size"]
                 value *= 1024 / page.imagewidth
-            return _nm(value, unit), _nm(value, unit), "Zeiss"
+            return to_nm(value, unit), to_nm(value, unit), "Zeiss"
     return None
 
 
@@ -131,7 +131,9 @@ def _from_microscope(path: Path) -> Stated:
     """The axes y and x of the first image, through RosettaSciIO."""
     reader = importlib.import_module(f"rsciio.{MICROSCOPE[path.suffix.lower()][1]}")
     signals = ([axis for axis in signal["axes"] if not axis["navigate"]] for signal in reader.file_reader(str(path)))
-    y, x = (_nm(float(axis["scale"]), str(axis["units"])) for axis in next(axes for axes in signals if len(axes) == 2))
+    y, x = (
+        to_nm(float(axis["scale"]), str(axis["units"])) for axis in next(axes for axes in signals if len(axes) == 2)
+    )
     return x, y, f"RosettaSciIO ({path.suffix[1:].upper()})"
 
 
@@ -148,7 +150,7 @@ def _from_text(path: Path) -> Stated | None:
     hitachi = re.search(r"^PixelSize\s*=\s*([\d.,]+(?:[eE][-+]?\d+)?)", text, re.MULTILINE)
     try:
         if bar and marker:
-            nm, source = _nm(float(marker[1]), marker[2]) / float(bar[1]), "JEOL"
+            nm, source = to_nm(float(marker[1]), marker[2]) / float(bar[1]), "JEOL"
         elif hitachi and re.search(r"^\[[ST]emImageFile\]", text, re.MULTILINE):
             nm, source = float(hitachi[1].replace(",", ".")), "Hitachi"
         else:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -15,12 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from segment_anything.modeling import Sam
 from tqdm import tqdm
 
 from lorasam_core.experiments import adapt_report
 from lorasam_core.experiments.adapt_plan import Held, Plan
+from lorasam_core.experiments.outputs import alone, begin, replace
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.predictor import Autocast
 from lorasam_core.masks.segmenter import WHOLE, Segmenter
@@ -29,7 +28,7 @@ from lorasam_core.measure import metrics
 from lorasam_core.measure.evaluation import predict_foreground
 from lorasam_core.measure.sizes import measure, size_distribution
 from lorasam_core.models import devices
-from lorasam_core.models.lora import add_lora, load_adapter, merge, save_adapter
+from lorasam_core.models.lora import add_lora, load_adapter, save_adapter
 from lorasam_core.models.lora.files import SHIPPED
 from lorasam_core.models.sam import load_sam
 from lorasam_core.training import checkpoint, trainable
@@ -68,14 +67,14 @@ class Adapted:
 def adapt(plan: Plan, out: str | Path, callbacks: Sequence[Any] = ()) -> Adapted:
     """Do what a plan says, and write adapter.safetensors, measured.csv and report.html into `out`.
 
-    What was done stays done: called again with the same settings it goes on, to the same bits on a CPU. callbacks: as
-    `training.loop.train`'s. Raises ValueError where `out` holds results of other settings or another process writes
-    there, and for a model that does not load.
+    What was done stays done: called again with the same settings it goes on, on one CPU thread to the same bits.
+    callbacks: as `training.loop.train`'s. Raises ValueError where `out` holds results of other settings or another
+    process writes there, and for a model that does not load.
     """
     out = Path(out)
     state = out / "state"
-    with _alone(out):
-        _require_same(out, plan)
+    with alone(out):
+        begin(out, plan.settings)
         state.mkdir(exist_ok=True)
         frozen = _frozen(plan, state / "frozen.safetensors")
         start = plan.start or frozen
@@ -98,27 +97,6 @@ def adapt(plan: Plan, out: str | Path, callbacks: Sequence[Any] = ()) -> Adapted
         result.rows.round(4).to_csv(out / "measured.csv", index=False)
         adapt_report.write(result, pd.read_csv(final.with_name("history.csv")), out / "report.html")
     return result
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(f"another process writes into {out}; wait for it, or choose another folder.") from error
-
-
-def _require_same(out: Path, plan: Plan) -> None:
-    """Raise ValueError where the folder holds what other settings gave."""
-    path, now = out / "run.json", json.loads(json.dumps(plan.settings))
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        if key := next((key for key in now | before if now.get(key) != before.get(key)), None):
-            old, new = (str(settings.get(key))[:40] for settings in (before, now))
-            raise ValueError(f"{out} holds results with {key} {old}, not {new}; give that, or choose another folder.")
-    write_json(path, {"settings": now})
 
 
 def _sam(plan: Plan, adapter: Path) -> Sam:
@@ -159,9 +137,7 @@ def _asked(plan: Plan, adapter: Path, images: Sequence[Held], folder: Path) -> d
     missing = [held for held, path in files.items() if not path.is_file()]
     if not missing:
         return files
-    config, sam = plan.config, merge(_sam(plan, adapter))
-    kind = str(sam.device)
-    autocast = partial(devices.autocast, devices.resolve_precision(config.precision, kind), kind)
+    config = plan.config
     segmenter = Segmenter(
         str(adapter), checkpoint=config.checkpoint, device=config.device, tile=config.crop_size,
         score_thresh=THRESHOLDS[0], **plan.guided,
@@ -171,22 +147,23 @@ def _asked(plan: Plan, adapter: Path, images: Sequence[Held], folder: Path) -> d
         found = segmenter(sample.image)
         f1 = [metrics.f1(kept(found.labels, found.scores[:, 0], t), sample.labels) for t in THRESHOLDS]
         ap50 = metrics.average_precision(found.labels, found.scores[:, 0], sample.labels)
-        dice = metrics.dice(_foreground(sam, sample.image, config.crop_size, autocast), sample.labels > 0)
-        part = folder / f".part-{files[held].name}"
-        np.savez_compressed(part, labels=found.labels, scores=found.scores[:, 0], f1=f1, ap50=ap50, dice=dice)
-        os.replace(part, files[held])
+        dice = metrics.dice(
+            _foreground(segmenter.sam, sample.image, segmenter.side, segmenter.autocast), sample.labels > 0
+        )
+        answer: dict[str, Any] = {"labels": found.labels, "scores": found.scores[:, 0], "f1": f1, "ap50": ap50}
+        replace(files[held], partial(np.savez_compressed, dice=dice, **answer))
     return files
 
 
 def _foreground(sam: Sam, image: np.ndarray, side: int, autocast: Autocast = nullcontext) -> np.ndarray:
     """`predict_foreground`, bool (H, W), by the tiles in which a Segmenter looks; where two disagree, background."""
+    ask = partial(predict_foreground, sam, autocast=autocast)
     if max(image.shape[:2]) <= WHOLE * side:
-        return predict_foreground(sam, image, autocast=autocast)
+        return ask(image)
     height, width = image.shape[:2]
-    votes = np.zeros((height, width), np.int32)
+    votes: np.ndarray = np.zeros((height, width), np.int32)
     for y0, x0, y1, x1 in tile_boxes((height, width), side, side // 4):
-        inside = predict_foreground(sam, image[y0:y1, x0:x1], autocast=autocast)
-        votes[y0:y1, x0:x1] += np.where(inside, 1, -1)
+        votes[y0:y1, x0:x1] += np.where(ask(image[y0:y1, x0:x1]), 1, -1)
     return votes > 0
 
 

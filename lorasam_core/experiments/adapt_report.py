@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from lorasam_core import charts, plots, stats
 from lorasam_core.experiments.adapt_plan import INTERVAL_GROUPS, Held, count, limits
+from lorasam_core.experiments.outputs import replace
 from lorasam_core.measure.sizes import measure
 
 if TYPE_CHECKING:
@@ -165,6 +166,5 @@ def write(result: Adapted, history: pd.DataFrame, path: Path) -> None:
     head += '<meta name="viewport" content="width=device-width, initial-scale=1">'
     head += '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
     head += f"style-src 'unsafe-inline'\"><style>{CSS}</style></head><body><main>"
-    part = path.with_name(f".part-{path.name}")
-    part.write_text(head + "\n".join(parts) + "</main></body></html>\n", encoding="utf-8")
-    part.replace(path)
+    page = head + "\n".join(parts) + "</main></body></html>\n"
+    replace(path, lambda to: to.write_text(page, encoding="utf-8"))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import tifffile
 import torch
-from filelock import FileLock, Timeout
 from skimage.io import imsave
 from tqdm import tqdm
 
@@ -27,13 +24,13 @@ from lorasam_core.data.databar import cropped
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
+from lorasam_core.experiments.outputs import RUN, alone, begin, replace
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.segmenter import RATINGS
 from lorasam_core.masks.tiles import Found
 from lorasam_core.measure import sizes
 from lorasam_core.models.devices import environment
 
-LENGTHS = ["equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis"]
 LARGEST_16 = 65535
 SUMMARY = [
     "image", "file", "particles", "at_border", "coverage", "D10", "D50", "D90", "unit", "pixel_size", "pixel_size_from",
@@ -77,7 +74,7 @@ READING, FILTERS = Reading(), Filters()
 
 def segment_folder(
     files: Mapping[str, Path], out: str | Path, segment: Callable[[np.ndarray], Found], described: Mapping[str, Any],
-    reading: Reading = READING, filters: Filters = FILTERS, progress: bool = True,
+    reading: Reading = READING, filters: Filters = FILTERS,
 ) -> pd.DataFrame:  # fmt: skip
     """Segment images by id, one after another; returns summary.csv, a row an image.
 
@@ -90,25 +87,28 @@ def segment_folder(
     anew. An image that cannot be used is named in the summary's column `problem`, and the others are done.
     Raises ValueError where `out` holds results of other settings or images, or another process writes there.
     """
-    out = Path(out)
-    settings = json.loads(json.dumps(
-        {"model": dict(described), "reading": {"crop_bottom": reading.crop_bottom, "page": reading.page,
-                                               "pixel_size": reading.pixel_size},
-         "filters": asdict(filters), "lorasam": version("lorasam")}
-    ))  # fmt: skip
-    with _alone(out):
-        _require_same(out, settings, files)
-        started = {"settings": settings, "environment": environment(), "begun": _now()}
-        if not (out / "run.json").exists():
-            write_json(out / "run.json", started)
-        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=None if progress else True)):
+    out, rows = Path(out), []
+    settings = {
+        "model": described, "filters": asdict(filters), "lorasam": version("lorasam"),
+        "reading": {name: getattr(reading, name) for name in ("crop_bottom", "page", "pixel_size")},
+    }  # fmt: skip
+    with alone(out):
+        done = sorted(path.stem for path in (out / "state").glob("*.json"))
+        if not done:  # nothing that other settings could disagree with
+            (out / RUN).unlink(missing_ok=True)
+        if others := [i for i in done if i not in files]:
+            raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
+        begin(out, settings, environment=environment(), begun=_now())
+        for name in ("labels", "overlays", "state"):
+            (out / name).mkdir(exist_ok=True)
+        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=None)):
             bar.set_postfix_str(i, refresh=False)
-            _one(i, Path(path), out, segment, reading, filters)
-        summary = _tables(files, out)
-        begun = json.loads((out / "run.json").read_text(encoding="utf-8"))
+            rows.append(_one(i, Path(path), out, segment, reading, filters))
+        summary = _tables(rows, out)
+        begun = json.loads((out / RUN).read_text(encoding="utf-8"))
         named = ["image", "file", "sha256", "pixel_size", "pixel_size_from", "data_bar"]
         images = summary[named].astype(object).where(summary[named].notna(), None).to_dict("records")
-        write_json(out / "run.json", begun | {"finished": _now(), "images": images})
+        write_json(out / RUN, begun | {"finished": _now(), "images": images})
     return summary
 
 
@@ -116,52 +116,19 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    try:
-        for name in ("labels", "overlays", "state"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise ValueError(f"another process writes into {out}; wait for it, or choose another folder.") from error
-
-
-def _require_same(out: Path, settings: dict[str, Any], files: Mapping[str, Path]) -> None:
-    """Raise ValueError where the folder holds what other settings or other images gave; failures do not count."""
-    done = []
-    for path in sorted((out / "state").glob("*.json")):
-        if json.loads(path.read_text(encoding="utf-8"))["summary"]["problem"]:
-            path.unlink()
-        else:
-            done.append(path.stem)
-    if not done:
-        (out / "run.json").unlink(missing_ok=True)
-    elif others := [i for i in done if i not in files]:
-        raise ValueError(f"{out} holds results of other images ({others[0]}); choose another folder.")
-    else:
-        part, new = "settings", cast(Any, settings)
-        old = json.loads((out / "run.json").read_text(encoding="utf-8"))["settings"]
-        while isinstance(old, dict) and isinstance(new, dict) and old != new:
-            part = next(key for key in new | old if new.get(key) != old.get(key))
-            old, new = old.get(part), new.get(part)
-        if old != new:
-            raise ValueError(f"{out} holds results with {part} {old}, not {new}; choose another folder.")
-
-
 def _one(
     i: str, path: Path, out: Path, segment: Callable[[np.ndarray], Found], reading: Reading, filters: Filters
-) -> None:
-    """Do one image unless it is done: its masks first, its state last."""
+) -> dict[str, Any]:
+    """Do one image unless it is done: its masks first, its state last, which one that fails has not. Its summary."""
     state, begun = out / "state" / f"{i}.json", time.perf_counter()
     row: dict[str, Any] = {"image": i, "file": str(path), "sha256": "", "problem": ""}
-    labels_file, overlay, particles = out / "labels" / f"{i}.tif", out / "overlays" / f"{i}.png", pd.DataFrame()
+    labels_file, overlay = out / "labels" / f"{i}.tif", out / "overlays" / f"{i}.png"
     try:
         scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
         row |= {"sha256": _sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
-        before = json.loads(state.read_text(encoding="utf-8"))["summary"] if state.exists() else {}
+        before: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))["summary"] if state.exists() else {}
         if before and all(before[key] == row[key] for key in ("sha256", "pixel_size")):
-            return
+            return before
         if filters.nm and scale is None:
             raise DataError(f"{path} has no scale, which diameters in nm need; give --pixel-size, or pixels.")
         image = read_image(path, page=reading.page)
@@ -170,11 +137,14 @@ def _one(
         labels = np.pad(labels, ((0, bottom), (0, 0)))
         _write_labels(labels_file, labels)
         picture = plots.outlines(image, labels)
-        _replace(overlay, lambda to: imsave(to, picture, check_contrast=False))
+        replace(overlay, lambda to: imsave(to, picture, check_contrast=False))
         row |= {
             "height": image.shape[0], "width": image.shape[1], "data_bar": bottom, "particles": len(particles),
             "at_border": int(particles["touches_border"].sum()), "coverage": float((labels > 0).mean()),
+            "seconds": round(time.perf_counter() - begun, 2),
         }  # fmt: skip
+        write_json(state, {"summary": row, "particles": particles.to_dict("list")})
+        return row
     except ValueError as error:
         row["problem"] = str(error)
     except (MemoryError, torch.OutOfMemoryError):
@@ -183,11 +153,9 @@ def _one(
         if path.is_file():
             raise
         row["problem"] = f"{path} is gone; put it back, or leave it out."
-    if row["problem"]:  # of the file as it was before
-        labels_file.unlink(missing_ok=True)
-        overlay.unlink(missing_ok=True)
-    row["seconds"] = round(time.perf_counter() - begun, 2)
-    write_json(state, {"summary": row, "particles": particles.to_dict("list")})
+    for path in (state, labels_file, overlay):  # of the file as it was before
+        path.unlink(missing_ok=True)
+    return row
 
 
 def _without_bar(image: np.ndarray, bottom: str | int, path: Path) -> tuple[np.ndarray, int]:
@@ -209,14 +177,7 @@ def _kept(found: Found, image: np.ndarray, scale: Scale | None, filters: Filters
 
 def _write_labels(path: Path, labels: np.ndarray) -> None:
     dtype = np.uint16 if labels.max(initial=0) <= LARGEST_16 else np.uint32
-    _replace(path, lambda to: tifffile.imwrite(to, labels.astype(dtype), compression="zlib"))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: a file under its final name is whole."""
-    part = path.with_name(f".part-{path.name}")
-    write(part)
-    os.replace(part, path)
+    replace(path, lambda to: tifffile.imwrite(to, labels.astype(dtype), compression="zlib"))
 
 
 def _sha256(path: Path) -> str:
@@ -224,31 +185,26 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _states(files: Mapping[str, Path], out: Path) -> Iterator[dict[str, Any]]:
-    for i in files:
-        yield json.loads((out / "state" / f"{i}.json").read_text(encoding="utf-8"))
-
-
-def _tables(files: Mapping[str, Path], out: Path) -> pd.DataFrame:
+def _tables(rows: list[dict[str, Any]], out: Path) -> pd.DataFrame:
     """Write particles.csv, an image at a time, and summary.csv; returns the latter."""
-    rows = [state["summary"] for state in _states(files, out)]
-    in_nm = all(row["pixel_size"] for row in rows if not row["problem"])
+    done = [row for row in rows if not row["problem"]]
+    scaled = all(row["pixel_size"] for row in done)
     measured = sizes.measure(np.zeros((1, 1), int), image=np.zeros((1, 1), np.uint8))
     columns = ["image", *measured.columns, *RATINGS, "pixel_size"]
-    part = out / ".part-particles.csv"
-    with part.open("w", encoding="utf-8", newline="") as file:
-        pd.DataFrame(columns=columns).to_csv(file, index=False)
-        for row, state in zip(rows, _states(files, out), strict=True):
-            if row["problem"]:
-                continue
-            table, nm = pd.DataFrame(state["particles"]), row["pixel_size"] if in_nm else 1.0
-            table[LENGTHS] *= nm
-            table["area"] *= nm**2
-            table["unit"] = row["unit"] = "nm" if in_nm else "px"
-            row |= {name: value for name, value in sizes.size_distribution(table).items() if name.startswith("D")}
-            table = table.assign(image=row["image"], pixel_size=row["pixel_size"])
-            table[columns].to_csv(file, header=False, index=False)
-    os.replace(part, out / "particles.csv")
+
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as file:
+            pd.DataFrame(columns=columns).to_csv(file, index=False)
+            for row in done:
+                state = json.loads((out / "state" / f"{row['image']}.json").read_text(encoding="utf-8"))
+                table = pd.DataFrame(state["particles"])
+                table = sizes.in_nm(table, row["pixel_size"]) if scaled else table
+                found = sizes.size_distribution(table)
+                row |= {name: found[name] for name in ("D10", "D50", "D90")} | {"unit": "nm" if scaled else "px"}
+                table = table.assign(image=row["image"], pixel_size=row["pixel_size"])
+                table[columns].to_csv(file, header=False, index=False)
+
+    replace(out / "particles.csv", write)
     summary = pd.DataFrame(rows).reindex(columns=SUMMARY)
-    _replace(out / "summary.csv", lambda to: summary.to_csv(to, index=False))
+    replace(out / "summary.csv", lambda to: summary.to_csv(to, index=False))
     return summary

@@ -147,16 +147,10 @@ class MaskGenerator(SamAutomaticMaskGenerator):
 
     def _survivors(self, grid: np.ndarray, crop_box: list[int], orig_size: tuple[int, ...]) -> Iterator[MaskData]:
         """What passes the filters, from points (P, 2) in 0..1 of the crop that the predictor holds."""
-        predictor, sam = self.predictor, self.predictor.model
+        predictor = self.predictor
         height, width = predictor.original_size
         points = grid * np.array([[width, height]])
-        # mps has no float64. The prompt encoder adds half a pixel: rounded after that sum, they are the original's
-        centres = predictor.transform.apply_coords(points, (height, width)) + 0.5
-        coords = torch.as_tensor(centres, dtype=torch.float32, device=predictor.device) - 0.5
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
-        sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
-        _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)
-        decoder = PromptDecoder(sam.mask_decoder, predictor.features, dense, sam.prompt_encoder.get_dense_pe())
+        decoder, sparse = predictor.point_decoder(points)
         at_once = self.points_per_batch
         if predictor.device.type == "cpu":
             at_once = max(1, min(at_once, CPU_CACHE // (decoder.keys.numel() * decoder.keys.element_size())))

@@ -16,7 +16,6 @@ import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import build_point_grid
 from torch import Tensor
-from tqdm import tqdm
 
 from lorasam_core.masks import operations
 from lorasam_core.masks.predictor import Autocast, Predictor, as_rgb, evaluating
@@ -49,11 +48,11 @@ class GuidedGenerator:
     All but the last step happens at the decoder's resolution (a pixel for 4 of the model's input).
     """
 
-    def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False, **settings: Any) -> None:
+    def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, **settings: Any) -> None:
         """settings: any of GUIDED_SETTINGS; ValueError for another, or for a value out of range."""
         _check(settings)
         self.settings = GUIDED_SETTINGS | settings
-        self.predictor, self.progress = Predictor(sam, autocast), progress
+        self.predictor = Predictor(sam, autocast)
         self.points_asked = 0
 
     def generate(self, image: np.ndarray) -> list[dict[str, Any]]:
@@ -107,18 +106,12 @@ class GuidedGenerator:
         predictor, sam = self.predictor, self.predictor.model
         inside = self._on_image(self.foreground()) > sam.mask_threshold
         points = self._points(inside)
-        centres = predictor.transform.apply_coords(points, predictor.original_size)
-        coords = torch.as_tensor(centres, dtype=torch.float32, device=predictor.device)
-        labels = torch.ones(len(points), 1, dtype=torch.int, device=predictor.device)
-        sparse, _ = sam.prompt_encoder((coords[:, None], labels), None, None)
-        _, dense = sam.prompt_encoder((coords[:1, None], labels[:1]), None, None)
-        decoder = PromptDecoder(sam.mask_decoder, predictor.features, dense, sam.prompt_encoder.get_dense_pe())
+        decoder, sparse = predictor.point_decoder(points)
         at_once = CPU_POINTS if predictor.device.type == "cpu" else 64
-        parts = []
-        with tqdm(total=len(points), desc="masks", unit="point", leave=False, disable=not self.progress) as bar:
-            for few in torch.arange(len(points)).split(at_once):
-                parts.append(self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside))
-                bar.update(len(few))
+        parts = [
+            self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside)
+            for few in torch.arange(len(points)).split(at_once)
+        ]
         self.points_asked = len(points)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 

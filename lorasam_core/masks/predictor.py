@@ -12,6 +12,7 @@ from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
 from lorasam_core.data.readers import MIN_SIDE
+from lorasam_core.models.prompt_decoder import PromptDecoder
 
 Autocast: TypeAlias = Callable[[], AbstractContextManager[Any]]
 
@@ -99,6 +100,19 @@ class Predictor(SamPredictor):
         self.reset_image()
         self.features, self.input_size, self.original_size = embedding
         self.is_image_set = True
+
+    def point_decoder(self, points: np.ndarray) -> tuple[PromptDecoder, torch.Tensor]:
+        """The mask decoder prepared for the image that is held, and the embeddings (P, 2, C) of points (P, 2), X and Y
+        in its pixels, each a foreground prompt of its own.
+        """
+        # mps has no float64. The prompt encoder adds half a pixel: rounded after that sum, they are the original's
+        centres = self.transform.apply_coords(points, self.original_size) + 0.5
+        coords = torch.as_tensor(centres, dtype=torch.float32, device=self.device) - 0.5
+        labels = torch.ones(len(points), 1, dtype=torch.int, device=self.device)
+        encoder = self.model.prompt_encoder
+        sparse, _ = encoder((coords[:, None], labels), None, None)
+        _, dense = encoder((coords[:1, None], labels[:1]), None, None)
+        return PromptDecoder(self.model.mask_decoder, self.features, dense, encoder.get_dense_pe()), sparse
 
     def _checked(self, image: np.ndarray) -> np.ndarray:
         image = as_rgb(image, min_side=1)

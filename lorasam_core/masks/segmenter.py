@@ -36,11 +36,10 @@ class Segmenter:
 
     def __init__(
         self, adapter: str | None = None, *, model: str = "lite", checkpoint: str | None = None, device: str = "auto",
-        generator: str = "guided", tile: int | None = None, diameter: float | None = None, largest_share: float = 0.5,
-        **settings: Any,
+        generator: str = "guided", tile: int | None = None, diameter: float | None = None, **settings: Any,
     ) -> None:  # fmt: skip
-        """largest_share: of an image that is one tile; a larger mask is background. settings: of the generator, where
-        they differ from the adapter's. Raises ValueError for what does not fit.
+        """settings: those of the generator that differ from the adapter's; the guided one's largest_share is of an
+        image that is one tile. Raises ValueError for what does not fit.
         """
         if generator not in GENERATORS:
             raise ValueError(f"generator is {generator!r}; choose one of {', '.join(GENERATORS)}.")
@@ -56,17 +55,17 @@ class Segmenter:
         own = metadata.get("segment", {})
         usual = GUIDED_SETTINGS if generator == "guided" else QUICK_SETTINGS if model == "lite" else {}
         settings = usual | own.get(generator, {}) | settings
-        autocast = partial(devices.autocast, devices.resolve_precision("auto", device), device)
+        self.sam, self.autocast = sam, partial(devices.autocast, devices.resolve_precision("auto", device), device)
         kind = GuidedGenerator if generator == "guided" else MaskGenerator
-        self._generator: Any = kind(sam, autocast=autocast, **settings)
-        self.largest_share = largest_share
+        of_tiles = {"largest_share": TILE_SHARE} if generator == "guided" else {}
+        self._generator: Any = kind(sam, autocast=self.autocast, **settings)
+        self._of_tiles: Any = kind(sam, autocast=self.autocast, **settings | of_tiles)
         self.image_size = sam.image_encoder.img_size
         self.side = self._side(own, tile, diameter)
         self.described = {
             "model": model, "base_hash": sam.base_hash, "adapter": None if path is None else Path(path).name,
             "adapter_sha256": None if path is None else hashlib.sha256(path.read_bytes()).hexdigest(),
-            "generator": generator, "settings": settings, "largest_share": largest_share, "tile": self.side,
-            "image_size": self.image_size,
+            "generator": generator, "settings": settings, "tile": self.side, "image_size": self.image_size,
         }  # fmt: skip
 
     def _side(self, own: dict[str, Any], tile: int | None, diameter: float | None) -> int:
@@ -85,23 +84,23 @@ class Segmenter:
     def __call__(self, image: np.ndarray) -> Found:
         """uint8 (H, W) or (H, W, 3), at least 16 pixels a side -> instances; the better score is on top."""
         if max(image.shape[:2]) <= WHOLE * self.side:
-            return self._tile(image, self.largest_share)
-        whole = partial(self._tile, largest_share=TILE_SHARE)
-        return segment_tiled(whole, image, self.side, self.side // 4)
+            return _found(self._generator.generate(image), image.shape[:2])
+        return segment_tiled(
+            lambda tile: _found(self._of_tiles.generate(tile), tile.shape[:2]), image, self.side, self.side // 4
+        )
 
-    def _tile(self, image: np.ndarray, largest_share: float) -> Found:
-        if isinstance(self._generator, GuidedGenerator):
-            self._generator.settings["largest_share"] = largest_share
-        annotations = self._generator.generate(image)
-        for annotation in annotations:
-            annotation.setdefault("score", annotation["predicted_iou"] * annotation["stability_score"])
-        annotations.sort(key=lambda a: -a["score"])
-        labels = np.zeros(image.shape[:2], np.int32)
-        for number in range(len(annotations), 0, -1):
-            mask, area = annotations[number - 1]["segmentation"], annotations[number - 1]["area"]
-            labels[operations.without_small_regions(mask, SPECK * area)[0]] = number
-        seen = np.unique(labels[labels > 0])  # a mask under better ones is gone
-        renumbered = np.zeros(len(annotations) + 1, np.int32)
-        renumbered[seen] = np.arange(1, len(seen) + 1)
-        scores = np.array([[annotations[k - 1][name] for name in RATINGS] for k in seen], float).reshape(-1, 3)
-        return Found(renumbered[labels], scores)
+
+def _found(annotations: list[dict[str, Any]], shape: tuple[int, int]) -> Found:
+    """Annotations of an image, painted so that the better score is on top."""
+    for annotation in annotations:
+        annotation.setdefault("score", annotation["predicted_iou"] * annotation["stability_score"])
+    annotations.sort(key=lambda a: -a["score"])
+    labels = np.zeros(shape, np.int32)
+    for number in range(len(annotations), 0, -1):
+        mask, area = annotations[number - 1]["segmentation"], annotations[number - 1]["area"]
+        labels[operations.without_small_regions(mask, SPECK * area)[0]] = number
+    seen = np.unique(labels[labels > 0])  # a mask under better ones is gone
+    renumbered = np.zeros(len(annotations) + 1, np.int32)
+    renumbered[seen] = np.arange(1, len(seen) + 1)
+    scores = np.array([[annotations[k - 1][name] for name in RATINGS] for k in seen], float).reshape(-1, 3)
+    return Found(renumbered[labels], scores)

@@ -50,9 +50,7 @@ def _starts(length: int, side: int, stride: int, offset: int) -> list[int]:
     return sorted({max(0, last * step // steps - offset % stride) for step in range(steps + 1)} | {last})
 
 
-def segment_tiled(
-    segment: Segment, image: np.ndarray, side: int, overlap: int, offset: int = 0, progress: bool = False
-) -> Found:
+def segment_tiled(segment: Segment, image: np.ndarray, side: int, overlap: int, offset: int = 0) -> Found:
     """Instances of an image, uint8 (H, W) or (H, W, 3), by `segment`, which is called with one tile after another.
 
     What a tile found is a view of an object. A view is *cut* if it comes within side / 64 pixels of a side of its tile
@@ -84,7 +82,7 @@ def segment_tiled(
     packed: list[bytes] = []  # labels of each tile, each view by its number + 1
     parts: list[_Views] = []
     pairs, count = [np.zeros((4, 0), dtype=np.int64)], 0
-    for number, tile in enumerate(tqdm(tiles, "tiles", unit="tile", leave=False, disable=not progress)):
+    for number, tile in enumerate(tqdm(tiles, "tiles", unit="tile", leave=False, disable=None, delay=5)):
         found = segment(image[_window(tile)])
         parts.append(_views(found, tile, frames[number]))
         labels = np.where(found.labels > 0, found.labels + np.int32(count), 0)

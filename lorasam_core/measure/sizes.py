@@ -17,6 +17,7 @@ COLUMNS = (
     "orientation", "circularity", "solidity", "y", "x", "touches_border", "border_weight", "unit",
 )  # fmt: skip
 SIDES = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)])  # x, y of a pixel's four edge midpoints, in half pixels
+LENGTHS = ["equivalent_diameter", "feret_max", "feret_min", "major_axis", "minor_axis"]
 FIGURES = ("mean", "D10", "D50", "D90", "span")
 POWERS = {"number": 0, "volume": 3}  # of the diameter: what a particle counts for
 FEW_IMAGES = 5  # a bootstrap over fewer images knows too few of their combinations
@@ -49,59 +50,54 @@ def measure(labels: np.ndarray, pixel_size: float | None = None, image: np.ndarr
         raise ValueError(f"pixel_size is {pixel_size}; give nm a pixel above 0, or None to stay in pixels.")
     if image is not None and image.shape[:2] != labels.shape:
         raise ValueError(f"the image has shape {image.shape} and labels {labels.shape}; give both the same size.")
-    nm = 1.0 if pixel_size is None else float(pixel_size)
-    names = ("label", "area", "equivalent_diameter_area", "perimeter_crofton", "centroid", "bbox")
+    names = ("label", "area", "equivalent_diameter_area", "axis_major_length",
+             "axis_minor_length", "orientation", "perimeter_crofton", "solidity", "centroid", "bbox")  # fmt: skip
     props = regionprops_table(labels.astype(np.int32, copy=False), properties=names)
     area, perimeter = props["area"].astype(float), props["perimeter_crofton"]
+    major, minor = props["axis_major_length"], props["axis_minor_length"]
     top, left, bottom, right = (props[f"bbox-{k}"] for k in range(4))
     places = [np.s_[box] for box in zip(map(slice, top, bottom), map(slice, left, right))]
-    shapes = [_shape(labels[place] == k) for k, place in zip(props["label"], places)]
-    major, minor, angle, largest, smallest, hull = np.array(shapes, float).reshape(-1, 6).T
+    ferets = [_ferets(labels[place] == k) for k, place in zip(props["label"], places)]
+    largest, smallest = np.array(ferets, float).reshape(-1, 2).T
     with np.errstate(divide="ignore", invalid="ignore"):  # a line of pixels has no minor axis
         aspect = np.where(minor > 0, major / minor, np.where(major > 0, np.inf, 1.0))
         circularity = np.where(perimeter > 0, np.minimum(4 * np.pi * area / perimeter**2, 1.0), 1.0)
     height, width = labels.shape
     border = (top == 0) | (left == 0) | (bottom == height) | (right == width)
     free = np.where(border, np.nan, (width - (right - left) - 1.0) * (height - (bottom - top) - 1.0))
+    angle = (np.degrees(props["orientation"]) + 90) % 180 % 180  # theirs is to the columns; a hair under 0 gives 180
     table = pd.DataFrame({
-        "label": props["label"], "area": area * nm**2, "equivalent_diameter": props["equivalent_diameter_area"] * nm,
-        "feret_max": largest * nm, "feret_min": smallest * nm, "major_axis": major * nm, "minor_axis": minor * nm,
-        "aspect_ratio": aspect, "orientation": angle, "circularity": circularity, "solidity": area / hull,
-        "y": props["centroid-0"], "x": props["centroid-1"], "touches_border": border.astype(bool),
-        "border_weight": width * height / free,
+        "label": props["label"], "area": area, "equivalent_diameter": props["equivalent_diameter_area"],
+        "feret_max": largest, "feret_min": smallest, "major_axis": major,
+        "minor_axis": minor, "aspect_ratio": aspect, "orientation": angle, "circularity": circularity,
+        "solidity": props["solidity"], "y": props["centroid-0"], "x": props["centroid-1"],
+        "touches_border": border.astype(bool), "border_weight": width * height / free,
     })  # fmt: skip
     if image is not None:
         table["mean_grey"] = [image[p][labels[p] == k].mean() for k, p in zip(props["label"], places)]
-    table["unit"] = table.attrs["unit"] = "px" if pixel_size is None else "nm"  # the attribute outlives an empty table
+    table["unit"] = table.attrs["unit"] = "px"  # the attribute outlives an empty table
+    return table if pixel_size is None else in_nm(table, pixel_size)
+
+
+def in_nm(table: pd.DataFrame, pixel_size: float) -> pd.DataFrame:
+    """A table of `measure` in pixels, of nm `pixel_size`, with lengths in nm and areas in nm^2."""
+    table = table.assign(**table[LENGTHS] * pixel_size, area=table["area"] * pixel_size**2, unit="nm")
+    table.attrs["unit"] = "nm"
     return table
 
 
-def _shape(region: np.ndarray) -> tuple[float, ...]:
-    """Of bool (h, w): axes and angle of the ellipse, Feret maximum and minimum, pixels of the convex hull.
+def _ferets(region: np.ndarray) -> tuple[float, float]:
+    """Largest distance and smallest width of bool (h, w): of the convex hull of the midpoints of its pixels' edges.
 
-    regionprops has all but the minimum, and takes three times as long.
+    regionprops has the largest alone, of a hull half a pixel larger, which is more than a disc's.
     """
-    (h, w), area = region.shape, region.sum()
-    rows, columns = region.sum(axis=1), region.sum(axis=0)
-    y, x = np.arange(h) - rows @ np.arange(h) / area, np.arange(w) - columns @ np.arange(w) / area
-    yy, xx, xy = rows @ y**2 / area, columns @ x**2 / area, y @ region @ x / area
-    middle, root = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
-    angle = np.degrees(np.arctan2(-2 * xy, xx - yy) / 2) % 180 % 180  # y points down; a hair under 0 gives 180 once
-
-    full = np.flatnonzero(rows)  # the hull of a region is that of its rows' first and last pixels
-    ends = np.concatenate([region[full].argmax(axis=1), w - 1 - region[full, ::-1].argmax(axis=1)])
-    points = 2 * np.stack([ends, np.tile(full, 2)], axis=1)[:, None] + SIDES
+    rows = np.flatnonzero(region.any(axis=1))  # the hull of a region is that of its rows' first and last pixels
+    ends = np.concatenate([region[rows].argmax(axis=1), region.shape[1] - 1 - region[rows, ::-1].argmax(axis=1)])
+    points = 2 * np.stack([ends, np.tile(rows, 2)], axis=1)[:, None] + SIDES
     hull = cv2.convexHull(points.reshape(-1, 1, 2).astype(np.int32))[:, 0].astype(np.int64)
-    a, b = (hull - np.roll(hull, -1, axis=0))[:, ::-1].T * [[-1], [1]]  # outward normals of its edges
-    across = hull @ np.stack([a, b])
-    limit = across.max(axis=0)
-    smallest = ((limit - across.min(axis=0)) / np.hypot(a, b)).min() / 2
-    bound = limit - 2 * np.arange(h)[:, None] * b  # pixels with 2 a x <= bound on every row: whole numbers, exact
-    last = (bound[:, a > 0] // (2 * a[a > 0])).min(axis=1)
-    first = (-(bound[:, a < 0] // (-2 * a[a < 0]))).max(axis=1)
-    inside = (last - first + 1).sum()
-    largest = np.hypot(*(hull[:, None] - hull).T).max() / 2
-    return 4 * np.sqrt(middle + root), 4 * np.sqrt(max(middle - root, 0)), angle, largest, smallest, inside
+    normals = (hull - np.roll(hull, -1, axis=0))[:, ::-1].T * [[-1], [1]]
+    widths = np.ptp(hull @ normals, axis=0) / np.hypot(*normals)  # the smallest is across some edge
+    return float(np.hypot(*(hull[:, None] - hull).T).max() / 2), float(widths.min() / 2)
 
 
 def size_distribution(

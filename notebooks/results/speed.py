@@ -141,7 +141,8 @@ page.table(shown[of], "speed-generator", caption, data=bench[of])
 
 # %% [markdown]
 # Another generator gives other masks on purpose: guided by the foreground that the predictor sees, it asks fewer
-# points, keeps one mask a point, and enlarges only what it keeps. [Segment](segment.ipynb) uses it.
+# points, keeps one mask a point, and enlarges only what it keeps. [Segment](segment.ipynb) uses it. A row on covered
+# points, where there is one, is of an option whose place it took.
 #
 # ## Training
 #

@@ -47,7 +47,7 @@ def files(tmp_path):
 
 def segment(files, out, reading=None, filters=None, by=by_threshold):
     reading, filters = reading or Reading(crop_bottom="none"), filters or Filters()
-    return segment_folder(files, out, by, DESCRIBED, reading, filters, progress=False)
+    return segment_folder(files, out, by, DESCRIBED, reading, filters)
 
 
 def test_masks_and_tables_are_those_of_the_disks(files, tmp_path):
@@ -161,7 +161,7 @@ def test_killed_and_called_again_it_goes_on(files, tmp_path):
         "def once(image):\n"
         "    global count\n    count += 1\n"
         "    return by_threshold(image) if count < 2 else os.kill(os.getpid(), 9)\n"
-        "segment_folder(files, sys.argv[2], once, DESCRIBED, Reading('none'), progress=False)\n"
+        "segment_folder(files, sys.argv[2], once, DESCRIBED, Reading('none'))\n"
     )
     folder = str(next(iter(files.values())).parent)
     done = [subprocess.run([sys.executable, program, folder, str(out)]).returncode for _ in range(3)]

@@ -1,0 +1,49 @@
+"""A folder of results that one process at a time writes, and goes on with where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lorasam_core.experiments.records import write_json
+
+RUN = "run.json"
+
+
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Make the folder, and keep other processes out of it meanwhile; ValueError where one is in it."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(f"another process writes into {out}; wait for it, or choose another folder.") from error
+
+
+def begin(out: Path, settings: Mapping[str, Any], **stated: Any) -> None:
+    """Write run.json: the settings, and what else is stated; ValueError where it is there with other settings."""
+    now: Any = json.loads(json.dumps(settings))
+    if not (out / RUN).exists():
+        write_json(out / RUN, {"settings": now} | stated)
+        return
+    key, before = "settings", json.loads((out / RUN).read_text(encoding="utf-8"))["settings"]
+    while isinstance(before, dict) and isinstance(now, dict) and before != now:
+        key = next(key for key in now | before if now.get(key) != before.get(key))
+        before, now = before.get(key), now.get(key)
+    if before != now:
+        old, new = (str(value)[:40] for value in (before, now))
+        raise ValueError(f"{out} holds results with {key} {old}, not {new}; choose another folder.")
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename: a file under its final name is whole."""
+    part = path.with_name(f".part-{path.name}")
+    write(part)
+    os.replace(part, path)
