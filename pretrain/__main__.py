@@ -12,8 +12,9 @@ import pandas as pd
 
 from lorasam_core.models.devices import autocast, device_name, resolve_device, resolve_precision
 from lorasam_core.models.lora import hash_base
+from lorasam_core.models.lora.files import SHIPPED
 from lorasam_core.models.sam import WEIGHTS, save_weights
-from pretrain import measure
+from pretrain import adapter, measure
 from pretrain.heaps import HEAPS_VERSION
 from pretrain.real import find_real
 from pretrain.recipe import PHASES, TAKEN_UP, Phase, pretrain
@@ -37,7 +38,11 @@ def main() -> None:
         "--part", default="test", choices=("val", "test"), help="of the other data; test once, at the end"
     )
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
+    parser.add_argument("--adapter", action="store_true", help="of the weights that ship, the adapter that ships: emps")
     args = parser.parse_args()
+    if args.adapter:
+        adapter.make(args.out / "adapter", SHIPPED / "emps.safetensors")
+        return
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
     device, real = resolve_device(args.device), find_real(args.real)
     sam = pretrain(args.out, device, phases, workers=args.workers, real=real, begin=args.begin)

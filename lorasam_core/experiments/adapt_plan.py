@@ -106,7 +106,7 @@ def prepare(
     places = {"folder": folder, "validation": validation, "test": test}
     sets = {part: _read(place, mask, ignore, page) for part, place in places.items() if place is not None}
     _require_apart(sets)
-    diameters, particles, longest = _particles(sets["folder"])
+    diameters, particles, longest = particle_sizes(sets["folder"])
     if start is None:
         usual_base = model in (None, "lite") and checkpoint is None
         start = SHIPS if usual_base and (SHIPPED / f"{SHIPS}.safetensors").is_file() else "none"
@@ -188,7 +188,7 @@ def _require_apart(sets: Mapping[str, SampleSet]) -> None:
                 raise DataError(f"{i} of {here} is {before.id} of {there} too; keep it in one, or nothing is measured.")
 
 
-def _particles(images: SampleSet) -> tuple[tuple[float, float, float], int, int]:
+def particle_sizes(images: SampleSet) -> tuple[tuple[float, float, float], int, int]:
     """D10, D50, D90 of the discs of equal area, pixels; the number of particles; the longest side, a multiple of 32."""
     areas = np.concatenate([np.bincount(sample.labels.ravel())[1:] for sample in images])
     areas = areas[areas > 0]
