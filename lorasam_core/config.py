@@ -2,48 +2,47 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 RESULT_VERSION = 4  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
-METHODS = ("lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed")
+Method = Literal["lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed"]
+Scaling = Literal["alpha/r", "alpha/sqrt(r)", "none"]
+Target = Literal["q", "k", "v", "proj", "lin1", "lin2"]
+Evaluator = Literal["predictor", "point", "box", "generator", "exact_box"]
+METHODS, SCALINGS, TARGETS, EVALUATORS = map(get_args, (Method, Scaling, Target, Evaluator))
 UNRATED = ("unet", "unet_watershed", "otsu", "watershed")  # no mask generator: no ratings to filter by
 DIVIDED = ("unet_watershed", "watershed")  # a foreground whose particles are divided by a watershed
 UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
-OBJECTIVES = ("semantic", "instance", "mixed")
-SCALINGS = ("alpha/r", "alpha/sqrt(r)", "none")
-TARGETS = ("q", "k", "v", "proj", "lin1", "lin2")
-EVALUATORS = ("predictor", "point", "box", "generator", "exact_box")
-OPTIMIZERS = ("adamw", "adam")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
-ONE_OF = {
-    "method": METHODS, "objective": OBJECTIVES, "scaling": SCALINGS, "optimizer": OPTIMIZERS, "precision": PRECISIONS,
-    "generator": ("quick", "study"),
-}  # fmt: skip
-SEVERAL = {"targets": TARGETS, "evaluate": EVALUATORS}
-WHOLE_NUMBERS = {
-    "rank": 1, "epochs": 1, "batch_size": 1, "accumulate": 1, "crop_size": 1, "prompts_per_image": 1, "seed": 0,
-    "split_seed": 0, "workers": 0, "filters": 0,
-}  # each with its least value  # fmt: skip
-OPTIONAL = {
-    "steps", "virtual_size", "limit", "test_limit", "validate_every", "patience", "image_size", "workers",
-    "train_limit",
-}  # a whole number, of at least 1 where the table above has no other, or none  # fmt: skip
-NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "alpha": (lambda x: 0 < x < math.inf, "a number above 0, or none for alpha = rank"),
-    "dropout": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-    "learning_rate": (lambda x: 0 < x < math.inf, "a number above 0"),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "a number of at least 0"),
-    "warmup": (lambda x: 0 <= x < 1, "a number from 0 to below 1"),
-    "clip_norm": (lambda x: 0 < x < math.inf, "a number above 0"),
-}
-SWITCHES = ("checkpointing", "compile")
+
+
+def _listed(value: Any) -> Any:
+    """Lists, which come from YAML and JSON, and a single name, as a tuple."""
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _in(order: tuple[str, ...]) -> AfterValidator:
+    """One way to write each run, so that one run has one id."""
+    return AfterValidator(lambda value: tuple(name for name in order if name in value))
+
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1)]
+Name = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
+Listed, Sorted = BeforeValidator(_listed), AfterValidator(lambda value: tuple(sorted(set(value))))
+Config = TypeVar("Config")
 NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
 ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
@@ -51,7 +50,26 @@ ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
 NOT_RESULTS = ("device", "workers", "checkpointing", "compile", "name")
 
 
-@dataclass(frozen=True)
+def _one_sentence(config: type[Config]) -> type[Config]:
+    """The class, whose pydantic errors become a ValueError in one sentence that names the field."""
+    build = config.__init__
+
+    @functools.wraps(build)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            build(self, *args, **values)
+        except ValidationError as errors:
+            error = errors.errors()[0]
+            name, *inside = error["loc"]
+            verb, said = "holds" if inside else "is", error["msg"].replace("Input", "it").replace("'", "")
+            raise ValueError(f"{name} {verb} {error['input']!r}; {said[0].lower()}{said[1:]}.") from None
+
+    config.__init__ = __init__  # type: ignore[method-assign]
+    return config
+
+
+@_one_sentence
+@dataclass(frozen=True, config=ConfigDict(strict=True))
 class RunConfig:
     """One run: data, model, adapter, optimisation and evaluation. Raises ValueError for a value out of range."""
 
@@ -59,119 +77,61 @@ class RunConfig:
     # lora | frozen (the base as it is: evaluation only) | decoder (the mask decoder is trained) | full (every weight
     # is) | unet (trained from scratch on the same images) | unet_watershed (the same, its foreground divided) | otsu |
     # watershed (Otsu's foreground, divided)
-    method: str = "lora"
+    method: Method = "lora"
     # data
-    data: str = "synthetic"  # synthetic | emps | a folder
-    limit: int | None = None  # at most this many images in all
-    split_seed: int = 0
-    train_data: str | None = None  # train and validate on another data set than the one of the test; None: on the same
-    train_limit: int | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
+    data: Annotated[Text, Name] = "synthetic"  # synthetic | emps | a folder
+    limit: Count | None = None  # at most this many images in all
+    split_seed: Natural = 0
+    train_data: Annotated[Text, Name] | None = (
+        None  # train and validate on another data set than the one of the test; None: on the same
+    )
+    train_limit: Count | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
     # model
-    model: str = "lite"
-    checkpoint: str | None = None
-    image_size: int | None = None  # side of the model's square input, pixels; None: the model's own
+    model: Text = "lite"
+    checkpoint: Annotated[str | None, Name] = None
+    image_size: Count | None = None  # side of the model's square input, pixels; None: the model's own
     # adapter
-    rank: int = 32
-    alpha: float | None = None  # None: equal to rank
-    scaling: str = "alpha/r"
-    targets: tuple[str, ...] = ("q", "v")
-    blocks: tuple[int, ...] | None = None  # None: all
-    dropout: float = 0.0
+    rank: Count = 32
+    alpha: Positive | None = None  # None: equal to rank
+    scaling: Scaling = "alpha/r"
+    targets: Annotated[tuple[Target, ...], Field(min_length=1), Listed, _in(TARGETS)] = ("q", "v")
+    blocks: Annotated[tuple[Natural, ...], Field(min_length=1), Listed, Sorted] | None = None  # None: all
+    dropout: Share = 0.0
     # optimisation
-    objective: str = "mixed"
-    epochs: int = 40
-    steps: int | None = None  # optimiser steps; overrides epochs
-    virtual_size: int | None = None  # augmented images an epoch; None: 24 a training image
-    crop_size: int = 512  # pixels of the original image
-    batch_size: int = 8
-    accumulate: int = 1  # batches an optimiser step
-    learning_rate: float = 1e-4
+    objective: Literal["semantic", "instance", "mixed"] = "mixed"
+    epochs: Count = 40
+    steps: Count | None = None  # optimiser steps; overrides epochs
+    virtual_size: Count | None = None  # augmented images an epoch; None: 24 a training image
+    crop_size: Count = 512  # pixels of the original image
+    batch_size: Count = 8
+    accumulate: Count = 1  # batches an optimiser step
+    learning_rate: Positive = 1e-4
     # adamw | adam (PyTorch's, whose weight decay is part of the gradient and, divided by the gradient's size, takes
     # whatever the loss asks little of to zero: the first runs had it, and their ids do not name it)
-    optimizer: str = "adamw"
-    weight_decay: float = 0.01
-    warmup: float = 0.05  # fraction of the steps
-    clip_norm: float = 1.0
-    prompts_per_image: int = 8  # instances an image in the instance objective
-    validate_every: int | None = None  # steps; None: ten times a run
-    patience: int | None = None  # validations without improvement before stopping; None: never
-    seed: int = 0
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.01
+    warmup: Share = 0.05  # fraction of the steps
+    clip_norm: Positive = 1.0
+    prompts_per_image: Count = 8  # instances an image in the instance objective
+    validate_every: Count | None = None  # steps; None: ten times a run
+    patience: Count | None = None  # validations without improvement before stopping; None: never
+    seed: Natural = 0
     # evaluation
-    evaluate: tuple[str, ...] = ("predictor",)
-    truncate: tuple[int, ...] = ()  # ranks to which the trained adapter is cut down, and asked by the predictor again
-    transfer: tuple[str, ...] = ()  # other data sets, on which the trained model is judged as well
-    generator: str = "quick"  # quick | study: the mask generator's settings
-    test_limit: int | None = None  # at most this many test images
+    evaluate: Annotated[tuple[Evaluator, ...], Field(min_length=1), Listed, _in(EVALUATORS)] = ("predictor",)
+    truncate: Annotated[
+        tuple[Count, ...], Listed, Sorted
+    ] = ()  # ranks to which the trained adapter is cut down, and asked by the predictor again
+    transfer: Annotated[tuple[Text, ...], Listed] = ()  # other data sets, on which the trained model is judged as well
+    generator: Literal["quick", "study"] = "quick"  # quick | study: the mask generator's settings
+    test_limit: Count | None = None  # at most this many test images
     # validation images at most on which the mask generator is asked without its filters: calibration, thresholds
-    filters: int = 0
+    filters: Natural = 0
     # machine
-    precision: str = "auto"
-    device: str = "auto"
-    workers: int | None = None  # data-loading processes; None: what the device likes
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    device: Text = "auto"
+    workers: Natural | None = None  # data-loading processes; None: what the device likes
     checkpointing: bool = False  # compute the encoder's blocks again in the backward pass: less memory, more time
     compile: bool = False  # torch.compile the encoder's blocks: slow to start, no gain for lite on a CPU
-
-    def __post_init__(self) -> None:
-        for name in ("data", "checkpoint", "train_data"):
-            if isinstance(value := getattr(self, name), os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))
-        for name in ("targets", "blocks", "evaluate", "truncate", "transfer"):  # lists come from YAML and JSON
-            if isinstance(value := getattr(self, name), list | str):
-                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        self._check_choices()
-        self._check_whole_numbers()
-        self._check_numbers()
-        # one way to write each run, so that one run has one id
-        for name, order in SEVERAL.items():
-            object.__setattr__(self, name, tuple(x for x in order if x in getattr(self, name)))
-        for name in ("blocks", "truncate"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
-
-    def _check_choices(self) -> None:
-        for name in ("name", "data", "model", "device"):
-            if not isinstance(value := getattr(self, name), str) or not (value or name == "name"):
-                raise ValueError(f"{name} is {value!r}; give a text.")
-        if self.checkpoint is not None and not isinstance(self.checkpoint, str):
-            raise ValueError(f"checkpoint is {self.checkpoint!r}; give a path, or none for the model's own.")
-        if self.train_data is not None and not (isinstance(self.train_data, str) and self.train_data):
-            raise ValueError(f"train_data is {self.train_data!r}; name a data set, or none for that of the test.")
-        for name in SWITCHES:
-            if not isinstance(value := getattr(self, name), bool):
-                raise ValueError(f"{name} is {value!r}; give true or false.")
-        for name, allowed in ONE_OF.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
-        for name, allowed in SEVERAL.items():
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or not value:
-                raise ValueError(f"{name} is {value!r}; choose from {', '.join(allowed)}.")
-            if unknown := [x for x in value if x not in allowed]:
-                raise ValueError(f"{name} holds {unknown[0]!r}; choose from {', '.join(allowed)}.")
-
-    def _check_whole_numbers(self) -> None:
-        for name in OPTIONAL | WHOLE_NUMBERS.keys():
-            value, least = getattr(self, name), WHOLE_NUMBERS.get(name, 1)
-            if not ((value is None and name in OPTIONAL) or (_is_whole(value) and value >= least)):
-                raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
-        blocks = self.blocks
-        if blocks is not None and not (
-            isinstance(blocks, tuple) and blocks and all(_is_whole(b) and b >= 0 for b in blocks)
-        ):
-            raise ValueError(f"blocks is {blocks!r}; give block numbers from 0, or none for all.")
-        if not (isinstance(self.transfer, tuple) and all(isinstance(name, str) and name for name in self.transfer)):
-            raise ValueError(f"transfer is {self.transfer!r}; name data sets, or [] for none.")
-        if not (isinstance(self.truncate, tuple) and all(_is_whole(rank) and rank >= 1 for rank in self.truncate)):
-            raise ValueError(f"truncate is {self.truncate!r}; give ranks from 1, or [] for none.")
-
-    def _check_numbers(self) -> None:
-        for name, (fits, wanted) in NUMBERS.items():
-            value = getattr(self, name)
-            if value is None and name == "alpha":
-                continue
-            if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
-                raise ValueError(f"{name} is {value!r}; give {wanted}.")
-            object.__setattr__(self, name, float(value))  # 1 and 1.0 are one setting
 
     @property
     def factor(self) -> float:
@@ -217,10 +177,6 @@ class RunConfig:
         for name in TRAINING_FIELDS if self.method in UNTRAINED else ():
             values.pop(name, None)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 TRAINING_FIELDS = (

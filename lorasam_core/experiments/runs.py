@@ -161,8 +161,7 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     torch.manual_seed(config.seed)
     sam = copy.deepcopy(run.base).to(run.device)
     devices.reset_peak_memory(run.device)
-    (folder / "log.jsonl").unlink(missing_ok=True)  # a training that goes on tells its rows again
-    trackers: Sequence[Any] = [LogRows(), *tracking.make_trackers(config, folder, wandb)]
+    trackers: Sequence[Any] = [LogRows(), *tracking.trackers(wandb, config, folder)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
     train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
     task = methods.Task(sam, train_set, val_set, config, folder, trackers)
