@@ -113,53 +113,33 @@ def line_chart(table: pd.DataFrame, x: str, y: str, hue: str, log: str = "xy", *
 
 
 @styled
-def size_plot(sizes: Mapping[str, NDArray[Any]], unit: str) -> Figure:
-    """Number-weighted cumulative distributions of equivalent diameters (unit nm or px), D10, D50 and D90 marked.
-
-    The axis is in the `readable_unit` of all particles together.
-    """
-    every = np.concatenate([[], *sizes.values()])
-    by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
-    sizes = {name: np.asarray(diameters) / by for name, diameters in sizes.items()}
-    figure = Figure(figsize=(6.2, 3.2))
-    axes = figure.subplots()
-    for k, (name, diameters) in enumerate(sizes.items()):
-        color = COLORS.get(name, OTHER[k % len(OTHER)])
-        if len(diameters):
-            sns.ecdfplot(x=diameters, ax=axes, color=color, label=f"{name}, {len(diameters)} particles", stat="percent")
-            axes.plot(np.quantile(diameters, [0.1, 0.5, 0.9]), [10, 50, 90], "o", color=color, markersize=4)
-    axes.set(xlabel=f"equivalent diameter, {unit}", ylabel="particles smaller, %", xscale="log", ylim=(0, 101))
-    axes.xaxis.set_major_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.xaxis.set_minor_formatter(mpl.ticker.LogFormatter(minor_thresholds=(2, 0.6)))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
-
-
-@styled
-def distribution_plot(
-    samples: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], unit: str, weight: str = "number"
-) -> Figure:
+def size_plot(
+    samples: Mapping[str, NDArray[Any]], unit: str, weights: Mapping[str, NDArray[Any]] | None = None,
+    weight: str = "number",
+) -> Figure:  # fmt: skip
     """Cumulative distribution, D10, D50 and D90 marked, beside the share of each size class; a colour a sample.
 
-    samples: name to equivalent diameters (unit nm or px) and what each particle counts for, (N,) both; weight: the
-    latter's name. Shown in the `readable_unit`; the axis is logarithmic where the largest is 10 times the smallest.
+    samples: name to equivalent diameters, (N,), unit nm or px; weights: the same names to what each particle counts
+    for (None: one); weight: what by. Shown in the `readable_unit`; the axis is logarithmic where the largest is 10
+    times the smallest.
     """
-    every = np.concatenate([[], *(sizes for sizes, _ in samples.values())])
+    every = np.concatenate([[], *samples.values()])
     by, unit = readable_unit(float(np.median(every)) if len(every) else 0.0, unit)
     wide = len(every) > 0 and every.max() >= 10 * every.min()
     there, back = (np.log, np.exp) if wide else (np.asarray, np.asarray)
     edges = np.histogram_bin_edges(there(every / by), "auto")
     figure = Figure(figsize=(7.6, 3.0))
     left, right = figure.subplots(1, 2)
-    for k, (name, (sizes, weights)) in enumerate(samples.items()):
-        order = np.argsort(sizes)
-        sizes, shares = sizes[order] / by, 100 * np.cumsum(weights[order]) / weights.sum()
-        left.step(sizes, shares, where="post", color=OTHER[k], label=f"{name}, {len(sizes):,} particles")
+    for k, (name, sizes) in enumerate(samples.items()):
+        color, order = COLORS.get(name, OTHER[k % len(OTHER)]), np.argsort(sizes)
+        counts = np.ones(len(sizes)) if weights is None else weights[name][order]
+        sizes, shares = sizes[order] / by, 100 * np.cumsum(counts) / counts.sum()
+        left.step(sizes, shares, where="post", color=color, label=f"{name}, {len(sizes):,} particles")
         if len(sizes):
-            left.plot(sizes[np.searchsorted(shares, (10, 50, 90))], (10, 50, 90), "o", color=OTHER[k], markersize=4)
-            heights = np.histogram(there(sizes), edges, weights=100 * weights[order] / weights.sum())[0]
-            right.stairs(heights, back(edges), color=OTHER[k], fill=True, alpha=0.35)
-            right.stairs(heights, back(edges), color=OTHER[k])
+            left.plot(sizes[np.searchsorted(shares, (10, 50, 90))], (10, 50, 90), "o", color=color, markersize=4)
+            heights = np.histogram(there(sizes), edges, weights=100 * counts / counts.sum())[0]
+            right.stairs(heights, back(edges), color=color, fill=True, alpha=0.35)
+            right.stairs(heights, back(edges), color=color)
     for axes, label in ((left, f"smaller, % by {weight}"), (right, f"in each class, % by {weight}")):
         axes.set(xlabel=f"equivalent diameter, {unit}", ylabel=label, xscale="log" if wide else "linear")
         if wide:

@@ -138,7 +138,7 @@ def test_interval_chart_and_sizes_use_the_fixed_colours():
     sizes = charts.size_plot({"labels": np.arange(1.0, 101.0), "adapted": np.array([])}, "nm").axes[0]
     assert "nm" in sizes.get_xlabel()
     marks = [line for line in sizes.lines if line.get_marker() == "o"]
-    assert np.allclose(marks[0].get_xdata(), np.quantile(np.arange(1.0, 101.0), [0.1, 0.5, 0.9]))
+    assert np.allclose(marks[0].get_xdata(), [10, 50, 90]) and marks[0].get_color() == plots.LABELS
     powder = charts.size_plot({"labels": np.full(3, 30_000.0), "adapted": np.array([])}, "nm").axes[0]
     assert powder.get_xlabel() == "equivalent diameter, µm" and np.allclose(powder.lines[-1].get_xdata(), 30)
 

@@ -67,13 +67,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _draw(tables: Mapping[str, pd.DataFrame], unit: str, out: Path, weight: str, border_correction: bool) -> None:
     from lorasam_core import charts, plots  # they import matplotlib, which takes a second
 
-    shown = {}
+    shown, counts = {}, {}
     for name, table in tables.items():
         whole = table[~table["touches_border"].astype(bool)]
-        counts = sizes.size_weights(whole, weight, border_correction)
-        shown[name] = (whole["equivalent_diameter"].to_numpy(float), counts)
+        shown[name] = whole["equivalent_diameter"].to_numpy(float)
+        counts[name] = sizes.size_weights(whole, weight, border_correction)
     for suffix in ("png", "svg"):
-        plots.save(charts.distribution_plot(shown, unit, weight), out / f"distribution.{suffix}")
+        plots.save(charts.size_plot(shown, unit, counts, weight), out / f"distribution.{suffix}")
 
 
 def _report(name: str, rows: pd.DataFrame, table: pd.DataFrame, precision: float) -> None:

@@ -166,7 +166,7 @@ found = size_distribution(table)
 whole_ones = table[~table["touches_border"]]
 diameters = {"labels": whole_ones["equivalent_diameter"].to_numpy()}
 caption = f"Sizes of the labelled particles of one group ({busiest}); dots mark D10, D50 and D90. {note}"
-alt = "A cumulative curve of equivalent diameters on a logarithmic axis."
+alt = "A cumulative curve of equivalent diameters, and a histogram."
 page.figure(charts.size_plot(diameters, found["unit"]), "data-sizes", caption, alt, data=whole_ones)
 
 # %% [markdown]

@@ -102,14 +102,16 @@ page.table(shown, "your-distribution", caption, data=summary)
 # %%
 from lorasam_core.measure.sizes import size_weights
 
-drawn = {}
+drawn, weights = {}, {}
 for name, parts in tables.items():
     table = pd.concat(parts.values())
     table = table[~table["touches_border"]]
-    drawn[name] = (table["equivalent_diameter"].to_numpy(), size_weights(table, "number", border_correction=True))
+    drawn[name] = table["equivalent_diameter"].to_numpy()
+    weights[name] = size_weights(table, "number", border_correction=True)
 caption = "Left, the share of particles smaller than a diameter, with D10, D50 and D90; right, the share of each class."
 alt = "Cumulative curves of equivalent diameters, and histograms of the same samples."
-page.figure(charts.distribution_plot(drawn, summary["unit"].iloc[0]), "your-size-curves", caption, alt, data=every)
+figure = charts.size_plot(drawn, summary["unit"].iloc[0], weights)
+page.figure(figure, "your-size-curves", caption, alt, data=every)
 
 # %% [markdown]
 # An interval says what other images of the same powder would change. It says nothing about what the model misses: if

@@ -90,12 +90,12 @@ def test_no_particle_and_one(tmp_path, capsys):
 
 def test_the_figure_shows_weights_and_a_wide_axis():
     sizes, weights = np.array([40.0, 1, 20, 10]), np.array([1.0, 6, 2, 1])
-    figure = charts.distribution_plot({"a": (sizes, weights), "none": (sizes[:0], weights[:0])}, "nm", "volume")
+    figure = charts.size_plot({"a": sizes, "none": sizes[:0]}, "nm", {"a": weights, "none": weights[:0]}, "volume")
     cumulative, density = figure.axes
     np.testing.assert_allclose(cumulative.lines[0].get_xdata(), [1, 10, 20, 40])
     np.testing.assert_allclose(cumulative.lines[0].get_ydata(), [60, 70, 90, 100])
     np.testing.assert_allclose(cumulative.lines[1].get_xdata(), [1, 1, 20])  # D10, D50, D90
     assert cumulative.get_xscale() == "log" and "volume" in density.get_ylabel()
     assert sum(density.patches[0].get_data().values) == pytest.approx(100)
-    narrow = charts.distribution_plot({"a": (np.array([3000.0, 4000]), np.ones(2))}, "nm").axes[0]
+    narrow = charts.size_plot({"a": np.array([3000.0, 4000])}, "nm").axes[0]
     assert narrow.get_xscale() == "linear" and narrow.get_xlabel().endswith("µm")
