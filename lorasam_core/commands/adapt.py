@@ -11,8 +11,8 @@ from lorasam_core.data.label_files import MASKS
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam adapt", description=__doc__)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="images/ with labels/ or masks/, and, optional, "
-                         "groups.csv (id, group) and pixel_size.csv (id, pixel_size in nm)")  # fmt: skip
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="images/ with labels/ or masks/ of some or all; "
+                         "optional: groups.csv (id, group) and pixel_size.csv (id, pixel_size in nm)")  # fmt: skip
     command.add_argument("--out", type=Path, required=True, help="folder for the results; called again it goes on")
     held = command.add_argument_group("what measures (default: images of FOLDER that are held out, by group)")
     held.add_argument("--validation", type=Path, metavar="FOLDER", help="labelled images that choose the threshold")
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--checkpoint", help="a local file of the base model's weights")
     how.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     images = command.add_argument_group("images and labels")
+    images.add_argument("--pixel-size", type=float, help="nm a pixel of all; else from pixel_size.csv or the file")
     images.add_argument("--mask", choices=MASKS, default="auto", help="which of two values is particle")
     images.add_argument("--ignore", type=int, metavar="ID", help="a value of the labels that is background")
     images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")

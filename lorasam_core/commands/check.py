@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print everything as one JSON document, and nothing else")
     command.add_argument("--sheet", default=SHEET, metavar="FILE.png",
                          help='contact sheet with outlines (default: %(default)s; "" for none)')  # fmt: skip
+    command.add_argument("--pixel-size", type=float, help="nm a pixel of all; else from pixel_size.csv or the file")
     command.add_argument("--page", type=int, help="of files that hold several, from 1")
     command.add_argument("--mask", choices=MASKS, default="auto", help="which of a mask's two values is particle")
     command.add_argument("--ignore", type=int, metavar="ID", help="value of label files that becomes background")
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str]) -> None:
     """The command; exit status 1 where something cannot be used, 2 for wrong options."""
     args = parser().parse_args(arguments)
     reading = {"mask": args.mask, "ignore": args.ignore, "page": args.page}
-    checked = check_folder(args.folder, **reading)
+    checked = check_folder(args.folder, pixel_size=args.pixel_size, **reading)
     if args.sheet:
         from lorasam_core import plots
 

@@ -52,11 +52,12 @@ class Checked:
 
 
 def check_folder(
-    folder: str | Path, *, mask: str = "auto", ignore: int | None = None, page: int | None = None
-) -> Checked:
+    folder: str | Path, *, mask: str = "auto", ignore: int | None = None, page: int | None = None,
+    pixel_size: float | None = None,
+) -> Checked:  # fmt: skip
     """Read every image of a folder, with its labels and its scale where it has them; one that is unusable is named.
 
-    mask, ignore, page: how the files are read, as `read_labels` says.
+    mask, ignore, page: how the files are read, as `read_labels` says; pixel_size: nm a pixel of all images.
 
     Columns of the table, missing values where a thing does not apply:
     id, file, format; width, height in pixels; bits a channel and channels of the file;
@@ -68,15 +69,18 @@ def check_folder(
     touching: share of particles of which a pixel is next to one of another, diagonals included;
     problem: "" or the sentence that says why image, labels or scale cannot be used.
 
-    Raises DataError for a folder without images, and for two images with one id.
+    Raises DataError for a folder without images, for two images with one id, and for a pixel_size that is none.
     """
     errors = list[DataError]()
+    if pixel_size is not None:
+        scale_of(folder, pixel_size)  # one that is no size is refused once, not for each image
     images, left_out = list_images([folder])
     labels, spare = _try(errors, lambda: find_labels(Path(folder), images)) or (dict[str, Path](), list[str]())
     sizes = _try(errors, lambda: pixel_sizes(Path(folder), images)) or {}
     _try(errors, lambda: read_groups(Path(folder), labels))
     bar = tqdm(images.items(), "checking", unit="image", delay=5, disable=None)
-    rows = [_look(i, path, labels.get(i), sizes, {"mask": mask, "ignore": ignore, "page": page}) for i, path in bar]
+    reading = {"mask": mask, "ignore": ignore, "page": page}
+    rows = [_look(i, path, labels.get(i), pixel_size, sizes, reading) for i, path in bar]
     seen = pd.DataFrame(rows, columns=[*COLUMNS, "digest", "gaps", "disagrees"]).astype(COLUMNS)
     findings = [_of_error(error) for error in sum((row["errors"] for row in rows), errors)]
     findings += [Finding("warning", n.rstrip("."), "keep one folder of labels, with one for each image") for n in spare]
@@ -100,7 +104,9 @@ def _of_error(error: DataError) -> Finding:
     return Finding("error", *str(error).rstrip(".").rpartition("; ")[::2])
 
 
-def _look(i: str, path: Path, labels: Path | None, sizes: Mapping[str, float], reading: dict[str, Any]) -> _Row:
+def _look(
+    i: str, path: Path, labels: Path | None, given: float | None, sizes: Mapping[str, float], reading: dict[str, Any]
+) -> _Row:
     """A row of the table, and what the findings need besides."""
     errors = list[DataError]()
     row: _Row = {"id": i, "file": str(path), "labels": str(labels or ""), "read_as": "none", "pixel_size_from": ""}
@@ -108,8 +114,8 @@ def _look(i: str, path: Path, labels: Path | None, sizes: Mapping[str, float], r
     row |= _header(path, reading["page"]) | grey
     if labels:
         row |= _try(errors, lambda: _particles(labels, reading, grey.get("shape"))) or {}
-    if scale := _try(errors, lambda: scale_of(path, table=sizes, id=i)):
-        stated = _try([], lambda: read_scale(path)) if i in sizes else scale
+    if scale := _try(errors, lambda: scale_of(path, given, sizes, i)):
+        stated = _try([], lambda: read_scale(path)) if given is not None or i in sizes else scale
         row |= {"pixel_size": scale.nm, "pixel_size_from": scale.source, "disagrees": not scale.agrees(stated or scale)}
     return row | {"errors": errors, "problem": str(errors[0]) if errors else ""}
 
@@ -184,8 +190,8 @@ def _findings(seen: pd.DataFrame) -> Iterator[Finding]:
         ("warning", seen["diameter_in_model"] < SMALL,
          f"Half of the particles or more are under {SMALL} pixels when the model is shown the whole image",
          "segment in tiles, as lorasam segment does, or crop the images"),
-        ("warning", seen["disagrees"].eq(True), "The file states another pixel size than pixel_size.csv, which holds",
-         "correct the line, or remove it"),
+        ("warning", seen["disagrees"].eq(True), "The file states another pixel size than what was given, which holds",
+         "correct pixel_size.csv or --pixel-size, or leave it out"),
         ("warning" if labelled.any() else "note", ~labelled, "No labels", "add them to adapt; segmentation needs none"),
         ("warning" if scaled.any() else "note", ~scaled, "No pixel size",
          "list it in pixel_size.csv, or give --pixel-size; without it sizes are in pixels"),

@@ -32,11 +32,13 @@ NAMED = 3  # files in a note
 
 
 def list_folder(
-    folder: str | Path, *, mask: str = "auto", ignore: int | None = None, page: int | None = None
-) -> tuple[list[Record], list[str]]:
+    folder: str | Path, *, mask: str = "auto", ignore: int | None = None, page: int | None = None,
+    pixel_size: float | None = None, labelled_only: bool = False,
+) -> tuple[list[Record], list[str]]:  # fmt: skip
     """Records of a folder by id, and notes on what was left out.
 
-    mask, ignore, page: how the files are read, as `read_labels` says.
+    mask, ignore, page: how the files are read, as `read_labels` says; pixel_size: nm a pixel of all images, in place of
+    each one's own; labelled_only: leave images without mask out.
     Raises DataError for a folder without images or labels, an image without mask, two files with one id, a JPEG mask,
     and tables that cannot be used.
     """
@@ -50,18 +52,21 @@ def list_folder(
     labels, notes = find_labels(folder, images)
     if not labels:
         raise DataError(f"{folder} has no labels; put a mask of the same name for each image in labels/ or masks/.")
+    if labelled_only and (bare := [path.name for i, path in images.items() if i not in labels]):
+        notes.append(f"Left out, without labels: {few(bare)}.")
+        images = {i: path for i, path in images.items() if i in labels}
     for i, path in images.items():
         if i not in labels:
             place = next(iter(labels.values())).parent
             name = f"{i}_mask.png" if place == path.parent else f"{i}.png"
             raise DataError(f"{path} has no mask; add {place / name}, or remove the image.")
         require_lossless(labels[i])
-    used = {*images.values(), *labels.values()}
+    used = {*_without_labels(files).values(), *labels.values()}
     if spare := [path.name for path in files.values() if path not in used]:
         notes.append(f"{LEFT_OUT}{few(spare)}.")
     groups, sizes, records = read_groups(folder, images), pixel_sizes(folder, images), []
     for i, path in images.items():
-        scale = scale_of(path, table=sizes, id=i)
+        scale = scale_of(path, pixel_size, sizes, i)
         nm = None if scale is None else scale.nm
         records.append(Record(i, path, labels[i], groups[i], nm, mask=mask, ignore=ignore, page=page))
     return records, notes

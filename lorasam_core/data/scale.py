@@ -25,6 +25,7 @@ from lorasam_core.data.sample import DataError
 NM = {"pm": 1e-3, "å": 0.1, "angstrom": 0.1, "nm": 1.0, "nanometer": 1.0, "um": 1e3, "micron": 1e3, "microns": 1e3,
       "micrometer": 1e3, "mm": 1e6, "m": 1e9}  # fmt: skip
 COARSEST = 20_000.0  # nm; 10 times is the smallest magnification of an SEM, and 300 dpi would be 84,667 nm
+TESCAN_TAG = 50431
 UNEQUAL = 0.01  # x and y
 DISAGREE = 0.02  # what is given and what the file says
 
@@ -62,8 +63,8 @@ def scale_of(
 def read_scale(path: str | Path) -> Scale | None:
     """The scale that a micrograph's file states; None where there is none, or where the file cannot be read.
 
-    TIFF: OME-XML, ImageJ, and the tags of FEI/Thermo Fisher and of Zeiss. The text file that JEOL and Hitachi write
-    beside an image, for any format. DM3, DM4, EMD, MRC and SER where RosettaSciIO is installed.
+    TIFF: OME-XML, ImageJ, and the tags of FEI/Thermo Fisher, Zeiss and TESCAN. The text file that JEOL, Hitachi and
+    TESCAN write beside an image, for any format. DM3, DM4, EMD, MRC and SER where RosettaSciIO is installed.
     Values that are not above 0, or above 20 µm a pixel, count as absent. Raises DataError where x and y differ by more
     than 1 %, and for a text of an image of another width.
     """
@@ -124,7 +125,15 @@ def _from_tiff(path: Path) -> Stated | None:
                 _, value, unit = zeiss["ap_pixel_size"]
                 value *= 1024 / page.imagewidth
             return to_nm(value, unit), to_nm(value, unit), "Zeiss"
+        if TESCAN_TAG in page.tags:  # an INI text among other bytes
+            return _from_tescan(bytes(page.tags[TESCAN_TAG].value).decode("latin-1"))
     return None
+
+
+def _from_tescan(text: str) -> Stated | None:
+    """PixelSizeX and PixelSizeY of the section MAIN, in m."""
+    x, y = (re.search(rf"^PixelSize{axis}\s*=\s*(\S+)", text, re.MULTILINE) for axis in "XY")
+    return (to_nm(float(x[1]), "m"), to_nm(float(y[1]), "m"), "TESCAN") if x and y else None
 
 
 def _from_microscope(path: Path) -> Stated:
@@ -138,7 +147,15 @@ def _from_microscope(path: Path) -> Stated:
 
 
 def _from_text(path: Path) -> Stated | None:
-    """The text beside an image: JEOL's bar, in pixels and as the marker's length, and Hitachi's PixelSize in nm."""
+    """The text beside an image: JEOL's bar, in pixels and as the marker's length, Hitachi's PixelSize in nm, and what
+    TESCAN calls x-tif.hdr or x.hdr beside x.tif.
+    """
+    for header in (path.with_name(f"{path.stem}-{path.suffix[1:]}.hdr"), path.with_suffix(".hdr")):
+        if header.is_file():
+            with open(header, "rb") as file:
+                stated = _from_tescan(file.read(1 << 16).decode("latin-1"))
+            if _is_size(stated):
+                return *stated[:2], f"TESCAN ({header.name})"
     text_path = next((p for s in (".txt", ".TXT", ".Txt") if (p := path.with_suffix(s)).is_file()), None)
     if text_path is None:
         return None

@@ -89,14 +89,15 @@ def prepare(
     start: str | None = None, rank: int | None = None, steps: int | None = None, learning_rate: float | None = None,
     batch_size: int = 4, crop: int | None = None, folds: int | None = None, seed: int = 0, model: str | None = None,
     checkpoint: str | None = None, device: str = "auto", mask: str = "auto", ignore: int | None = None,
-    page: int | None = None, points: int | None = None,
+    page: int | None = None, pixel_size: float | None = None, points: int | None = None,
 ) -> Plan:  # fmt: skip
     """Read the labelled folders (`list_folder`) and choose settings, each with its reason, and what measures.
 
     start: adapter to go on from, "none" for a fresh one of `rank`; None: the one that ships, if it does and fits the
     model. crop: pixels of a training window and of a tile. points: a side of a tile's grid. folds: of a
-    cross-validation, in place of a split. mask, ignore, page: as `read_labels` says. Raises DataError for folders that
-    cannot be used, two that share an image, or no particle in the first, and ValueError for settings.
+    cross-validation, in place of a split. mask, ignore, page, pixel_size: as `list_folder` says. Raises
+    DataError for folders that cannot be used, two that share an image, or no particle in the first, and ValueError for
+    settings.
     """
     for name, value in {"steps": steps, "rank": rank, "learning rate": learning_rate, "batch size": batch_size}.items():
         if value is not None and not value > 0:
@@ -104,7 +105,8 @@ def prepare(
     if crop is not None and crop < LEAST_TILE:
         raise ValueError(f"crop is {crop}; give at least {LEAST_TILE} pixels.")
     places = {"folder": folder, "validation": validation, "test": test}
-    sets = {part: _read(place, mask, ignore, page) for part, place in places.items() if place is not None}
+    reading = {"mask": mask, "ignore": ignore, "page": page, "pixel_size": pixel_size}
+    sets = {part: _read(place, reading) for part, place in places.items() if place is not None}
     _require_apart(sets)
     diameters, particles, longest = particle_sizes(sets["folder"])
     if start is None:
@@ -161,9 +163,9 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _read(folder: str | Path, mask: str, ignore: int | None, page: int | None) -> SampleSet:
-    """A labelled folder of any number of groups, every file read once."""
-    records, notes = list_folder(folder, mask=mask, ignore=ignore, page=page)
+def _read(folder: str | Path, reading: Mapping[str, Any]) -> SampleSet:
+    """The labelled images of a folder with any number of groups, every file read once."""
+    records, notes = list_folder(folder, labelled_only=True, **reading)
     load = partial(_load, {record.id: record for record in records})
     groups = {record.id: record.group for record in records}
     whole = Split(tuple(groups), (), ())

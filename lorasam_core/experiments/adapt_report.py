@@ -28,7 +28,11 @@ MEASURES = {
     "dice": ("Dice, %", "overlap of the foreground that the predictor sees, tile by tile, with all labelled particles"),
     "ap50": ("AP50, %", "average precision at IoU 0.5 of every mask that scores 0.05 or more; no threshold has a say"),
     "f1": ("F1, %", "share of particles found and labelled that match at IoU 0.5, above the score threshold"),
-    "d50_error": ("error of D50, %", "how far the median diameter is off, either way, without particles at the border"),
+    "d50_error": (
+        "error of D50, %",
+        "how far the median diameter is off, either way, without particles at the border, in images "
+        "where every model finds one",
+    ),
 }
 PICTURES = 3
 SHOWN = 640  # pixels of a picture at most
@@ -48,13 +52,19 @@ border: 1px solid var(--line); }
 def means(rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
     """Mean of each measure by model, shares, and the particles found and labelled in all; None: nothing to measure."""
     table = {}
-    for model, part in rows.groupby("model", sort=False):
-        values = part.assign(d50_error=part["d50_error"].abs())[[*MEASURES]].mean().to_dict()
+    for model, part in _comparable(rows).groupby("model", sort=False):
+        values = part[[*MEASURES]].mean().to_dict()
         counts = part[["found", "labelled"]].sum().to_dict()
         table[str(model)] = {
             str(k): None if math.isnan(v) else round(float(v), 4) for k, v in (values | counts).items()
         }
     return table
+
+
+def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Errors of D50 without their sign, none where a model has none: all models are asked of the same images."""
+    lacking = rows["d50_error"].isna().groupby([rows["set"], rows["id"]]).transform("any")
+    return rows.assign(d50_error=rows["d50_error"].abs().mask(lacking))
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +75,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"measure": []})
     models, lines = list(rows["model"].unique()), []
     enough = rows["group"].nunique() >= INTERVAL_GROUPS
-    long = rows.assign(d50_error=rows["d50_error"].abs()).rename(columns={"model": "run"}).assign(model=rows["model"])
+    long = _comparable(rows).rename(columns={"model": "run"}).assign(model=rows["model"])
     for name, (title, _) in MEASURES.items():
         scores = long.assign(value=long[name])
         mean, change = stats.mean_interval(scores, "model"), stats.paired(scores, "model", "frozen")

@@ -35,6 +35,10 @@ start: str = ""  # adapter to go on from: a file, or none; "": the one that ship
 steps: int = 0  # optimiser steps; 0: from the number of images, or 8 for the demonstration
 folds: int = 0  # of the cross-validation; 0: three, and a split from ten groups on
 points: int = 0  # along a side of each tile's grid; 0: what the start says
+mask: str = "auto"  # which of two values is particle: bright, dark or auto
+ignore: int = 0  # a value of the labels that is background; 0: none
+tiff_page: int = 0  # to read, from 1, where a TIFF holds several; 0: the only one
+pixel_size: float = 0.0  # nm a pixel of all images; 0: from pixel_size.csv or the files
 
 # %%
 from lorasam_core import charts, experiments, plots
@@ -60,7 +64,8 @@ from lorasam_core.experiments.adapt import adapt
 from lorasam_core.experiments.adapt_plan import limits, prepare
 
 few = steps or (None if folder else 8)
-plan = prepare(here, start=start or None, steps=few, folds=folds or None, points=points or None)
+reading = {"mask": mask, "ignore": ignore or None, "page": tiff_page or None, "pixel_size": pixel_size or None}
+plan = prepare(here, start=start or None, steps=few, folds=folds or None, points=points or None, **reading)
 print(*(f"{name}: {reason}" for name, reason in plan.reasons.items()), sep="\n")
 print(*limits(plan), sep="\n")
 

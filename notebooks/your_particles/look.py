@@ -32,6 +32,10 @@ profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps
 edition: str = ""  # folder of its runs; "": runs/<profile>
 data: str = ""  # data of that edition; "": the profile's own
 folder: str = ""  # of your micrographs; "": a demonstration is made
+mask: str = "auto"  # which of two values is particle: bright, dark or auto
+ignore: int = 0  # a value of the labels that is background; 0: none
+tiff_page: int = 0  # to read, from 1, where a TIFF holds several; 0: the only one
+pixel_size: float = 0.0  # nm a pixel of all images; 0: from pixel_size.csv or the files
 
 # %%
 from lorasam_core import experiments, plots
@@ -55,7 +59,8 @@ here = root() / folder if folder else write_demo(page.folder / "your-particles" 
 # %%
 from lorasam_core.data.check import check_folder
 
-found = check_folder(here)
+reading = {"mask": mask, "ignore": ignore or None, "page": tiff_page or None}
+found = check_folder(here, pixel_size=pixel_size or None, **reading)
 columns = ["id", "width", "height", "contrast", "pixel_size", "particles", "diameter_in_model", "touching", "problem"]
 shown = found.table[columns].round(2).astype(object).fillna("–").head(40)
 
@@ -86,8 +91,8 @@ from lorasam_core.data.readers import read_image, read_labels
 
 pictures = {}
 for row in found.table[found.table["problem"] == ""].head(6).itertuples():
-    image = read_image(row.file)
-    labels = read_labels(row.labels)[0] if row.labels else None
+    image = read_image(row.file, reading["page"])
+    labels = read_labels(row.labels, **reading)[0] if row.labels else None
     pictures[row.id] = plots.rgb(image) if labels is None else plots.outlines(image, labels, numbers=False)
 
 # %%

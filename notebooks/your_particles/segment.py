@@ -35,9 +35,10 @@ output: str = ""  # folder for masks and tables; "": your-particles/masks beside
 points: int = 0  # along a side of each tile's grid; fewer are faster, and find fewer small particles; 0: the adapter's
 score: float = 0.0  # least score of a mask; 0: what the adapter says
 tile: int = 0  # pixels a side; smaller tiles enlarge the particles for the model; 0: what the adapter says
+tiff_page: int = 0  # to read, from 1, where a TIFF holds several; 0: the only one
+pixel_size: float = 0.0  # nm a pixel of all images; 0: from pixel_size.csv or the files
 
 # %%
-
 from lorasam_core import experiments, plots
 from lorasam_core.data.demo import write_demo
 from lorasam_core.data.folders import list_images, pixel_sizes
@@ -69,7 +70,7 @@ from lorasam_core.experiments.segment import Filters, Reading, segment_folder
 
 files, notes = list_images([here])
 out = root() / output if output else page.folder / "your-particles" / "masks"
-reading = Reading(crop_bottom="auto", pixel_sizes=pixel_sizes(here, files))
+reading = Reading("auto", pixel_size or None, pixel_sizes(here, files), tiff_page or None)
 summary = segment_folder(files, out, segmenter, segmenter.described, reading, Filters())
 
 # %%

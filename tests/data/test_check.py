@@ -186,6 +186,13 @@ def test_scales(folder):
     assert found(check_folder(folder), "another pixel size").text.endswith(": c")
 
 
+def test_one_scale_for_all(folder):
+    checked = check_folder(folder, pixel_size=7)
+    assert set(checked.table["pixel_size"]) == {7} and set(checked.table["pixel_size_from"]) == {"--pixel-size"}
+    with pytest.raises(DataError, match="give nm a pixel above 0"):
+        check_folder(folder, pixel_size=0)
+
+
 def test_scale_that_cannot_be_used(folder):
     save(folder / "images" / "c.tif", grey(2), imagej=True, resolution=(2, 3), metadata={"unit": "nm"})
     assert "--pixel-size" in row(check_folder(folder), "c")["problem"]

@@ -123,6 +123,15 @@ def test_labels_may_be_named_for_what_they_are(folder, place, ending):
         load_dataset(folder)
 
 
+def test_images_without_labels_are_left_out_where_that_is_asked(folder):
+    (folder / "labels" / "p1.png").unlink()
+    with pytest.raises(DataError, match=r"p1\.tif has no mask"):
+        list_folder(folder)
+    records, notes = list_folder(folder, labelled_only=True, pixel_size=2.5)
+    assert [(r.id, r.pixel_size) for r in records] == [("p0", 2.5), ("p2", 2.5), ("p3", 2.5)]
+    assert notes == ["Left out, without labels: p1.tif."]
+
+
 def test_the_folder_with_label_images_is_taken(folder):
     (folder / "labels").rename(folder / "masks")
     (folder / "labels").mkdir()

@@ -112,6 +112,21 @@ def test_hitachi(tmp_path, encoding, value):
     assert read_scale(beside(tmp_path / "a.tif", text, encoding)) == Scale(9.921875, "Hitachi (a.txt)")
 
 
+TESCAN = "[MAIN]\r\nDevice=VEGA3\r\nPixelSizeX={x}\r\nPixelSizeY={y}\r\n[SEM]\r\nHV=20000\r\n"
+
+
+@pytest.mark.parametrize("name", ["a-tif.hdr", "a.hdr"])
+def test_tescan_beside_the_image_or_in_its_tag(tmp_path, name):
+    path, text = tmp_path / "a.tif", TESCAN.format(x="1.25e-8", y="1.25e-8")
+    Image.fromarray(PIXELS).save(path)
+    assert read_scale(path) is None
+    (tmp_path / name).write_bytes(text.encode())
+    assert read_scale(path) == Scale(pytest.approx(12.5), f"TESCAN ({name})")
+    data = b"\xff\xd8 a picture \x00\xff\xd9\r\n" + TESCAN.format(x="5e-9", y="5e-9").encode()
+    tifffile.imwrite(path, PIXELS, extratags=[(50431, "B", len(data), data, True)], metadata=None)
+    assert read_scale(path) == Scale(pytest.approx(5), "TESCAN")
+
+
 def test_text_in_capitals(tmp_path):
     assert read_scale(beside(tmp_path / "A.TIF", HITACHI.format(5), suffix=".TXT")).nm == 5
 

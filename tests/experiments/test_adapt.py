@@ -244,5 +244,8 @@ def test_the_table_has_means_differences_and_intervals_from_six_groups_on():
     assert shown.loc["Dice, %", "frozen"].startswith("50.5 [") and shown.loc["Dice, %", "verdict"] == "higher"
     assert shown.loc["error of D50, %", "adapted - frozen"].startswith("-30.0")
     assert shown.loc["particles found, labelled", "adapted"] == "75 of 120"
+    rows[0]["d50_error"], rows[6]["d50_error"] = float("nan"), 0.7  # i0, where the frozen model finds nothing
+    shown = table(pd.DataFrame(rows)).set_index("measure")
+    assert shown.loc["error of D50, %", "adapted"].startswith("10.0 [")
     few = table(pd.DataFrame([row for row in rows if row["id"] != "i5"])).set_index("measure")
     assert few.loc["Dice, %", "adapted"] == "80.4" and few.loc["Dice, %", "verdict"] == "too few groups"

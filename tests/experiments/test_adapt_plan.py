@@ -62,6 +62,14 @@ def test_folders_of_ones_own_measure_and_choose(tmp_path, start):
     assert plan.test == plan.choose == tuple(Held("validation", f"image{i}") for i in (5, 6, 7)) and not plan.folds
 
 
+def test_images_without_labels_are_left_out_and_named(tmp_path, start):
+    folder = make(tmp_path / "a", 3)
+    (folder / "labels" / "image1.png").unlink()
+    plan = prepare(folder, start=start, pixel_size=2.5)
+    assert plan.train == ("image0", "image2") and plan.sample(plan.test[0]).pixel_size == 2.5
+    assert limits(plan)[-1] == "Left out, without labels: image1.png."
+
+
 def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, start):
     folder = make(tmp_path / "a", 2)
     with pytest.raises(DataError, match=r"image0 of .* is image0 of .* too; keep it in one"):
