@@ -58,7 +58,8 @@ def book(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; -- takes pytest's arguments."""
     install(session, "book", "test")
-    session.run("python", "-m", "pytest", *session.posargs, env=ENV)
+    together = ("-n", "auto", "--maxprocesses=4", "--dist=loadgroup", "--no-loadscope-reorder")
+    session.run("python", "-m", "pytest", *together, *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

@@ -16,6 +16,15 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes a file's tests stay together, and those of the one book, which takes longest, come first."""
+    if config.pluginmanager.hasplugin("xdist"):
+        places = {item: "book" if "smoke_book" in item.fixturenames else item.path.as_posix() for item in items}
+        for item, place in places.items():
+            item.add_marker(pytest.mark.xdist_group(place))
+        items.sort(key=lambda item: places[item] != "book")
+
+
 @pytest.fixture(scope="session")
 def emps_folder() -> Path:
     """The real micrographs of EMPS; the test is skipped where they are missing."""

@@ -22,7 +22,7 @@ RATINGS = ("score", "predicted_iou", "stability_score")  # columns of a Found's 
 TILE = 512  # pixels of the image, where no adapter says what it was trained on
 TILE_SHARE = 0.9  # of a tile, which a large object may nearly fill; what covers all of it is its background
 SPECK = 0.1  # of a mask's area: smaller islands are removed, smaller holes filled
-WHOLE = 1.25  # an image of at most this many tiles a side is taken at once
+WHOLE = 1.6  # an image of at most this many tiles a side is taken at once: better, on validation images of EMPS
 
 
 class Segmenter:
