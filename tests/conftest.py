@@ -17,7 +17,7 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes a file's tests stay together, and those of the one book, which takes longest, come first."""
+    """Of several processes each takes whole files; the tests of the one book, which takes longest, come first."""
     if config.pluginmanager.hasplugin("xdist"):
         places = {item: "book" if "smoke_book" in item.fixturenames else item.path.as_posix() for item in items}
         for item, place in places.items():

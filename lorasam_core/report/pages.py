@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lorasam_core.experiments.records import Edition, load, published_editions, 
 from lorasam_core.report.numbers import fill
 
 KEY = "lorasam_key"  # in an executed notebook's metadata: what it was made from
+PROJECT = ("lorasam_core", "pretrain", "bench")
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 TYPES: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
@@ -103,11 +106,17 @@ def _check_parameter(notebook: Path, known: dict[str, dict[str, Any]], key: str,
 
 
 def page_key(page: Page, edition: Edition) -> str:
-    """SHA-256 of all that a page depends on: notebook, package sources, parameters, bench, runs and their metrics."""
-    digest = hashlib.sha256(page.notebook.read_bytes())
-    package = Path(__file__).parents[1]
-    for source in sorted(package.rglob("*.py")):
-        digest.update(str(source.relative_to(package)).encode() + source.read_bytes())
+    """SHA-256 of all that a page depends on: notebook, what it imports of this project (its code, not its comments and
+    docstrings), parameters, bench, runs and their metrics.
+    """
+    digest, found = hashlib.sha256(page.notebook.read_bytes()), dict[Path, str]()
+    wanted = {page.notebook}
+    while wanted:
+        path = wanted.pop()
+        found[path], imported = _code(path.read_text(encoding="utf-8"))
+        wanted |= imported - found.keys()
+    for path in sorted(found.keys() - {page.notebook}):
+        digest.update(found[path].encode())
     for published in published_editions()[:1]:  # whose numbers stand in the text
         digest.update(json.dumps(published.info, sort_keys=True).encode())
     for record in bench_records():
@@ -115,6 +124,23 @@ def page_key(page: Page, edition: Edition) -> str:
     runs = {record.run_id: record.metrics for record in edition.records}
     digest.update(json.dumps([page.parameters, edition.experiments, runs], sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+@lru_cache
+def _code(source: str) -> tuple[str, set[Path]]:
+    """The syntax tree of a module without its docstrings, as text, and this project's modules that it imports."""
+    tree, names, here = ast.parse(source), set[str](), Path(__file__).parents[2]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    names |= {name.rsplit(".", number)[0] for name in names for number in range(1, name.count(".") + 1)}  # packages run
+    paths = [here.joinpath(*name.split(".")) for name in names if name.split(".")[0] in PROJECT]
+    files = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
+    return ast.dump(tree), {file for file in files if file.is_file()}
 
 
 def bench_records() -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -149,6 +150,28 @@ def test_a_page_depends_on_notebook_parameters_and_metrics(checkout):
     assert page_key(pages.Page(page.experiment, page.notebook, page.name, {"steps": 8}), edition) != key
     page.notebook.write_text(GOOD + "# changed\n")
     assert page_key(page, edition) != key
+
+
+def test_a_page_is_made_again_for_code_that_it_imports_not_for_words_or_other_modules(checkout, monkeypatch, tmp_path):
+    copy = shutil.copytree(Path(lorasam_core.__path__[0]), tmp_path / "copy" / "lorasam_core")
+    monkeypatch.setattr(pages, "__file__", str(copy / "report" / "pages.py"))
+    page, edition = page_list(load_profile("p"), "runs/p", only="main")[0], read_edition("runs/p")
+    key = page_key(page, edition)
+
+    def after(name, old, new):
+        text = (copy / name).read_text()
+        assert old in text
+        (copy / name).write_text(text.replace(old, new))
+        pages._code.cache_clear()
+        made = page_key(page, edition)
+        (copy / name).write_text(text)
+        pages._code.cache_clear()
+        return made
+
+    assert after("experiments/executor.py", "import asyncio", "import asyncio  # a comment") == key
+    assert after("experiments/executor.py", '"""Tasks in this', '"""Jobs in this') == key
+    assert after("commands/check.py", "LINES = 40", "LINES = 41") == key  # which nothing that the page asks imports
+    assert after("experiments/executor.py", "timeout=5", "timeout=6") != key
 
 
 @pytest.mark.parametrize(
