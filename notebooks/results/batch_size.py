@@ -73,7 +73,8 @@ page.table(pd.DataFrame(shown), "batch-size", caption, sweep["run"], table)
 frozen = stats.mean_interval(dice[dice["method"] == "frozen"].drop_duplicates("id"), "method")
 caption = f"Test Dice by batch size. Bars: 95 % intervals; diamonds: {study.REPORTED}; band: frozen."
 alt = "Dice and error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(charts.ablation_chart(table, "batch_size", frozen), "batch-size-dice", caption, alt, sweep["run"], table)
+figure = charts.ablation_chart(table, "batch_size", frozen)
+page.figure(figure, "batch-size-dice", caption, alt, sweep["run"], table)
 
 # %% [markdown]
 # ## Equal images, equal steps

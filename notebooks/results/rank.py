@@ -85,7 +85,8 @@ caption = (
     "Test Dice by rank. Bars are 95 % intervals over groups, diamonds are reported by the study, the band is frozen."
 )
 alt = "Dice over the ranks with error bars, the study's reported Dice beside it, the frozen model as a band."
-page.figure(charts.ablation_chart(table, "rank", frozen), "rank-dice", caption, alt, sweep["run"], table)
+figure = charts.ablation_chart(table, "rank", frozen)
+page.figure(figure, "rank-dice", caption, alt, sweep["run"], table)
 
 # %% [markdown]
 # The measured line is level where the reported one climbs. The bars reflect the sampling of test images, and they are
