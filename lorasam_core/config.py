@@ -45,7 +45,14 @@ Listed, Sorted = BeforeValidator(_listed), AfterValidator(lambda value: tuple(so
 Config = TypeVar("Config")
 NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
-ADDED = ("train_data", "train_limit", "truncate", "transfer", "filters")
+ADDED: dict[str, Any] = {
+    "train_data": None,
+    "train_limit": None,
+    "truncate": [],
+    "transfer": [],
+    "filters": 0,
+    "augmentation": "study",
+}
 # change where and how a run is done, not what comes out of it
 NOT_RESULTS = ("device", "workers", "checkpointing", "compile", "name")
 
@@ -103,6 +110,7 @@ class RunConfig:
     steps: Count | None = None  # optimiser steps; overrides epochs
     virtual_size: Count | None = None  # augmented images an epoch; None: 24 a training image
     crop_size: Count = 512  # pixels of the original image
+    augmentation: Literal["study", "wide"] = "study"  # wide: other scales, inverted, blurred and noisy too
     batch_size: Count = 8
     accumulate: Count = 1  # batches an optimiser step
     learning_rate: Positive = 1e-4
@@ -169,8 +177,8 @@ class RunConfig:
             values.pop("data")
         if self.train_data not in NAMED_DATA:
             values["train_data"] = None
-        for name in ADDED:
-            if values[name] in (None, [], 0):
+        for name, usual in ADDED.items():
+            if values[name] == usual:
                 values.pop(name)
         if values["optimizer"] == "adam":
             values.pop("optimizer")
@@ -183,4 +191,5 @@ TRAINING_FIELDS = (
     "rank", "alpha", "scaling", "targets", "blocks", "dropout", "objective", "epochs", "steps", "virtual_size",
     "crop_size", "batch_size", "accumulate", "learning_rate", "optimizer", "weight_decay", "warmup",
     "clip_norm", "prompts_per_image", "validate_every", "patience", "seed", "train_data", "train_limit", "truncate",
+    "augmentation",
 )  # fmt: skip

@@ -23,7 +23,8 @@ def plan(data: SampleSet, steps: int = STEPS) -> Plan:
     sets = {part: data.subset(name) for part, name in (("folder", "train"), ("validation", "val"), ("test", "test"))}
     config = RunConfig(
         data=data.name, steps=steps, batch_size=8, crop_size=512, learning_rate=1e-3, objective="mixed",
-        prompts_per_image=4, rank=32, alpha=32, targets=("q", "v"), virtual_size=steps * 8, validate_every=steps,
+        prompts_per_image=4, augmentation="wide", rank=32, alpha=32, targets=("q", "v"),
+        virtual_size=steps * 8, validate_every=steps,
     )  # fmt: skip
     diameters, particles, _ = particle_sizes(sets["folder"])
     guided = dict(GUIDED_SETTINGS)

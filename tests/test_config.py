@@ -27,7 +27,7 @@ OTHER = {  # another valid value of every field
     "warmup": 0.0, "clip_norm": 0.5, "prompts_per_image": 4, "validate_every": 5, "patience": 2, "seed": 1,
     "evaluate": ("point",), "generator": "study", "test_limit": 3, "precision": "bf16-mixed", "device": "cpu",
     "workers": 3, "checkpointing": True, "compile": True, "train_data": "emps", "train_limit": 4, "truncate": (2, 8),
-    "transfer": ("emps",), "filters": 12,
+    "transfer": ("emps",), "filters": 12, "augmentation": "wide",
 }  # fmt: skip
 # a checkpoint counts by its contents, the base hash
 IGNORED = {"name", "device", "workers", "checkpointing", "compile", "checkpoint"}
@@ -64,7 +64,7 @@ def test_the_run_id_depends_on_base_data_and_split(position):
 
 def test_the_run_id_is_a_hash_of_the_sorted_settings():
     # what came later counts only where it is used, so that the first published runs keep their ids
-    later = {"train_data", "train_limit", "truncate", "transfer", "filters"}
+    later = {"train_data", "train_limit", "truncate", "transfer", "filters", "augmentation"}
     values = {k: v for k, v in PLAIN.to_dict().items() if k not in IGNORED | later}
     values |= {"base": BASE[0], "fingerprint": BASE[1], "split": BASE[2], "version": RESULT_VERSION}
     assert run_id(PLAIN) == hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

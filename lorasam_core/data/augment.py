@@ -1,9 +1,15 @@
-"""Augmentation of one training image with its labels: rotation and crop, flips, contrast, gamma."""
+"""Augmentation of one training image with its labels: rotation and crop, flips, contrast, gamma; and a wider one."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+
+# what the study does not do: micrographs of other magnifications, in dark on bright (TEM), blurred and noisy
+WIDE: dict[str, Any] = {"scale": (0.5, 2.0), "invert": 0.25, "blur": (0.0, 1.5), "noise": (0.0, 10.0)}
+KINDS: dict[str, dict[str, Any]] = {"study": {}, "wide": WIDE}
 
 
 def augment(
@@ -17,17 +23,24 @@ def augment(
     flip: float = 0.5,
     contrast: tuple[float, float] = (0.7, 1.3),
     gamma: tuple[float, float] = (0.7, 1.4),
+    scale: tuple[float, float] = (1.0, 1.0),
+    invert: float = 0.0,
+    blur: tuple[float, float] = (0.0, 0.0),
+    noise: tuple[float, float] = (0.0, 0.0),
     center: tuple[float, float] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One augmented view; every random number comes from rng.
 
     image: uint8 (H, W) or (H, W, 3); labels: int32 (H, W), ids kept as they are.
-    crop_size: side of the square, or (h, w), of the result in pixels; the scale is not changed.
+    crop_size: side of the square, or (h, w), of the result in pixels.
     angle: range of the rotation in degrees. The study writes "random crop (0-90)"; it is read as a rotation of 0 to 90
         degrees, then a crop.
     shift: the crop's centre moves by up to this fraction of its size from `center` (X, Y; default: the image's centre).
     flip: chance of a horizontal and, independently, of a vertical flip.
     contrast: range of the factor about the view's own mean; gamma: range of the exponent (drawn on a log scale).
+    scale: range of the enlargement (drawn on a log scale); below 1 the image is smoothed first, so that nothing
+        aliases. invert: chance that bright and dark change places. blur, noise: ranges of the standard deviations, in
+        pixels of the view and in grey values, of a Gaussian filter and of Gaussian noise. By default none of the four.
 
     Where the rotated crop leaves the image it is filled by reflection. Image: bilinear; labels: nearest, by the same
     geometry, so the two stay aligned. Returns image uint8 (h, w[, 3]) and labels int32 (h, w).
@@ -37,14 +50,29 @@ def augment(
         raise ValueError(f"The image is {image.shape[:2]} and its labels {labels.shape}; give both the same size.")
     height, width = (crop_size, crop_size) if isinstance(crop_size, int) else crop_size
     matrix = _view_matrix(labels.shape, height, width, rng, angle, shift, center)
-    image, labels, matrix = _neighbourhood(image, labels, matrix, (width, height))
+    step = 1.0  # pixels of the image to one of the view
+    if scale != (1.0, 1.0):
+        step = float(np.exp(-rng.uniform(*np.log(scale))))
+        middle = ((width - 1) / 2, (height - 1) / 2, 1.0)
+        at, matrix = matrix @ middle, step * matrix
+        matrix[:, 2] += at - matrix @ middle  # the view's centre stays where it is
+    image, labels, matrix = _neighbourhood(image, labels, matrix, (width, height), step)
+    if step > 1:
+        image = cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(step**2 - 1) + 1e-3)
     image = _warp(image, matrix, (width, height), cv2.INTER_LINEAR)
     labels = _warp_labels(labels, matrix, (width, height))
     for axis in (1, 0):  # horizontal, then vertical
         if rng.random() < flip:
             image, labels = np.flip(image, axis), np.flip(labels, axis)
     table = tone_table(float(image.mean()), rng.uniform(*contrast), float(np.exp(rng.uniform(*np.log(gamma)))))
-    return cv2.LUT(np.ascontiguousarray(image), table), np.ascontiguousarray(labels)
+    if invert and rng.random() < invert:
+        table = 255 - table
+    image = cv2.LUT(np.ascontiguousarray(image), table)
+    if any(blur):
+        image = cv2.GaussianBlur(image, (0, 0), max(1e-3, rng.uniform(*blur)))
+    if any(noise):
+        image = np.clip(np.round(image + rng.normal(0, rng.uniform(*noise), image.shape)), 0, 255).astype(np.uint8)
+    return image, np.ascontiguousarray(labels)
 
 
 def tone_table(mean: float, contrast: float, gamma: float) -> np.ndarray:
@@ -72,11 +100,11 @@ def _view_matrix(
 
 
 def _neighbourhood(
-    image: np.ndarray, labels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]
+    image: np.ndarray, labels: np.ndarray, matrix: np.ndarray, size: tuple[int, int], step: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The part of a large image that the view can touch, reflections included, so that the cost depends on the view."""
     cx, cy = matrix @ ((size[0] - 1) / 2, (size[1] - 1) / 2, 1.0)
-    radius = np.hypot(*size) / 2 + 2
+    radius = step * np.hypot(*size) / 2 + 2
     left, top = (max(0, int(c - radius)) for c in (cx, cy))
     part = np.s_[top : int(cy + radius) + 1, left : int(cx + radius) + 1]
     return image[part], labels[part], matrix - [[0, 0, left], [0, 0, top]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lorasam_core.data.augment import augment
+from lorasam_core.data.augment import KINDS, augment
 from lorasam_core.data.sample import Sample
 from lorasam_core.data.windows import sliding_windows
 
@@ -21,16 +21,20 @@ class VirtualSet:
         fixed number of variants for each of its two image sizes (83 of 1024x768 and 160 of 768x666); pass size=5820
         for as many. Item i shows image i mod n, so every image gets the same number of views to within one.
     crop_size: side of the square crop in pixels of the original image; c = min(crop_size, H, W).
+    augmentation: "study", or "wide", which also enlarges and shrinks (see `augment.WIDE`).
 
     Item i: image i mod n; its sliding window number i div n, cyclically (windows of side c at a quarter overlap; of an
     image with more windows than views, each view shows one of as many equal runs of windows, drawn at random); the
-    window's centre is where `augment` rotates and crops, so the crop keeps the scale. Items of images with one size all
+    window's centre is where `augment` rotates and crops; the study's keeps the scale. Items of images with one size all
     have one shape; those of smaller images are smaller. Returns (image uint8 (c, c) or (c, c, 3), labels int32 (c, c)).
     Order, worker and process do not matter: item i draws all from np.random.default_rng((seed, i)).
-    Raises ValueError for no samples or a size below 1, IndexError beyond the end.
+    Raises ValueError for no samples, a size below 1 or another augmentation, IndexError beyond the end.
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int | None = None, seed: int = 0, crop_size: int = 512) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], size: int | None = None, seed: int = 0, crop_size: int = 512,
+        augmentation: str = "study",
+    ) -> None:  # fmt: skip
         if not len(samples):
             raise ValueError("There is no training image to augment; give at least one sample.")
         if size is not None and size < 1:
@@ -39,6 +43,9 @@ class VirtualSet:
             raise ValueError(f"crop_size is {crop_size}; give a whole number of pixels of at least 1.")
         if seed < 0:
             raise ValueError(f"seed is {seed}; give a whole number of at least 0.")
+        if augmentation not in KINDS:
+            raise ValueError(f"augmentation is {augmentation!r}; choose one of {', '.join(KINDS)}.")
+        self.augmentation = augmentation
         self.samples = samples
         self.size = VARIANTS * len(samples) if size is None else size
         self.seed = seed
@@ -68,4 +75,5 @@ class VirtualSet:
         sample = self.samples[self.parent(i)]
         y, x, h, w = self.window(i, sample.shape)
         rng = np.random.default_rng((self.seed, i))
-        return augment(sample.image, sample.labels, rng, h, center=(x + (w - 1) / 2, y + (h - 1) / 2))
+        center = (x + (w - 1) / 2, y + (h - 1) / 2)
+        return augment(sample.image, sample.labels, rng, h, center=center, **KINDS[self.augmentation])

@@ -120,7 +120,7 @@ def train_unet(
         net = UNet(side, sam.pixel_mean.cpu(), sam.pixel_std.cpu())
     except ImportError as error:
         raise ValueError(f"the U-Net needs segmentation_models_pytorch ({error}); pip install -e .[book]") from error
-    virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
+    virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size, config.augmentation)
     task = Task(
         model=net, objective=UNetObjective(net), items=TrainingItems(virtual, side, side, 1, OBLONG),
         validation=UNetValidation(net, val_set), parameters=list(net.parameters()), file="weights.safetensors",

@@ -89,7 +89,7 @@ def train(
         check_compile(device)
     precision = resolve_precision(config.precision, device)
     objective = Objective(sam.to(device), config.objective)
-    virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size)
+    virtual = VirtualSet(train_set, config.virtual_size, config.seed, config.crop_size, config.augmentation)
     mask_size = sam.prompt_encoder.mask_input_size[0]
     task = Task(
         model=sam, objective=objective,

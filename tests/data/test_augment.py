@@ -70,6 +70,40 @@ def test_always_flipping_turns_by_half():
     np.testing.assert_array_equal(ids, labels[::-1, ::-1])
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_the_scale_enlarges_about_the_middle_of_the_view(factor):
+    labels = np.zeros((300, 300), np.int32)
+    labels[disk((149.5, 149.5), 20, shape=labels.shape)] = 1
+    image = (labels * 200).astype(np.uint8)
+    view, ids = augment(image, labels, np.random.default_rng(0), 120, shift=0, scale=(factor, factor), **GEOMETRY_ONLY)
+    assert (ids > 0).sum() == pytest.approx((labels > 0).sum() * factor**2, rel=0.03)
+    rows, columns = np.nonzero(ids)
+    assert rows.mean() == pytest.approx(59.5, abs=0.6) and columns.mean() == pytest.approx(59.5, abs=0.6)
+    assert ((view > 100) == (ids > 0)).mean() > 0.99
+
+
+def test_a_fine_pattern_that_is_shrunk_does_not_alias():
+    image = np.tile(np.array([0, 255], np.uint8), (128, 64))  # stripes of one pixel
+    labels = np.ones((128, 128), np.int32)
+    view, _ = augment(
+        image, labels, np.random.default_rng(0), 48, angle=(7, 7), scale=(0.5, 0.5), shift=0, **GEOMETRY_ONLY
+    )
+    assert view[4:-4, 4:-4].std() < 25 < image.std()
+
+
+def test_inversion_blur_and_noise_leave_labels_alone():
+    image, labels = discs(96, 96)
+    plain = {"angle": (0, 0), "shift": 0, "flip": 0, **GEOMETRY_ONLY}
+    view, ids = augment(image, labels, np.random.default_rng(0), 96, invert=1.0, **plain)
+    np.testing.assert_array_equal(view, 255 - image)
+    soft = augment(image, labels, np.random.default_rng(0), 96, blur=(2.0, 2.0), **plain)[0]
+    np.testing.assert_allclose(soft.mean(), image.mean(), atol=1.5)
+    assert np.abs(np.diff(soft.astype(int))).max() < 0.5 * np.abs(np.diff(image.astype(int))).max()
+    rough = augment(np.full_like(image, 128), labels, np.random.default_rng(0), 96, noise=(8.0, 8.0), **plain)[0]
+    assert rough.std() == pytest.approx(8, rel=0.1)
+    np.testing.assert_array_equal(ids, labels)
+
+
 def test_outside_is_reflected():
     image = np.arange(16, dtype=np.uint8).reshape(4, 4) * 10
     view, ids = augment(

@@ -53,6 +53,16 @@ def test_process_does_not_matter():
     assert other.stdout.split() == all_digests()
 
 
+def test_the_wide_augmentation_shows_other_scales_and_is_as_repeatable():
+    study, wide, again = (VirtualSet(make_samples(), 60, 0, 64, kind) for kind in ("study", "wide", "wide"))
+    assert [digest(wide[i]) for i in range(60)] == [digest(again[i]) for i in range(60)]
+    assert all(wide[i][0].shape == study[i][0].shape for i in range(60))
+    shares = [[np.mean(data[i][1] > 0) for i in range(60)] for data in (study, wide)]
+    assert np.std(shares[1]) > np.std(shares[0])
+    with pytest.raises(ValueError, match="augmentation is 'tall'; choose one of study, wide"):
+        VirtualSet(make_samples(), augmentation="tall")
+
+
 def test_seed_and_index_matter():
     samples = make_samples()
     first, second = VirtualSet(samples, seed=0, crop_size=64), VirtualSet(samples, seed=1, crop_size=64)
