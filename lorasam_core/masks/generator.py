@@ -43,11 +43,11 @@ STUDY_SETTINGS: dict[str, Any] = {
 QUICK_SETTINGS: dict[str, Any] = {
     "points_per_side": 16,
     "points_per_batch": 8,
-    "pred_iou_thresh": 0.30,
-    "stability_score_thresh": 0.70,
+    "pred_iou_thresh": 0.50,
+    "stability_score_thresh": 0.80,
     "crop_n_layers": 0,
     "min_mask_region_area": 25,
-}  # 256 points, no crops, and thresholds that suit the compact model on describable scenes (particles had no say)
+}  # 256 points, no crops, and the thresholds of the compact model's best F1 on 40 validation images of EMPS
 
 CPU_CACHE = 30 * 2**20  # bytes of image tokens worked on at once on a CPU; glibc hands 32 MiB back after every use
 CPU_MASKS = 8  # enlarged at once on a CPU
