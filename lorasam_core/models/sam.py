@@ -20,7 +20,7 @@ from lorasam_core.models.lite import MULTIPLE, STRIDE, LiteEncoder, build_lite
 from lorasam_core.models.lora import hash_base
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "lite.safetensors"
-WEIGHTS_SHA256 = "c81c89da3339c5a5fb222c7068a8e7295acbdceae7bbaea124693725bad4bc5e"
+WEIGHTS_SHA256 = "cc6ff63a1ac96bf91d02cc40371c9de5ad1e409abb5909465b83c76ebc67b6d7"
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_b": ("sam_vit_b_01ec64.pth", "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
