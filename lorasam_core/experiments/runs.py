@@ -42,7 +42,6 @@ NOTHING_TRAINED = {
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
 
 
 @lru_cache(maxsize=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +12,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
 
 
 class NonFiniteLoss(ValueError):
