@@ -42,6 +42,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(min_length=1)]
 Name = BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
 Listed, Sorted = BeforeValidator(_listed), AfterValidator(lambda value: tuple(sorted(set(value))))
+Place = Annotated[Text, Name]
+Targets = Annotated[tuple[Target, ...], Field(min_length=1), Listed, _in(TARGETS)]
+Evaluators = Annotated[tuple[Evaluator, ...], Field(min_length=1), Listed, _in(EVALUATORS)]
+Blocks = Annotated[tuple[Natural, ...], Field(min_length=1), Listed, Sorted]
 Config = TypeVar("Config")
 NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
@@ -86,10 +90,10 @@ class RunConfig:
     # watershed (Otsu's foreground, divided)
     method: Method = "lora"
     # data
-    data: Annotated[Text, Name] = "synthetic"  # synthetic | emps | a folder
+    data: Place = "synthetic"  # synthetic | emps | a folder
     limit: Count | None = None  # at most this many images in all
     split_seed: Natural = 0
-    train_data: Annotated[Text, Name] | None = (
+    train_data: Place | None = (
         None  # train and validate on another data set than the one of the test; None: on the same
     )
     train_limit: Count | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
@@ -101,8 +105,8 @@ class RunConfig:
     rank: Count = 32
     alpha: Positive | None = None  # None: equal to rank
     scaling: Scaling = "alpha/r"
-    targets: Annotated[tuple[Target, ...], Field(min_length=1), Listed, _in(TARGETS)] = ("q", "v")
-    blocks: Annotated[tuple[Natural, ...], Field(min_length=1), Listed, Sorted] | None = None  # None: all
+    targets: Targets = ("q", "v")
+    blocks: Blocks | None = None  # None: all
     dropout: Share = 0.0
     # optimisation
     objective: Literal["semantic", "instance", "mixed"] = "mixed"
@@ -125,7 +129,7 @@ class RunConfig:
     patience: Count | None = None  # validations without improvement before stopping; None: never
     seed: Natural = 0
     # evaluation
-    evaluate: Annotated[tuple[Evaluator, ...], Field(min_length=1), Listed, _in(EVALUATORS)] = ("predictor",)
+    evaluate: Evaluators = ("predictor",)
     truncate: Annotated[
         tuple[Count, ...], Listed, Sorted
     ] = ()  # ranks to which the trained adapter is cut down, and asked by the predictor again
