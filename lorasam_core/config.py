@@ -130,9 +130,8 @@ class RunConfig:
     seed: Natural = 0
     # evaluation
     evaluate: Evaluators = ("predictor",)
-    truncate: Annotated[
-        tuple[Count, ...], Listed, Sorted
-    ] = ()  # ranks to which the trained adapter is cut down, and asked by the predictor again
+    # ranks to which the trained adapter is cut down, and asked by the predictor again
+    truncate: Annotated[tuple[Count, ...], Listed, Sorted] = ()
     transfer: Annotated[tuple[Text, ...], Listed] = ()  # other data sets, on which the trained model is judged as well
     generator: Literal["quick", "study"] = "quick"  # quick | study: the mask generator's settings
     test_limit: Count | None = None  # at most this many test images
