@@ -93,9 +93,8 @@ class RunConfig:
     data: Place = "synthetic"  # synthetic | emps | a folder
     limit: Count | None = None  # at most this many images in all
     split_seed: Natural = 0
-    train_data: Place | None = (
-        None  # train and validate on another data set than the one of the test; None: on the same
-    )
+    # train and validate on another data set than the one of the test; None: on the same
+    train_data: Place | None = None
     train_limit: Count | None = None  # at most this many training images, drawn by `seed`; more hold the fewer
     # model
     model: Text = "lite"
