@@ -23,8 +23,9 @@
 # lorasam segment path/to/folder --out masks --adapter FILE     # with an adapter of yours
 # ```
 #
-# `--adapter emps` is one that ships, trained on particles of many papers (EMPS). On that set's validation images it finds
-# single particles better than the base; on 24 test images no difference was detectable. Try both on an image of yours.
+# `--adapter emps` is one that ships, trained on particles from many papers (EMPS). On that set's validation images it
+# finds single particles better than the base; on 24 test images no difference was detectable. Try both on an image of
+# yours.
 #
 # Stopped or killed, the same command goes on where it was. A damaged image is named, and the others are done.
 
