@@ -61,6 +61,12 @@ ADDED: dict[str, Any] = {
 NOT_RESULTS = ("device", "workers", "checkpointing", "compile", "name")
 
 
+REMEDIES = {
+    "tuple_type": "give a list", "too_short": "give at least one", "string_too_short": "give a text",
+    "unexpected_keyword_argument": "there is no such setting",
+}  # where pydantic's own words name no way out  # fmt: skip
+
+
 def _one_sentence(config: type[Config]) -> type[Config]:
     """The class, whose pydantic errors become a ValueError in one sentence that names the field."""
     build = config.__init__
@@ -72,7 +78,10 @@ def _one_sentence(config: type[Config]) -> type[Config]:
         except ValidationError as errors:
             error = errors.errors()[0]
             name, *inside = error["loc"]
+            if isinstance(name, int):  # given by position
+                name = fields(self)[name].name
             verb, said = "holds" if inside else "is", error["msg"].replace("Input", "it").replace("'", "")
+            said = REMEDIES.get(error["type"], said)
             raise ValueError(f"{name} {verb} {error['input']!r}; {said[0].lower()}{said[1:]}.") from None
 
     config.__init__ = __init__  # type: ignore[method-assign]
@@ -80,7 +89,7 @@ def _one_sentence(config: type[Config]) -> type[Config]:
 
 
 @_one_sentence
-@dataclass(frozen=True, config=ConfigDict(strict=True))
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class RunConfig:
     """One run: data, model, adapter, optimisation and evaluation. Raises ValueError for a value out of range."""
 

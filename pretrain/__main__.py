@@ -38,10 +38,12 @@ def main() -> None:
         "--part", default="test", choices=("val", "test"), help="of the other data; test once, at the end"
     )
     parser.add_argument("--data", nargs="*", default=list(measure.DATA), choices=measure.DATA, help="to measure on")
-    parser.add_argument("--adapter", action="store_true", help="of the weights that ship, the adapter that ships: emps")
+    parser.add_argument("--adapter", action="store_true",
+                        help="train emps, the adapter that ships, instead, and write it over the packaged one; "
+                        "of the other options only --out and --device count")  # fmt: skip
     args = parser.parse_args()
     if args.adapter:
-        adapter.make(args.out / "adapter", SHIPPED / "emps.safetensors")
+        adapter.make(args.out / "adapter", SHIPPED / "emps.safetensors", args.device)
         return
     phases = tuple(Phase(p.name, p.side, p.batch, n) for p, n in zip(PHASES, args.steps, strict=True))
     device, real = resolve_device(args.device), find_real(args.real)

@@ -18,13 +18,13 @@ STEPS = 1000
 CHOOSE, MEASURE = 40, 24  # validation images that choose the threshold; test images, those of the base's table
 
 
-def plan(data: SampleSet, steps: int = STEPS) -> Plan:
+def plan(data: SampleSet, device: str = "auto", steps: int = STEPS) -> Plan:
     """Train on EMPS' training images (its papers' split), choose on validation images, measure on test images."""
     sets = {part: data.subset(name) for part, name in (("folder", "train"), ("validation", "val"), ("test", "test"))}
     config = RunConfig(
         data=data.name, steps=steps, batch_size=8, crop_size=512, learning_rate=1e-3, objective="mixed",
         prompts_per_image=4, augmentation="wide", rank=32, alpha=32, targets=("q", "v"),
-        virtual_size=steps * 8, validate_every=steps,
+        virtual_size=steps * 8, validate_every=steps, device=device,
     )  # fmt: skip
     diameters, particles, _ = particle_sizes(sets["folder"])
     guided = dict(GUIDED_SETTINGS)
@@ -45,9 +45,9 @@ def spread(images: SampleSet, part: str, count: int) -> tuple[Held, ...]:
     return tuple(Held(part, images.ids[place]) for place in places)
 
 
-def make(out: Path, to: Path, steps: int = STEPS) -> Adapted:
+def make(out: Path, to: Path, device: str = "auto") -> Adapted:
     """Train, or go on, in `out`; copy the adapter `to`, and print what it measures."""
-    result = adapt(plan(load_dataset("emps"), steps), out)
+    result = adapt(plan(load_dataset("emps"), device), out)
     to.write_bytes(result.adapter.read_bytes())
     print(result.rows.groupby("model")[["dice", "ap50", "f1"]].mean().round(4))
     print(f"{to}: score threshold {result.threshold:g}, {result.minutes:.0f} minutes of training; report: {out}")

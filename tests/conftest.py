@@ -16,9 +16,9 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes each takes whole files; the tests of the one book, which takes longest, come first."""
-    if config.pluginmanager.hasplugin("xdist"):
+    if os.environ.get("PYTEST_XDIST_WORKER"):
         places = {item: "book" if "smoke_book" in item.fixturenames else item.path.as_posix() for item in items}
         for item, place in places.items():
             item.add_marker(pytest.mark.xdist_group(place))

@@ -178,5 +178,10 @@ def test_a_bad_value_is_refused_in_one_sentence_that_names_the_field(name, value
 
 
 def test_an_unknown_setting_is_refused_by_name():
+    for build in (RunConfig, PLAIN.replace):
+        with pytest.raises((ValueError, TypeError), match="ranks"):
+            build(ranks=8)
+    with pytest.raises(ValueError, match=r"^method is 'a'; it should be lora"):
+        RunConfig("main", "a")
     with pytest.raises(ValueError, match=r"'learning_rat' is not a setting of a run; the settings are .*learning_rate"):
         RunConfig.from_dict({"learning_rat": 1e-3})

@@ -131,9 +131,13 @@ def _from_tiff(path: Path) -> Stated | None:
 
 
 def _from_tescan(text: str) -> Stated | None:
-    """PixelSizeX and PixelSizeY of the section MAIN, in m."""
+    """PixelSizeX and PixelSizeY, in m; the width of the image is not stated in a way that could be checked."""
     x, y = (re.search(rf"^PixelSize{axis}\s*=\s*(\S+)", text, re.MULTILINE) for axis in "XY")
-    return (to_nm(float(x[1]), "m"), to_nm(float(y[1]), "m"), "TESCAN") if x and y else None
+    try:
+        width, height = (to_nm(float(found[1].replace(",", ".")), "m") for found in (x, y) if found)
+    except ValueError:  # one is missing, or no number
+        return None
+    return width, height, "TESCAN"
 
 
 def _from_microscope(path: Path) -> Stated:

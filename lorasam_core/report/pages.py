@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,12 @@ def page_key(page: Page, edition: Edition) -> str:
     wanted = {page.notebook}
     while wanted:
         path = wanted.pop()
-        found[path], imported = _code(path.read_text(encoding="utf-8"))
+        found[path], imported = _code(path, path.read_text(encoding="utf-8"))
         wanted |= imported - found.keys()
     for path in sorted(found.keys() - {page.notebook}):
         digest.update(found[path].encode())
+    for adapter in sorted((Path(__file__).parents[1] / "weights" / "adapters").glob("*.safetensors")):
+        digest.update(adapter.read_bytes())
     for published in published_editions()[:1]:  # whose numbers stand in the text
         digest.update(json.dumps(published.info, sort_keys=True).encode())
     for record in bench_records():
@@ -126,21 +128,26 @@ def page_key(page: Page, edition: Edition) -> str:
     return digest.hexdigest()
 
 
-@lru_cache
-def _code(source: str) -> tuple[str, set[Path]]:
-    """The syntax tree of a module without its docstrings, as text, and this project's modules that it imports."""
+@cache
+def _code(path: Path, source: str) -> tuple[str, frozenset[Path]]:
+    """A module's code without comments and docstrings, and this project's modules that it imports."""
     tree, names, here = ast.parse(source), set[str](), Path(__file__).parents[2]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {name.name for name in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
-        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
+        elif isinstance(node, ast.ImportFrom):
+            above = path.relative_to(here).parts[: -node.level] if node.level else ()
+            place = ".".join([*above, *filter(None, [node.module])])
+            names |= {place} | {f"{place}.{name.name}" for name in node.names}
+        elif (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
     names |= {name.rsplit(".", number)[0] for name in names for number in range(1, name.count(".") + 1)}  # packages run
     paths = [here.joinpath(*name.split(".")) for name in names if name.split(".")[0] in PROJECT]
     files = {path.with_suffix(".py") for path in paths} | {path / "__init__.py" for path in paths}
-    return ast.dump(tree), {file for file in files if file.is_file()}
+    return ast.unparse(tree), frozenset(file for file in files if file.is_file())
 
 
 def bench_records() -> list[Path]:

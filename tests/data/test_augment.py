@@ -96,10 +96,12 @@ def test_inversion_blur_and_noise_leave_labels_alone():
     plain = {"angle": (0, 0), "shift": 0, "flip": 0, **GEOMETRY_ONLY}
     view, ids = augment(image, labels, np.random.default_rng(0), 96, invert=1.0, **plain)
     np.testing.assert_array_equal(view, 255 - image)
-    soft = augment(image, labels, np.random.default_rng(0), 96, blur=(2.0, 2.0), **plain)[0]
+    np.testing.assert_array_equal(ids, labels)
+    soft, ids = augment(image, labels, np.random.default_rng(0), 96, blur=(2.0, 2.0), **plain)
+    np.testing.assert_array_equal(ids, labels)
     np.testing.assert_allclose(soft.mean(), image.mean(), atol=1.5)
     assert np.abs(np.diff(soft.astype(int))).max() < 0.5 * np.abs(np.diff(image.astype(int))).max()
-    rough = augment(np.full_like(image, 128), labels, np.random.default_rng(0), 96, noise=(8.0, 8.0), **plain)[0]
+    rough, ids = augment(np.full_like(image, 128), labels, np.random.default_rng(0), 96, noise=(8.0, 8.0), **plain)
     assert rough.std() == pytest.approx(8, rel=0.1)
     np.testing.assert_array_equal(ids, labels)
 

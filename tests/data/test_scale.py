@@ -122,6 +122,9 @@ def test_tescan_beside_the_image_or_in_its_tag(tmp_path, name):
     assert read_scale(path) is None
     (tmp_path / name).write_bytes(text.encode())
     assert read_scale(path) == Scale(pytest.approx(12.5), f"TESCAN ({name})")
+    for written, found in (("1,25e-8", Scale(pytest.approx(12.5), f"TESCAN ({name})")), ("n/a", None), ("", None)):
+        (tmp_path / name).write_text(TESCAN.format(x=written, y=written))
+        assert read_scale(path) == found
     data = b"\xff\xd8 a picture \x00\xff\xd9\r\n" + TESCAN.format(x="5e-9", y="5e-9").encode()
     tifffile.imwrite(path, PIXELS, extratags=[(50431, "B", len(data), data, True)], metadata=None)
     assert read_scale(path) == Scale(pytest.approx(5), "TESCAN")

@@ -25,9 +25,14 @@ class Recorder:
 
     def __init__(self) -> None:
         self.logged: list[tuple[int, dict]] = []
+        self.summary: dict = {}
+        self.finished = 0
 
     def log(self, values: dict, step: int) -> None:
         self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.finished += 1
 
 
 def test_wandb_gets_what_the_study_logs() -> None:
@@ -42,6 +47,8 @@ def test_wandb_gets_what_the_study_logs() -> None:
     assert set(run.logged[1][1]) == {
         "train/loss", "train/accuracy", "train/mIoU", "val/loss", "val/accuracy", "val/mIoU", "learning_rate",
     }  # fmt: skip
+    tracker.on_end(METRICS)
+    assert run.summary["test"]["box"]["iou_best"]["mean"] == 0.5 and run.finished == 1
 
 
 def test_wandb_offline_writes_a_run_with_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,7 @@ def test_a_page_is_made_again_for_code_that_it_imports_not_for_words_or_other_mo
     assert after("experiments/executor.py", '"""Tasks in this', '"""Jobs in this') == key
     assert after("commands/check.py", "LINES = 40", "LINES = 41") == key  # which nothing that the page asks imports
     assert after("experiments/executor.py", "timeout=5", "timeout=6") != key
+    assert after("models/lora/layer.py", "import math", "import math, cmath") != key  # imported relatively
 
 
 @pytest.mark.parametrize(
