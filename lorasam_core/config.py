@@ -50,13 +50,8 @@ Config = TypeVar("Config")
 NAMED_DATA = ("synthetic", "emps")  # data sets that have a name of their own; any other is a folder
 # later than the first published runs: no part of the run id at their defaults
 ADDED: dict[str, Any] = {
-    "train_data": None,
-    "train_limit": None,
-    "truncate": [],
-    "transfer": [],
-    "filters": 0,
-    "augmentation": "study",
-}
+    "train_data": None, "train_limit": None, "truncate": [], "transfer": [], "filters": 0, "augmentation": "study",
+}  # fmt: skip
 # change where and how a run is done, not what comes out of it
 NOT_RESULTS = ("device", "workers", "checkpointing", "compile", "name")
 

@@ -52,6 +52,7 @@ def list_folder(
     labels, notes = find_labels(folder, images)
     if not labels:
         raise DataError(f"{folder} has no labels; put a mask of the same name for each image in labels/ or masks/.")
+    used = {*images.values(), *labels.values()}
     if labelled_only and (bare := [path.name for i, path in images.items() if i not in labels]):
         notes.append(f"Left out, without labels: {few(bare)}.")
         images = {i: path for i, path in images.items() if i in labels}
@@ -61,7 +62,6 @@ def list_folder(
             name = f"{i}_mask.png" if place == path.parent else f"{i}.png"
             raise DataError(f"{path} has no mask; add {place / name}, or remove the image.")
         require_lossless(labels[i])
-    used = {*_without_labels(files).values(), *labels.values()}
     if spare := [path.name for path in files.values() if path not in used]:
         notes.append(f"{LEFT_OUT}{few(spare)}.")
     groups, sizes, records = read_groups(folder, images), pixel_sizes(folder, images), []

@@ -66,7 +66,7 @@ def read_scale(path: str | Path) -> Scale | None:
     TIFF: OME-XML, ImageJ, and the tags of FEI/Thermo Fisher, Zeiss and TESCAN. The text file that JEOL, Hitachi and
     TESCAN write beside an image, for any format. DM3, DM4, EMD, MRC and SER where RosettaSciIO is installed.
     Values that are not above 0, or above 20 µm a pixel, count as absent. Raises DataError where x and y differ by more
-    than 1 %, and for a text of an image of another width.
+    than 1 %, and for a text of JEOL or Hitachi of an image of another width.
     """
     path = Path(path)
     suffix = path.suffix.lower()

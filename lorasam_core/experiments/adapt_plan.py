@@ -239,33 +239,36 @@ def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'s' * (number != 1)}"
 
 
+LIMITS = {  # what the numbers can and cannot say
+    "one image": "The image is of one group, so that nothing is held out: how good the adapter is on other images is "
+    "not known. Label one of another specimen, or give --test.",
+    "one group": "All images are of one group, so that nothing is held out: how good the adapter is on other images is "
+    "not known. Label one of another specimen, or give --test.",
+    "apart": "Measured on {asked} that took no part in training and chose no threshold.",
+    "folds": "Measured by cross-validation on {asked}: each is asked of an adapter that was trained without its fold, "
+    "one of {folds}. The adapter that is written is trained on all of them and was not measured.",
+    "validation": "Measured on {asked} of the validation folder, which took no part in training.",
+    "others choose": "The threshold of each group was chosen by the other groups; that of the adapter by all of them.",
+    "none chooses": "No image is left to choose the score threshold, which stays at {usual:g}.",
+    "few groups": "{groups} can give no interval: differences may be chance.",
+    "files": "Each file counts as a group: where several show one specimen, groups.csv must say so, or the numbers are "
+    "too good.",
+}
+
+
 def limits(plan: Plan) -> list[str]:
-    """What the numbers can and cannot say, in sentences."""
-    images = plan.sets["folder"]
-    groups = {plan.group(held) for held in plan.test}
-    asked = f"{count(len(plan.test), 'image')} in {count(len(groups), 'group')}"
-    said = []
-    if not plan.test:
-        said.append(
-            f"{'The image is' if len(images) == 1 else 'All images are'} of one group, so that nothing is held out: "
-            "how good the adapter is on other images is not known. Label one of another specimen, or give --test."
-        )
-    elif "test" in plan.sets or not set(plan.test) & set(plan.choose):
-        said.append(f"Measured on {asked} that took no part in training and chose no threshold.")
-    elif plan.folds:
-        said.append(
-            f"Measured by cross-validation on {asked}: each is asked of an adapter that was trained without its fold, "
-            f"one of {len(plan.folds)}. The adapter that is written is trained on all of them and was not measured."
-        )
-    else:
-        said.append(f"Measured on {asked} of the validation folder, which took no part in training.")
-    if set(plan.test) & set(plan.choose):
-        said.append("The threshold of each group was chosen by the other groups; that of the adapter by all of them.")
-    if not plan.choose:
-        said.append(f"No image is left to choose the score threshold, which stays at {plan.usual:g}.")
-    if 0 < len(groups) < INTERVAL_GROUPS:
-        said.append(f"{count(len(groups), 'group')} can give no interval: differences may be chance.")
-    if len(images) > 1 and all(i == group for i, group in images.groups.items()):
-        said.append("Each file counts as a group: where several show one specimen, groups.csv must say so, or the "
-                    "numbers are too good.")  # fmt: skip
+    """The sentences of LIMITS that hold for a plan, and the notes of its folders."""
+    images, groups = plan.sets["folder"], {plan.group(held) for held in plan.test}
+    both = bool(set(plan.test) & set(plan.choose))
+    apart = "test" in plan.sets or not both
+    holds = {
+        "one image": not plan.test and len(images) == 1, "one group": not plan.test and len(images) > 1,
+        "apart": bool(plan.test) and apart, "folds": bool(plan.test) and not apart and bool(plan.folds),
+        "validation": bool(plan.test) and not apart and not plan.folds,
+        "others choose": both, "none chooses": not plan.choose, "few groups": 0 < len(groups) < INTERVAL_GROUPS,
+        "files": len(images) > 1 and all(i == group for i, group in images.groups.items()),
+    }  # fmt: skip
+    number = count(len(groups), "group")
+    facts = {"asked": f"{count(len(plan.test), 'image')} in {number}", "groups": number, "folds": len(plan.folds)}
+    said = [sentence.format(**facts, usual=plan.usual) for name, sentence in LIMITS.items() if holds[name]]
     return [*said, *(note for data in plan.sets.values() for note in data.notes)]

@@ -28,6 +28,7 @@ from lorasam_core.experiments.records import (
     root,
     write_json,
 )  # fmt: skip
+from lorasam_core.experiments.tracking import MODES
 
 if TYPE_CHECKING:  # imports torch: only where something is run
     from lorasam_core.experiments.runs import Prepared
@@ -218,7 +219,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--fresh", action="store_true", help="move old runs aside and do them again")
     command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
     command.add_argument("--scheduler", metavar="ADDRESS", default="", help="a Dask cluster in place of --workers")
-    command.add_argument("--wandb", default="disabled", choices=("disabled", "offline", "online"))
+    command.add_argument("--wandb", default="disabled", choices=MODES)
     command.add_argument(
         "--from-published", action="store_true", help="take the published edition's runs, and do what it lacks"
     )

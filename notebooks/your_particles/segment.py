@@ -23,9 +23,8 @@
 # lorasam segment path/to/folder --out masks --adapter FILE     # with an adapter of yours
 # ```
 #
-# `--adapter emps` is one that ships, trained on particles from many papers (EMPS). On that set's validation images it
-# finds single particles better than the base; on 24 test images no difference was detectable. Try both on an image of
-# yours.
+# `--adapter emps` is one that ships, trained on particles from many papers (EMPS). On 24 test images of that set no
+# difference to the base was detectable: try both on an image of yours.
 #
 # Stopped or killed, the same command goes on where it was. A damaged image is named, and the others are done.
 
