@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-RESULT_VERSION = 5  # raised whenever the code's results change, so that old runs are not mistaken for new ones
+RESULT_VERSION = 6  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
 Method = Literal["lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)", "none"]

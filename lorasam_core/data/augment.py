@@ -6,6 +6,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from skimage.measure import label
 
 # what the study does not do: micrographs of other magnifications, in dark on bright (TEM), blurred and noisy
 WIDE: dict[str, Any] = {"scale": (0.5, 2.0), "invert": 0.25, "blur": (0.0, 1.5), "noise": (0.0, 10.0)}
@@ -43,7 +44,8 @@ def augment(
         pixels of the view and in grey values, of a Gaussian filter and of Gaussian noise. By default none of the four.
 
     Where the rotated crop leaves the image it is filled by reflection. Image: bilinear; labels: nearest, by the same
-    geometry, so the two stay aligned. Returns image uint8 (h, w[, 3]) and labels int32 (h, w).
+    geometry, so the two stay aligned. A mirror image that does not touch its particle is another particle, with an id
+    above all those of `labels`. Returns image uint8 (h, w[, 3]) and labels int32 (h, w).
     Raises ValueError when image and labels differ in height or width.
     """
     if image.shape[:2] != labels.shape:
@@ -56,11 +58,12 @@ def augment(
         middle = ((width - 1) / 2, (height - 1) / 2, 1.0)
         at, matrix = matrix @ middle, step * matrix
         matrix[:, 2] += at - matrix @ middle  # the view's centre stays where it is
+    largest = int(labels.max(initial=0))
     image, labels, matrix = _neighbourhood(image, labels, matrix, (width, height), step)
     if step > 1:
         image = cv2.GaussianBlur(image, (0, 0), 0.5 * np.sqrt(step**2 - 1) + 1e-3)
     image = _warp(image, matrix, (width, height), cv2.INTER_LINEAR)
-    labels = _warp_labels(labels, matrix, (width, height))
+    labels = _name_mirror_images(_warp_labels(labels, matrix, (width, height)), matrix, labels.shape, largest)
     for axis in (1, 0):  # horizontal, then vertical
         if rng.random() < flip:
             image, labels = np.flip(image, axis), np.flip(labels, axis)
@@ -123,3 +126,20 @@ def _warp_labels(labels: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) 
         raise ValueError(f"The labels hold the id {largest}; renumber them below 16,777,216.")
     carrier = np.uint16 if largest < 2**16 else np.float32
     return _warp(labels.astype(carrier), matrix, size, cv2.INTER_NEAREST).astype(np.int32)
+
+
+def _name_mirror_images(labels: np.ndarray, matrix: np.ndarray, shape: tuple[int, ...], largest: int) -> np.ndarray:
+    """Give each connected piece of an id that lies wholly in reflections an id of its own, above `largest`.
+
+    matrix: from the pixels of labels (h, w) to those of an image of `shape`.
+    """
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    real = cv2.warpAffine(np.ones(shape, np.uint8), matrix, labels.shape[::-1], flags=flags) > 0  # zeros outside
+    if real.all():
+        return labels
+    pieces, count = label(labels, background=0, connectivity=1, return_num=True)
+    mirrored = np.ones(count + 1, bool)
+    mirrored[np.unique(pieces[real])] = mirrored[0] = False
+    names = np.zeros(count + 1, np.int32)
+    names[mirrored] = largest + 1 + np.arange(mirrored.sum())
+    return np.where(mirrored[pieces], names[pieces], labels)

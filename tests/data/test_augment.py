@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.draw import disk
+from skimage.measure import label
 
-from lorasam_core.data.augment import augment, tone_table
+from lorasam_core.data.augment import KINDS, augment, tone_table
 
 GEOMETRY_ONLY = {"contrast": (1.0, 1.0), "gamma": (1.0, 1.0)}
 
@@ -22,12 +23,12 @@ def discs(height: int, width: int, colour: bool = False) -> tuple[np.ndarray, np
 
 
 def broken(view: np.ndarray, ids: np.ndarray) -> int:
-    """Pixels that cannot come from one geometry, for labels 0 and 1 shown as 0 and 255.
+    """Pixels that cannot come from one geometry, for labels 0 and not 0 shown as 0 and 255.
 
     The nearest pixel has a weight of at least 1/4 in the bilinear mean (0.22 on cv2's grid of 1/32 pixel).
     """
     grey = view if view.ndim == 2 else view[..., 0]
-    return int((ids == 1)[grey < 0.2 * 255].sum() + (ids == 0)[grey > 0.8 * 255].sum())
+    return int((ids > 0)[grey < 0.2 * 255].sum() + (ids == 0)[grey > 0.8 * 255].sum())
 
 
 @settings(max_examples=40, deadline=None)
@@ -113,7 +114,37 @@ def test_outside_is_reflected():
     )
     expected = np.pad(image, 2, mode="reflect")
     np.testing.assert_array_equal(view, expected)
-    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(ids[2:-2, 2:-2], image)
+    np.testing.assert_array_equal(ids > 0, expected > 0)
+
+
+def test_a_mirror_image_is_another_particle_unless_it_touches():
+    labels = np.zeros((20, 20), np.int32)
+    labels[4:8, 4:8] = 7  # 4 pixels from the left border and as many from the upper one
+    labels[12:16, :5] = 9  # cut by the left border
+    plain = {"angle": (0, 0), "shift": 0, "flip": 0, **GEOMETRY_ONLY}
+    _, ids = augment(labels.astype(np.uint8), labels, np.random.default_rng(0), 36, **plain)
+    big = np.pad(labels, 8, mode="reflect")
+    np.testing.assert_array_equal(ids > 0, big > 0)
+    np.testing.assert_array_equal(ids[8:28, 8:28], labels)
+    assert (ids[20:24, 4:13] == 9).all()  # the cut particle and its mirror image are seen as one
+    seven = np.unique(ids[big == 7])
+    assert len(seven) == 4 and (seven != 9).all()  # itself, mirrored to the left, upwards, and both
+    for name in seven:
+        ys, xs = np.nonzero(ids == name)
+        assert len(ys) == 16 and np.ptp(ys) == np.ptp(xs) == 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_view_holds_no_id_in_two_pieces(kind):
+    labels = np.zeros((96, 96), np.int32)
+    for number, center in enumerate([(8, 30), (40, 40), (75, 12), (60, 90), (95, 95)], 1):
+        labels[disk(center, 12, shape=labels.shape)] = number
+    for seed in range(20):
+        _, ids = augment(labels.astype(np.uint8), labels, np.random.default_rng(seed), 96, **KINDS[kind])
+        for name in np.unique(ids[ids > 0]):
+            sizes = np.bincount(label(ids == name, connectivity=1).ravel())[1:]
+            assert np.sort(sizes)[:-1].sum() <= 2, "a rotated rim may lose a pixel, no more"
 
 
 def test_view_of_a_part_equals_view_of_the_whole():
