@@ -15,13 +15,13 @@ from pydantic.dataclasses import dataclass
 
 RESULT_VERSION = 6  # raised whenever the code's results change, so that old runs are not mistaken for new ones
 
-Method = Literal["lora", "frozen", "decoder", "full", "unet", "unet_watershed", "otsu", "watershed"]
+Method = Literal["lora", "frozen", "decoder", "lora_decoder", "full", "unet", "unet_watershed", "otsu", "watershed"]
 Scaling = Literal["alpha/r", "alpha/sqrt(r)", "none"]
 Target = Literal["q", "k", "v", "proj", "lin1", "lin2"]
-Evaluator = Literal["predictor", "point", "box", "generator", "exact_box"]
+Evaluator = Literal["predictor", "point", "box", "generator", "exact_box", "guided"]
 METHODS, SCALINGS, TARGETS, EVALUATORS = map(get_args, (Method, Scaling, Target, Evaluator))
 UNRATED = ("unet", "unet_watershed", "otsu", "watershed")  # no mask generator: no ratings to filter by
-DIVIDED = ("unet_watershed", "watershed")  # a foreground whose particles are divided by a watershed
+DIVIDED = ("unet_watershed", "watershed")  # whose particles are divided by a watershed
 UNTRAINED = ("frozen", "otsu", "watershed")  # nothing that only training reads can change their results
 
 
@@ -89,9 +89,9 @@ class RunConfig:
     """One run: data, model, adapter, optimisation and evaluation. Raises ValueError for a value out of range."""
 
     name: str = "main"  # label in tables; not part of the run id
-    # lora | frozen (the base as it is: evaluation only) | decoder (the mask decoder is trained) | full (every weight
-    # is) | unet (trained from scratch on the same images) | unet_watershed (the same, its foreground divided) | otsu |
-    # watershed (Otsu's foreground, divided)
+    # lora | frozen (the base as it is: evaluation only) | decoder (the mask decoder is trained) | lora_decoder (both) |
+    # full (every weight is) | unet (on the base's own stem, trained on the same images) | unet_watershed (it learns
+    # distances too, by which its foreground is divided) | otsu | watershed (Otsu's foreground, divided)
     method: Method = "lora"
     # data
     data: Place = "synthetic"  # synthetic | emps | a folder

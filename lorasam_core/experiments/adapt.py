@@ -23,6 +23,7 @@ from lorasam_core.experiments.outputs import alone, begin, replace
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.predictor import Autocast
 from lorasam_core.masks.segmenter import WHOLE, Segmenter
+from lorasam_core.masks.thresholds import THRESHOLDS, best_threshold, kept
 from lorasam_core.masks.tiles import tile_boxes
 from lorasam_core.measure import metrics
 from lorasam_core.measure.evaluation import predict_foreground
@@ -34,7 +35,6 @@ from lorasam_core.models.sam import load_sam
 from lorasam_core.training import checkpoint, trainable
 from lorasam_core.training.loop import train
 
-THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the guided generator's score
 COLUMNS = ("model", "set", "id", "group", "threshold", *adapt_report.MEASURES, "found", "labelled")
 GUESS = 4  # training images at most whose score the history shows
 
@@ -167,27 +167,9 @@ def _foreground(sam: Sam, image: np.ndarray, side: int, autocast: Autocast = nul
     return votes > 0
 
 
-def kept(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Labels (H, W) whose id i has scores[i - 1], without those under the threshold.
-
-    Of one tile this is what the guided generator gives with that score_thresh, for it keeps masks in descending score;
-    across tiles it may differ where a mask of a low score joined two.
-    """
-    return np.append(0, np.arange(1, len(scores) + 1) * (scores >= threshold))[labels]
-
-
 def _labels(path: Path, threshold: float) -> np.ndarray:
     with np.load(path) as answer:
         return kept(answer["labels"], answer["scores"], threshold)
-
-
-def best_threshold(f1: pd.DataFrame, usual: float, without: str | None = None) -> float:
-    """The threshold of the greatest mean F1, of equal ones the lowest; `usual` where nothing matches a particle.
-
-    f1: a row an image, columns group and one for each threshold. without: a group that has no say.
-    """
-    means = f1[f1["group"] != without].drop(columns="group").mean()
-    return float(means.index[int(means.to_numpy().argmax())]) if means.max() > 0 else usual
 
 
 def measured(plan: Plan, out: Path, answers: Mapping[str, Mapping[Held, Path]]) -> Adapted:

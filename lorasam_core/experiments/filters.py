@@ -1,4 +1,4 @@
-"""The mask generator without its filters: what its two ratings are worth, and which thresholds suit a model.
+"""The mask generators without their filters: what ratings are worth, and which thresholds suit a model.
 
 Thresholds are chosen on validation images; test images are only asked with thresholds that are fixed by then.
 """
@@ -22,8 +22,9 @@ from lorasam_core.data import SampleSet
 from lorasam_core.data.sample import Sample
 from lorasam_core.experiments.judging import test_images
 from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, Autocast
-from lorasam_core.masks.thresholds import CHOSEN, ThresholdSweep
-from lorasam_core.measure import evaluation
+from lorasam_core.masks.guided import GUIDED_SETTINGS, GuidedGenerator
+from lorasam_core.masks.thresholds import CHOSEN, THRESHOLDS, ThresholdSweep, best_threshold, kept
+from lorasam_core.measure import evaluation, metrics
 from lorasam_core.models import devices
 
 # with the pairs of QUICK_SETTINGS and of the study; close together where the compact model's ratings lie
@@ -67,6 +68,48 @@ def measure(
             particles = pd.DataFrame(details["particles"], columns=evaluation.DETAILS["particles"])
             particles.round(4).to_csv(folder / "tuned_particles.csv", index=False)
     return found, pd.concat(tables, ignore_index=True)
+
+
+def guided(
+    sam: Sam, val: Sequence[Sample], images: Sequence[Sample], autocast: Autocast = nullcontext,
+    details: dict[str, list[dict[str, Any]]] | None = None,
+) -> tuple[dict[str, float], pd.DataFrame]:  # fmt: skip
+    """The guided generator on `images`, with the score's threshold of the greatest mean F1 on `val`.
+
+    Returns {"score_thresh"} and a row an image: id, group and the columns of `evaluation.score_labels` under that
+    threshold; of what passes the lowest of THRESHOLDS ap50 and ap, by score, recall, the share of the labelled
+    particles that some mask meets at IoU 0.5, and rating_correlation, Spearman's of the score with the IoU with the
+    particle that a mask fits best. details: gets `evaluation.particle_rows` under "guided_particles".
+    """
+    generator = GuidedGenerator(sam, autocast=autocast, score_thresh=THRESHOLDS[0])
+    found: list[tuple[Sample, np.ndarray, np.ndarray, dict[str, float]]] = []
+    f1: list[dict[Any, Any]] = []
+    for sample in tqdm([*val, *images], "guided", leave=False, disable=None, delay=1):
+        annotations = generator.generate(sample.image)
+        masks, scores = [a["segmentation"] for a in annotations], np.array([a["score"] for a in annotations])
+        labels = metrics.paint(masks, scores, (sample.labels.shape[0], sample.labels.shape[1]))
+        if len(f1) < len(val):
+            row = {t: metrics.f1(kept(labels, scores, t), sample.labels) for t in THRESHOLDS}
+            f1.append({"group": sample.group} | row)
+            continue
+        overlaps = metrics.mask_iou_matrix(masks, sample.labels)
+        best = pd.Series(overlaps.max(axis=1, initial=0.0))
+        ap = {"ap50": (0.5,), "ap": metrics.COCO_THRESHOLDS}
+        found.append((sample, labels, scores, {
+            name: metrics.average_precision(masks, scores, sample.labels, over) for name, over in ap.items()
+        } | {
+            "recall": float((overlaps.max(axis=0, initial=0.0) >= 0.5).mean()) if overlaps.shape[1] else float("nan"),
+            "rating_correlation": best.corr(pd.Series(scores), "spearman"),
+        }))  # fmt: skip
+    threshold = best_threshold(pd.DataFrame(f1), GUIDED_SETTINGS["score_thresh"])
+    rows = []
+    for sample, labels, scores, ranked in found:
+        labels = kept(labels, scores, threshold)
+        key = {"id": sample.id, "group": sample.group}
+        rows.append(key | {**evaluation.score_labels(labels, sample.labels), **ranked})
+        if details is not None:
+            details.setdefault("guided_particles", []).extend(evaluation.particle_rows(labels, sample))
+    return {"score_thresh": threshold}, pd.DataFrame(rows)
 
 
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:

@@ -23,6 +23,7 @@ from lorasam_core.models import devices
 from lorasam_core.models.lora import adapter_state
 from lorasam_core.models.lora.spectrum import effective_rank, norm, rank_of_energy, singular_values, truncate
 
+EMPTY = pd.DataFrame(columns=["evaluator", "id", "group"])  # of `evaluate`, where nothing is asked
 USED_WHOLE = 20  # images of a data set that a model is transferred to
 
 logger = logging.getLogger(__name__)
@@ -95,7 +96,9 @@ def evaluate(
     settings = mask_generator.STUDY_SETTINGS if config.generator == "study" else mask_generator.QUICK_SETTINGS
     autocast = partial(devices.autocast, config.precision, device)
     if isinstance(judged, Sam):
-        tables = evaluation.evaluate(judged, samples, config.evaluate, settings, autocast=autocast, details=details)
+        # the guided generator's threshold is chosen on validation images, which this has not: `filters.guided`
+        asked = [name for name in config.evaluate if name != "guided"]
+        tables = evaluation.evaluate(judged, samples, asked, settings, autocast=autocast, details=details)
     else:
         found = evaluation.evaluate_segmenter(judged, samples, details)
         tables = {name: rows for name, rows in found.items() if name in config.evaluate}
@@ -104,4 +107,4 @@ def evaluate(
         summaries[name] = evaluation.summarize(rows)
         logger.info("%s: %s", name, {k: round(v["mean"], 4) for k, v in summaries[name].items()})
         rows.insert(0, "evaluator", name)
-    return summaries, pd.concat(tables.values(), ignore_index=True)
+    return summaries, pd.concat([EMPTY, *tables.values()], ignore_index=True)

@@ -39,7 +39,7 @@ def _as_it_is(task: Task) -> Fitted:
 
 
 def _sam(task: Task) -> Fitted:
-    """Train LoRA, the mask decoder or every weight, as the settings say."""
+    """Train LoRA, the mask decoder, both or every weight, as the settings say."""
     count = count_trainable(trainable.select(task.sam, task.config))
     found = loop.train(task.sam, task.train, task.val, task.config, task.folder, callbacks=task.trackers)
     return None, {"trainable_parameters": count} | found
@@ -47,22 +47,24 @@ def _sam(task: Task) -> Fitted:
 
 def _unet(task: Task) -> Fitted:
     net, found = unet.train_unet(task.sam, task.train, task.val, task.config, task.folder, task.trackers)
-    return net.segment, found
+    segment, chosen = baselines.tuned(task.val, net.foreground, baselines.components)
+    return segment, found | {"chosen": chosen}
 
 
 def _unet_watershed(task: Task) -> Fitted:
-    net, found = unet.train_unet(task.sam, task.train, task.val, task.config, task.folder, task.trackers)
-    segment, distance = baselines.tuned_watershed(task.val, foreground=net.foreground)
-    return segment, found | {"watershed_distance": distance}
+    net, found = unet.train_unet(task.sam, task.train, task.val, task.config, task.folder, task.trackers, True)
+    segment, chosen = baselines.tuned(task.val, net.answer, unet.grown, unet.SEEDS)
+    return segment, found | {"chosen": chosen}
 
 
 def _otsu(task: Task) -> Fitted:
-    return baselines.otsu, {}
+    segment, chosen = baselines.tuned(task.val, baselines.foreground, baselines.components)
+    return segment, {"chosen": chosen}
 
 
 def _watershed(task: Task) -> Fitted:
-    segment, distance = baselines.tuned_watershed(task.val)
-    return segment, {"watershed_distance": distance}
+    segment, chosen = baselines.tuned(task.val, baselines.foreground, baselines.divide, baselines.DISTANCES)
+    return segment, {"chosen": chosen}
 
 
 def _nothing(sam: Sam, config: RunConfig) -> int:
@@ -77,6 +79,10 @@ def _lora(sam: Sam, config: RunConfig) -> int:
 
 def _decoder(sam: Sam, config: RunConfig) -> int:
     return sum(p.numel() for p in sam.mask_decoder.parameters())
+
+
+def _lora_decoder(sam: Sam, config: RunConfig) -> int:
+    return _lora(sam, config) + _decoder(sam, config)
 
 
 def _full(sam: Sam, config: RunConfig) -> int:
@@ -99,6 +105,7 @@ TABLE = {
     "frozen": Method(),
     "lora": Method(_sam, _lora),
     "decoder": Method(_sam, _decoder),
+    "lora_decoder": Method(_sam, _lora_decoder),
     "full": Method(_sam, _full),
     "unet": Method(_unet, _net),
     "unet_watershed": Method(_unet_watershed, _net),

@@ -28,7 +28,7 @@ from lorasam_core.experiments.records import (
 )  # fmt: skip
 
 TABLES = ("per_image", "transfer", "history")  # of every run; of the history of others than main, validations alone
-MAIN_TABLES = ("annotations", "particles", "tuned_particles", "calibration", "thresholds")
+MAIN_TABLES = ("annotations", "particles", "tuned_particles", "guided_particles", "calibration", "thresholds")
 SPLITS = ("split.json", "train_split.json")
 KEPT_SPLITS = "*split-*.json"  # as they are named where runs share them
 LIMIT = 2_000_000  # bytes of an edition in the repository

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.experiments import filters, methods, tracking
 from lorasam_core.experiments.executor import RunError
-from lorasam_core.experiments.judging import adapter_measures, evaluate, transfer
+from lorasam_core.experiments.judging import adapter_measures, evaluate, test_images, transfer
 from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record, write_json
-from lorasam_core.measure.evaluation import DETAILS
+from lorasam_core.measure.evaluation import DETAILS, summarize
 from lorasam_core.models import devices
 from lorasam_core.models.lora import save_adapter
 from lorasam_core.models.sam import load_sam
@@ -170,6 +170,14 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
         metrics["training_memory_mb"] = round(metrics["peak_memory_mb"], 1)
     details: dict[str, list[dict[str, Any]]] = {}
     metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
+    if "guided" in config.evaluate and segment is None:
+        images, autocast = (
+            test_images(run.data.subset("test"), config),
+            partial(devices.autocast, config.precision, run.device),
+        )
+        metrics["guided"], more = filters.guided(sam, val_set, images, autocast, details)
+        metrics["test"]["guided"] = summarize(more)
+        rows = pd.concat([rows, more.assign(evaluator="guided")], ignore_index=True)
     if config.filters and segment is None:
         metrics["filters"], more = filters.measure(sam, val_set, run.data.subset("test"), config, run.device, folder)
         rows = pd.concat([rows, more], ignore_index=True)

@@ -24,12 +24,13 @@ from lorasam_core.training.prompts import whole_image_box
 
 CPU_POINTS = 8  # asked at once on a CPU, whose cache holds what lies between image tokens and masks of no more
 ENLARGED = 8  # masks at once
+PASSES = (4, 2)  # steps of the grids that are asked before the full one
 STABILITY_OFFSET = 1.0  # segment-anything's
 RATED = ("score", "predicted_iou", "stability_score", "foreground_share")
 
 GUIDED_SETTINGS: dict[str, Any] = {
     "points_per_side": 32, "sparse_every": 4, "score_thresh": 0.35, "overlap_thresh": 0.5, "largest_share": 0.5,
-    "min_area": 16,
+    "min_area": 16, "settled_thresh": 0.5,
 }  # the score's threshold suits the compact model on validation images of EMPS  # fmt: skip
 
 
@@ -38,7 +39,9 @@ class GuidedGenerator:
 
     1. The predictor's foreground: its mask for the box of the whole image.
     2. Points of a grid of points_per_side: all that lie in the foreground, and every `sparse_every`-th row and column
-       elsewhere, for what the foreground misses (0: none).
+       elsewhere, for what the foreground misses (0: none). They are asked in passes, from a coarse grid to the full
+       one, and a pass leaves out what lies in a mask that an earlier one scored settled_thresh or better (1: nothing is
+       left out), for it would find that particle again.
     3. Of the three masks for a point the one of the greatest score: predicted IoU x stability x share of the mask that
        lies in the foreground. Those under score_thresh go, and those over largest_share of the image.
     4. Suppression, greedy in descending score: a mask goes if more than overlap_thresh of the smaller of the two areas
@@ -66,6 +69,8 @@ class GuidedGenerator:
             self.predictor.set_image(image)
             with torch.autocast(self.predictor.device.type, enabled=False):
                 found = self._candidates()
+                passing = found["score"] >= self.settings["score_thresh"]
+                found = {name: tensor[passing.to(tensor.device)] for name, tensor in found.items()}
                 kept = self._suppressed(found)
                 annotations = self._enlarged({name: tensor[kept] for name, tensor in found.items()})
             self.predictor.reset_image()
@@ -85,40 +90,49 @@ class GuidedGenerator:
         height, width = (math.ceil(side * scale) for side in self.predictor.input_size)
         return low[..., :height, :width]
 
-    def _points(self, inside: Tensor) -> np.ndarray:
-        """Points (P, 2), X and Y in pixels of the image, of those of the grid that are to be asked."""
+    def _points(self, inside: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Points (P, 2), X and Y as shares of the image's sides, of those of the grid that may be asked, and the pass
+        (P,) of each.
+        """
         side, every = self.settings["points_per_side"], self.settings["sparse_every"]
         grid = build_point_grid(side)
-        height, width = inside.shape
-        columns, rows = (grid * (width, height)).astype(int).T
-        wanted = inside.cpu().numpy()[rows, columns]
+        row, column = np.divmod(np.arange(len(grid)), side)
+        wanted = _at(inside, grid)
         if every:
-            row, column = np.divmod(np.arange(len(grid)), side)
             wanted |= (row % every == every // 2) & (column % every == every // 2)
-        original = self.predictor.original_size
-        points: np.ndarray = grid[wanted] * (original[1], original[0])
-        return points
+        turn = np.full(len(grid), len(PASSES))
+        for number, step in reversed(list(enumerate(PASSES if self.settings["settled_thresh"] < 1 else ()))):
+            turn[(row % step == step // 2) & (column % step == step // 2)] = number
+        return grid[wanted], turn[wanted]
 
     def _candidates(self) -> dict[str, Tensor]:
-        """The best mask of every point that passes the score: logits (P, m, m) at the decoder's resolution, score,
-        predicted_iou, stability_score, foreground_share (P,), points (P, 2).
+        """The best mask of every point whose score passes score_thresh or settled_thresh: logits (P, m, m) at the
+        decoder's resolution, score, predicted_iou, stability_score, foreground_share (P,), points (P, 2).
         """
         predictor, sam = self.predictor, self.predictor.model
         inside = self._on_image(self.foreground()) > sam.mask_threshold
-        points = self._points(inside)
+        shares, turn = self._points(inside)
+        height, width = predictor.original_size
+        points = shares * (width, height)
         decoder, sparse = predictor.point_decoder(points)
         at_once = CPU_POINTS if predictor.device.type == "cpu" else 64
-        parts = [
-            self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside)
-            for few in torch.arange(len(points)).split(at_once)
-        ]
-        self.points_asked = len(points)
+        settled = torch.zeros_like(inside)
+        parts: list[dict[str, Tensor]] = []
+        for number in range(len(PASSES) + 1):
+            asked = np.flatnonzero((turn == number) & ~_at(settled, shares))
+            for few in torch.from_numpy(asked).split(at_once):
+                parts.append(self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside))
+            for part in parts:
+                sure = self._on_image(part["logits"][part["score"] >= self.settings["settled_thresh"]])
+                settled |= (sure > sam.mask_threshold).any(0)
+            self.points_asked += len(asked)
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _best(self, decoder: PromptDecoder, sparse: Tensor, points: Tensor, inside: Tensor) -> dict[str, Tensor]:
         """Of prompts (B, n, C) at points (B, 2) the mask of the greatest score each, as `_candidates` returns them."""
         rated, tokens, keys = decoder.rate(sparse)
-        chosen = rated >= self.settings["score_thresh"]  # no score is above its predicted IoU
+        least = min(self.settings["score_thresh"], self.settings["settled_thresh"])
+        chosen = rated >= least  # no score is above its predicted IoU
         chosen[:, 0] = False  # the single mask: for boxes, and several points
         owner, number = chosen.nonzero(as_tuple=True)
         low = (
@@ -135,7 +149,7 @@ class GuidedGenerator:
         score = rating * stable * share * (area <= self.settings["largest_share"] * inside.numel())
         best = torch.full(rated.shape, -1.0, device=rated.device)
         best[owner, number] = score
-        kept = (best[owner].argmax(1) == number) & (score >= self.settings["score_thresh"]) & (area > 0)
+        kept = (best[owner].argmax(1) == number) & (score >= least) & (area > 0)
         named = {"logits": low, "score": score, "predicted_iou": rating, "stability_score": stable,
                  "foreground_share": share, "points": points[owner.cpu()]}  # fmt: skip
         return {name: tensor[kept.to(tensor.device)] for name, tensor in named.items()}
@@ -170,6 +184,14 @@ class GuidedGenerator:
                         | {"point_coords": [kept["points"][row].tolist()]}
                     )
         return annotations
+
+
+def _at(mask: Tensor, points: np.ndarray) -> np.ndarray:
+    """Values, bool (P,), of a mask (h, w) at points (P, 2), X and Y as shares of its sides."""
+    height, width = mask.shape
+    columns, rows = (points * (width, height)).astype(int).T
+    values: np.ndarray = mask.cpu().numpy()[rows, columns]
+    return values
 
 
 def _check(settings: dict[str, Any]) -> None:

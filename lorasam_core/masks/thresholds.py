@@ -1,4 +1,4 @@
-"""The mask generator under many pairs of thresholds, for the price of asking its points once."""
+"""Generators under many thresholds, for the price of asking their points once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import MaskData
@@ -15,6 +16,7 @@ from lorasam_core.masks.generator import MaskGenerator
 from lorasam_core.masks.predictor import Autocast
 
 CHOSEN = ["pred_iou_thresh", "stability_score_thresh"]
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the guided generator's score
 
 
 class ThresholdSweep(MaskGenerator):
@@ -54,3 +56,21 @@ class ThresholdSweep(MaskGenerator):
             passed = MaskData(**dict(candidates.items()))
             passed.filter(kept.cpu())
             yield passed
+
+
+def kept(labels: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Labels (H, W) whose id i has scores[i - 1], without those under the threshold.
+
+    Of one tile this is what the guided generator gives with that score_thresh, for it keeps masks in descending score;
+    across tiles it may differ where a mask of a low score joined two.
+    """
+    return np.append(0, np.arange(1, len(scores) + 1) * (scores >= threshold))[labels]
+
+
+def best_threshold(f1: pd.DataFrame, usual: float, without: str | None = None) -> float:
+    """The threshold of the greatest mean F1, of equal ones the lowest; `usual` where nothing matches a particle.
+
+    f1: a row an image, columns group and one for each threshold. without: a group that has no say.
+    """
+    means = f1[f1["group"] != without].drop(columns="group").mean()
+    return float(means.index[int(means.to_numpy().argmax())]) if means.max() > 0 else usual

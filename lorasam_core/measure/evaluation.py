@@ -27,6 +27,7 @@ DETAILS = {  # columns of annotation_rows and of particle_rows
     "annotations": ["id", "group", "iou", "predicted_iou", "stability_score", "area"],
     "particles": ["id", "group", "source", "diameter", "unit", "touches_border"],
 }
+DETAILS["guided_particles"] = DETAILS["particles"]
 
 
 def predict_foreground(sam: Sam, image: np.ndarray, *, autocast: Autocast = nullcontext) -> np.ndarray:
@@ -106,8 +107,8 @@ def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarr
     """Metrics of one image's annotations (with binary masks) against its labels, int (H, W).
 
     dice, iou: union of the masks against union of the instances. ap50, ap: average precision at IoU 0.5 and over
-    COCO's ten thresholds, scored by predicted IoU. f1 (at IoU 0.5), pq, merges, splits: of the masks painted in
-    ascending predicted IoU. n_pred, n_true: annotations and true instances. Empties as in `metrics`.
+    COCO's ten thresholds, scored by predicted IoU. f1 (at IoU 0.5), pq, merges, splits, d50_error: of the masks painted
+    in ascending predicted IoU. n_pred, n_true: annotations and true instances. Empties as in `metrics`.
     """
     masks = [annotation["segmentation"] for annotation in annotations]
     scores = [annotation["predicted_iou"] for annotation in annotations]
@@ -120,13 +121,17 @@ def score_annotations(annotations: Sequence[Mapping[str, Any]], labels: np.ndarr
 
 
 def score_labels(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """As `score_annotations`, of an instance image int (H, W), whose instances have no scores: AP is NaN."""
+    """As `score_annotations`, of an instance image int (H, W), whose instances have no scores: AP is NaN.
+
+    d50_error: how far D50 by number (`sizes.median_diameter`) lies from the labels', as a share of theirs.
+    """
     merges, splits = metrics.merges_and_splits(found, labels)
     return {
         "dice": metrics.dice(found, labels), "iou": metrics.iou(found, labels), "ap50": float("nan"),
         "ap": float("nan"), "f1": metrics.f1(found, labels), "pq": metrics.panoptic_quality(found, labels),
         "merges": merges, "splits": splits, "n_pred": int(np.count_nonzero(np.unique(found))),
         "n_true": int(np.count_nonzero(np.unique(labels))),
+        "d50_error": abs(particles.median_diameter(found) / particles.median_diameter(labels) - 1),
     }  # fmt: skip
 
 
@@ -134,8 +139,8 @@ def evaluate_segmenter(
     segment: Callable[[np.ndarray], np.ndarray], samples: Sequence[Sample],
     details: dict[str, list[dict[str, Any]]] | None = None,
 ) -> dict[str, pd.DataFrame]:  # fmt: skip
-    """What makes an instance image of an image, under the evaluators that ask the same: predictor (the foreground) and
-    generator (the instances). details as in `evaluate`; ValueError for no image.
+    """What makes an instance image of an image, under the evaluators that ask the same: predictor (the foreground),
+    generator and guided (the instances). details as in `evaluate`; ValueError for no image.
     """
     if not len(samples):
         raise ValueError("There is no image to evaluate; give at least one.")
@@ -146,6 +151,7 @@ def evaluate_segmenter(
         rows["generator"].append(key | score_labels(found, sample.labels))
         if details is not None:
             details.setdefault("particles", []).extend(particle_rows(found, sample))
+    rows["guided"] = rows["generator"]
     return {name: pd.DataFrame(values) for name, values in rows.items()}
 
 

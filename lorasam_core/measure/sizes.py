@@ -129,6 +129,16 @@ def size_distribution(
     return {"count": len(sizes)} | dict(zip(FIGURES, figures.tolist())) | {"unit": unit}
 
 
+def median_diameter(labels: np.ndarray) -> float:
+    """D50 by number, in pixels, of an int label image (H, W): what `size_distribution` gives of its `measure`, without
+    measuring anything else. NaN where no particle lies clear of the edge.
+    """
+    ids, areas = np.unique(labels, return_counts=True)
+    edge = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    areas = areas[(ids > 0) & ~np.isin(ids, edge)]
+    return float(np.median(np.sqrt(4 / np.pi * areas))) if len(areas) else float("nan")
+
+
 def size_weights(table: pd.DataFrame, weight: str = "number", border_correction: bool = False) -> np.ndarray:
     """What each particle of a table counts for in `size_distribution`: (N,), NaN for a cut one that is corrected."""
     if weight not in POWERS:

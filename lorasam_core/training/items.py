@@ -20,6 +20,7 @@ from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.devices import loader_processes
 from lorasam_core.training.prompts import choose_instances, jittered_boxes, points_inside
 
+DENSE = ("image", "semantic", "distance")  # of an item, stacked in a batch
 INSTANCES_AN_EMPTY = 7  # instances for which one point is asked where nothing is: a mask generator asks mostly such
 
 
@@ -54,12 +55,16 @@ class TrainingItems(Dataset[dict[str, Any]]):
             "id": f"{self.virtual.samples[self.virtual.parent(i)].id}#{i}",
             "extent": extent,
             "image": pad(torch.from_numpy(resized).permute(2, 0, 1), self.image_size),  # H W C -> C S S
-            "semantic": pad(torch.from_numpy(shrink(labels > 0, *small)), self.mask_size),
+            **self._targets(labels, small),
             "targets": pad(torch.from_numpy(targets), self.mask_size),
             "points": torch.from_numpy(points),
             "boxes": torch.from_numpy(boxes),
             "empty": torch.from_numpy(points_outside(labels, extent, max(1, self.k // INSTANCES_AN_EMPTY), rng)),
         }
+
+    def _targets(self, labels: np.ndarray, small: tuple[int, int]) -> dict[str, Tensor]:
+        """What is asked of every pixel, (m, m) each, of labels that fill the first `small` (h, w) of it."""
+        return {"semantic": pad(torch.from_numpy(shrink(labels > 0, *small)), self.mask_size)}
 
 
 def cut(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -95,7 +100,7 @@ def prompts_for(
     jittered box float32 (K, 4) each, in pixels of the image resized to `size`. What is too small to be seen at either
     size is left out.
     """
-    frame = _resize_labels(labels, *size)
+    frame = resize_labels(labels, *size)
     ids = choose_instances(frame, k, rng)
     targets: np.ndarray = np.zeros((len(ids), *mask_size), bool)
     for row, instance in enumerate(ids):
@@ -108,7 +113,7 @@ def points_outside(labels: np.ndarray, size: tuple[int, int], count: int, rng: n
     """Points without a label, float32 (count, 2), X and Y in pixels of the image resized to `size`; (0, 2) where every
     pixel has one.
     """
-    ys, xs = np.nonzero(_resize_labels(labels, *size) == 0)
+    ys, xs = np.nonzero(resize_labels(labels, *size) == 0)
     if not len(ys):
         return np.empty((0, 2), np.float32)
     picked = rng.integers(len(ys), size=count)
@@ -120,7 +125,8 @@ def shrink(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA) >= 0.5
 
 
-def _resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Int labels (H, W) to int32 (height, width), nearest."""
     resized = cv2.resize(labels.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     return resized.astype(np.int32)  # float32 holds every id below 2**24 exactly
 
@@ -130,7 +136,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     `owner` (N,) their image, `by_point` (N,) whether a point asks for them, which is every other one, or their box;
     `empty` (E, 2) and `empty_owner` (E,).
     """
-    batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in ("image", "semantic")}
+    batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in DENSE if key in items[0]}
     batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes", "empty")}
     for key, name in (("targets", "owner"), ("empty", "empty_owner")):
         counts = torch.tensor([len(item[key]) for item in items])

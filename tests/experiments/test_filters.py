@@ -6,13 +6,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 from segment_anything.modeling import Sam
 
 from lorasam_core.config import RunConfig
+from lorasam_core.data.particles import generate
 from lorasam_core.experiments import filters, runs
 from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
-from lorasam_core.measure import evaluation
+from lorasam_core.masks.guided import GuidedGenerator
+from lorasam_core.masks.thresholds import THRESHOLDS
+from lorasam_core.measure import evaluation, metrics
+from lorasam_core.measure.metrics import iou
 from lorasam_core.models.lite import build_lite
+from lorasam_core.models.sam import load_sam
 from tests.disc_set import disc_sample, disc_set
 from tests.tiny_sam import tiny_sam
 
@@ -178,3 +184,35 @@ def test_what_has_no_ratings_has_no_filters(settings: RunConfig, tmp_path) -> No
     record = runs.run_one(settings.replace(method="otsu"), tmp_path)
     assert "filters" not in record.metrics and not (record.path / "calibration.csv").exists()
     assert set(record.per_image["evaluator"]) == {"predictor"}
+
+
+def test_the_guided_threshold_comes_from_validation_and_judges_the_test() -> None:
+    sam, val = load_sam("lite", image_size=128), [generate(seed=1, index=i, size=(128, 128)) for i in range(3)]
+    test = [generate(seed=2, index=i, size=(128, 160)) for i in range(2)]
+    details: dict[str, list[dict]] = {}
+    found, rows = filters.guided(sam, val, test, details=details)
+
+    def answered(sample, threshold: float) -> list[dict]:
+        return GuidedGenerator(sam, score_thresh=threshold).generate(sample.image)
+
+    def painted(annotations: list[dict], sample) -> np.ndarray:
+        return metrics.paint([a["segmentation"] for a in annotations], [a["score"] for a in annotations], sample.shape)
+
+    f1 = {t: np.mean([metrics.f1(painted(answered(s, t), s), s.labels) for s in val]) for t in THRESHOLDS}
+    assert f1[found["score_thresh"]] == pytest.approx(max(f1.values())) and max(f1.values()) > min(f1.values())
+    assert list(rows["id"]) == [s.id for s in test]
+    for row, sample in zip(rows.to_dict("records"), test, strict=True):
+        kept = painted(answered(sample, found["score_thresh"]), sample)
+        by_hand = evaluation.score_labels(kept, sample.labels)
+        for name in ("dice", "f1", "pq", "n_pred", "n_true", "d50_error"):
+            assert row[name] == pytest.approx(by_hand[name]), name
+        every = answered(sample, THRESHOLDS[0])
+        ious = np.array(
+            [[iou(a["segmentation"], sample.labels == k) for k in np.unique(sample.labels)[1:]] for a in every]
+        )
+        assert row["recall"] == pytest.approx((ious.max(0) >= 0.5).mean())
+        assert row["rating_correlation"] == pytest.approx(spearmanr([a["score"] for a in every], ious.max(1))[0])
+        scores = [a["score"] for a in every]
+        ap = metrics.average_precision([a["segmentation"] for a in every], scores, sample.labels)
+        assert row["ap50"] == pytest.approx(ap)
+    assert {row["id"] for row in details["guided_particles"]} == {s.id for s in test}

@@ -18,11 +18,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lorasam_core.config import RunConfig
+from lorasam_core.config import UNRATED, RunConfig
 from lorasam_core.data import Split
-from lorasam_core.experiments import baselines, runs
+from lorasam_core.experiments import baselines, runs, unet
 from lorasam_core.experiments.executor import RunError, execute
 from lorasam_core.experiments.records import read_record
+from lorasam_core.masks.thresholds import THRESHOLDS
 from lorasam_core.models.lite import build_lite
 from lorasam_core.models.lora import load_adapter, read_adapter
 from lorasam_core.training import blocks
@@ -351,11 +352,11 @@ def test_a_run_says_which_rank_its_adapter_uses(record):
         assert 0 <= row["rank_90"] <= row["rank_99"] <= 2
 
 
-@pytest.mark.parametrize("method", ["decoder", "full", "unet", "unet_watershed", "otsu", "watershed"])
+@pytest.mark.parametrize("method", ["decoder", "lora_decoder", "full", "unet", "unet_watershed", "otsu", "watershed"])
 def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
     if method in ("unet", "unet_watershed"):
         pytest.importorskip("segmentation_models_pytorch")
-    run = runs.run_one(settings.replace(method=method, evaluate=("predictor", "generator")), tmp_path)
+    run = runs.run_one(settings.replace(method=method, evaluate=("predictor", "generator", "guided")), tmp_path)
     files = {
         "config.json",
         "environment.json",
@@ -365,28 +366,31 @@ def test_every_other_method_is_a_run_like_any(method, settings, tmp_path):
         "particles.csv",
         "split.json",
     }
-    if method in ("decoder", "full"):
-        files |= {"annotations.csv"}
+    if method in ("decoder", "lora_decoder", "full"):
+        files |= {"annotations.csv", "guided_particles.csv"}
     if method not in ("otsu", "watershed"):
         files |= {"history.csv", "weights.safetensors"}
         assert run.metrics["steps"] == 2 and run.metrics["trainable_parameters"] > 0
     else:
         assert run.metrics["steps"] == run.metrics["trainable_parameters"] == 0
-    assert {path.name for path in run.path.iterdir()} >= files - {"annotations.csv", "particles.csv"}
+    assert {path.name for path in run.path.iterdir()} >= files - {
+        "annotations.csv",
+        "particles.csv",
+        "guided_particles.csv",
+    }
     assert {path.name for path in run.path.iterdir()} <= files
-    assert set(run.metrics["test"]) == {"predictor", "generator"}
+    assert set(run.metrics["test"]) == {"predictor", "generator", "guided"} == set(run.per_image["evaluator"])
     assert 0 <= run.metrics["test"]["predictor"]["dice"]["mean"] <= 1
     assert run.adapter is None
     assert ("training_memory_mb" in run.metrics) == (method not in ("otsu", "watershed"))
-    assert (run.metrics.get("watershed_distance") in baselines.DISTANCES) == ("watershed" in method)
-
-
-def test_a_watershed_divides_the_nets_own_foreground(settings, tmp_path):
-    pytest.importorskip("segmentation_models_pytorch")
-    config = settings.replace(evaluate=("predictor", "generator"))
-    plain, divided = (runs.run_one(config.replace(method=m), tmp_path) for m in ("unet", "unet_watershed"))
-    foregrounds = [r.per_image.query("evaluator == 'predictor'").reset_index(drop=True) for r in (plain, divided)]
-    pd.testing.assert_frame_equal(*foregrounds)
+    if method in UNRATED:
+        tried = {"watershed": baselines.DISTANCES, "unet_watershed": unet.SEEDS}.get(method, (None,))
+        chosen = run.metrics["chosen"]
+        assert chosen["setting"] in tried and chosen["min_area"] in baselines.AREAS
+        same = run.per_image.drop(columns="evaluator").groupby(run.per_image["evaluator"])
+        pd.testing.assert_frame_equal(*(same.get_group(e).reset_index(drop=True) for e in ("generator", "guided")))
+    else:
+        assert run.metrics["guided"]["score_thresh"] in THRESHOLDS
 
 
 def test_few_labels_are_a_part_of_more(settings):

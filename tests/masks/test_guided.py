@@ -40,6 +40,13 @@ def answers(predictor: SamPredictor, point: list[float]):
     return masks[0].numpy(), rated[0], low[0, :, :48, :64]
 
 
+def rule(inside: torch.Tensor, rated: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """Scores of three masks by the rule, 0 for those over half of the image."""
+    shares = torch.stack([(inside & (logits > 0)).sum() / (logits > 0).sum() for logits in low])
+    small = (low > 0).flatten(1).sum(1) <= inside.numel() / 2
+    return rated.clamp(max=1) * calculate_stability_score(low, 0.0, 1.0) * shares * small
+
+
 def test_each_mask_is_the_best_scored_of_the_predictors_three(asked):
     _, _, found, predictor = asked
     inside = whole_image_mask(predictor) > 0
@@ -47,8 +54,7 @@ def test_each_mask_is_the_best_scored_of_the_predictors_three(asked):
     for annotation in found:
         masks, rated, low = answers(predictor, annotation["point_coords"][0])
         shares = torch.stack([(inside & (logits > 0)).sum() / (logits > 0).sum() for logits in low])
-        small = (low > 0).flatten(1).sum(1) <= inside.numel() / 2
-        scores = rated.clamp(max=1) * calculate_stability_score(low, 0.0, 1.0) * shares * small
+        scores = rule(inside, rated, low)
         best = int(scores.argmax())
         assert annotation["score"] == pytest.approx(float(scores[best]), abs=1e-4)
         assert annotation["predicted_iou"] == pytest.approx(float(rated[best]), abs=1e-4)
@@ -58,7 +64,9 @@ def test_each_mask_is_the_best_scored_of_the_predictors_three(asked):
 
 
 def test_points_lie_in_the_foreground_or_on_the_sparse_grid(asked):
-    image, generator, found, predictor = asked
+    image, generator, _, predictor = asked
+    generator = GuidedGenerator(generator.predictor.model, **generator.settings | {"settled_thresh": 1.0})
+    found = generator.generate(image)
     grid = build_point_grid(SIDE)
     inside = (whole_image_mask(predictor) > 0).numpy()
     x, y = (grid * (inside.shape[1], inside.shape[0])).astype(int).T
@@ -69,6 +77,32 @@ def test_points_lie_in_the_foreground_or_on_the_sparse_grid(asked):
     assert len(points) == len(found)  # one mask a point
     allowed = {tuple(point) for point in grid[inside[y, x] | sparse] * (image.shape[1], image.shape[0])}
     assert points <= allowed
+
+
+def test_a_finer_pass_leaves_out_what_lies_in_a_settled_mask(asked, monkeypatch):
+    image, generator, _, predictor = asked
+    generator = GuidedGenerator(generator.predictor.model, **generator.settings | {"settled_thresh": 0.2})
+    points, best = [], generator._best
+    monkeypatch.setattr(generator, "_best", lambda *args: points.extend(args[2].tolist()) or best(*args))
+    generator.generate(image)
+    inside = whole_image_mask(predictor) > 0
+    grid = build_point_grid(SIDE)
+    x, y = (grid * (inside.shape[1], inside.shape[0])).astype(int).T
+    row, column = np.divmod(np.arange(len(grid)), SIDE)
+    left = inside.numpy()[y, x] | ((row % EVERY == 2) & (column % EVERY == 2))
+    settled, expected, allowed = np.zeros(inside.shape, bool), [], left.sum()
+    for step in (4, 2, 1):
+        turn = left & (row % step == step // 2) & (column % step == step // 2)
+        left &= ~turn
+        found = []
+        for point in grid[turn & ~settled[y, x]] * (image.shape[1], image.shape[0]):
+            expected.append(point.tolist())
+            _, rated, low = answers(predictor, expected[-1])
+            scores = rule(inside, rated, low).nan_to_num()
+            if scores.max() >= 0.2:
+                found.append(low[int(scores.argmax())].numpy() > 0)
+        settled |= np.any([settled, *found], axis=0)
+    assert sorted(points) == sorted(expected) and len(expected) < allowed
 
 
 def test_no_mask_lies_by_more_than_half_in_a_better_one(asked):

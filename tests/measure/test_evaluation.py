@@ -145,7 +145,7 @@ def test_generator_rows_are_those_of_segment_anything(sam: Sam, samples: list[Sa
     expected = evaluation.score_annotations(annotations, samples[2].labels)
     assert rows.iloc[0].to_dict() == {"id": "image2", "group": "specimen1"} | expected
     assert list(rows.columns) == [
-        "id", "group", "dice", "iou", "ap50", "ap", "f1", "pq", "merges", "splits", "n_pred", "n_true",
+        "id", "group", "dice", "iou", "ap50", "ap", "f1", "pq", "merges", "splits", "n_pred", "n_true", "d50_error",
     ]  # fmt: skip
     union = np.any([annotation["segmentation"] for annotation in annotations], axis=0)
     assert expected["dice"] == metrics.dice(union, samples[2].labels > 0)

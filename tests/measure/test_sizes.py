@@ -9,7 +9,7 @@ from scipy import ndimage
 from skimage.draw import disk, ellipse
 from skimage.measure import label, regionprops_table
 
-from lorasam_core.measure.sizes import COLUMNS, measure, readable_unit, size_distribution
+from lorasam_core.measure.sizes import COLUMNS, measure, median_diameter, readable_unit, size_distribution
 
 
 def discs(radii, gap=6):
@@ -255,3 +255,11 @@ def test_border_weights_count_every_place_once():
             plane[4 + y : 8 + y, 4 + x : 7 + x] = shape
             total += measure(plane[4:-4, 4:-4])["border_weight"].sum()
     assert total == pytest.approx(height * width)
+
+
+@given(st.integers(0, 999))
+def test_the_median_diameter_is_that_of_the_whole_table(seed):
+    labels = np.random.default_rng(seed).integers(0, 5, (9, 12)).astype(np.int32)
+    labels[1:-1, 1:-1] += 5 * (labels[1:-1, 1:-1] > 2)  # some that do not touch the edge
+    expected = size_distribution(measure(labels))["D50"]
+    assert median_diameter(labels) == pytest.approx(expected, nan_ok=True)

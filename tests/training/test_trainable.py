@@ -19,6 +19,7 @@ def selected(method: str):
     [
         ("lora", ("image_encoder.blocks.",), "adapter.safetensors"),
         ("decoder", ("mask_decoder.",), "weights.safetensors"),
+        ("lora_decoder", ("image_encoder.blocks.", "mask_decoder."), "weights.safetensors"),
         ("full", ("image_encoder.", "prompt_encoder.", "mask_decoder."), "weights.safetensors"),
     ],
 )
@@ -28,7 +29,10 @@ def test_each_method_trains_its_part_and_nothing_else(method, prefixes, file):
     assert {next(prefix for prefix in prefixes if name.startswith(prefix)) for name in trained} == set(prefixes)
     assert len(trainable.parameters(sam)) == len(trained) and trainable.file(sam) == file
     whole = {name for name, _ in sam.named_parameters() if name.startswith(prefixes)}
-    assert trained == ({name for name in whole if ".A_" in name or ".B_" in name} if method == "lora" else whole)
+    thin = {name for name in whole if ".A_" in name or ".B_" in name}
+    if method == "lora_decoder":
+        thin |= {name for name in whole if name.startswith("mask_decoder.")}
+    assert trained == (thin if "lora" in method else whole)
 
 
 @pytest.mark.parametrize("method", trainable.SAM_METHODS)
