@@ -19,7 +19,8 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes each takes whole files; the tests of the one book, which takes longest, come first."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
-        places = {item: "book" if "smoke_book" in item.fixturenames else item.path.as_posix() for item in items}
+        book = {"smoke_book", "html"}  # `html` asks for it only where no book is given
+        places = {item: "book" if book & set(item.fixturenames) else item.path.as_posix() for item in items}
         for item, place in places.items():
             item.add_marker(pytest.mark.xdist_group(place))
         items.sort(key=lambda item: places[item] != "book")
