@@ -25,8 +25,8 @@ from lorasam_core.report.numbers import fill
 
 __all__ = [
     "REPORTED", "STUDY", "Page", "adapted_runs", "banner", "edition_facts", "edition_folder", "findings", "frozen_runs",
-    "load_base", "main_config", "main_table", "output_folder", "picture_samples", "picture_set", "run_table",
-    "update_readme", "write_fragments",
+    "instance_measures", "load_base", "main_config", "main_table", "output_folder", "picture_samples", "picture_set",
+    "run_table", "update_readme", "write_fragments",
 ]  # fmt: skip
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -49,10 +49,15 @@ MEASURES = {  # of the table of scores, as they are called in tables
     "generator f1": "mask generator: F1 at IoU 0.5",
     "generator pq": "mask generator: PQ",
     "generator_tuned f1": "mask generator, thresholds by validation: F1 at IoU 0.5",
+    "guided ap50": "guided generator: AP50",
+    "guided f1": "guided generator, threshold by validation: F1 at IoU 0.5",
+    "guided recall": "guided generator, before its threshold: recall at IoU 0.5",
+    "guided d50_error": "guided generator, threshold by validation: error of D50",
 }
 HEADLINE = (  # of these, what the first page shows
-    "predictor dice", "box iou_rated", "point iou_rated", "generator ap50", "generator f1", "generator_tuned f1",
+    "predictor dice", "box iou_rated", "point iou_rated", "guided ap50", "guided f1", "guided d50_error",
 )  # fmt: skip
+UNGUIDED = (*HEADLINE[:3], "generator ap50", "generator f1", "generator_tuned f1")  # of an edition without it
 # what is measured beside the result, or where and how a run is done: no difference between seeds
 ASIDE: dict[str, Any] = {
     "name": "-", "seed": 0, "evaluate": ("predictor",), "truncate": (), "transfer": (), "filters": 0,
@@ -102,12 +107,20 @@ def frozen_runs(edition: Edition) -> list[Record]:
     return sorted(runs, key=lambda r: -len(r.config.evaluate))[:1]
 
 
+def instance_measures(edition: Edition) -> dict[str, str]:
+    """The measures by which single particles are judged, with what they are called: those of the guided generator
+    where the edition asked it, else of the mask generator.
+    """
+    by = ("guided", "guided") if "guided f1" in set(edition.scores["measure"]) else ("generator", "generator_tuned")
+    return {f"{by[0]} ap50": "AP50", f"{by[1]} f1": "F1, thresholds by validation"}
+
+
 def main_table(edition: Edition) -> pd.DataFrame:
     """Frozen against adapted, a row a measure of HEADLINE: %, the paired gain on the same test images, the verdict."""
     sides = dict.fromkeys((r.run_id for r in frozen_runs(edition)), "frozen")
     sides |= dict.fromkeys((r.run_id for r in adapted_runs(edition)), "adapted")
     scores, rows = edition.scores.assign(side=edition.scores["run"].map(sides)).dropna(subset="side"), []
-    for measure in HEADLINE:
+    for measure in HEADLINE if "guided f1" in set(scores["measure"]) else UNGUIDED:
         part = scores[scores["measure"] == measure]
         if part["side"].nunique() == 2:
             found = stats.compared(part, "side", "frozen", "adapted", ["frozen"]).set_index("side")

@@ -48,9 +48,13 @@ page.banner(written=True)
 
 # %%
 total = kept.info["images"]["train"]
-runs = kept.runs.query("experiment in ['main', 'labels'] or method == 'unet'").drop_duplicates("run")
+drawn = kept.runs[kept.runs["experiment"] == "labels"]
+if drawn["train_limit"].notna().all():  # an edition whose runs of all images stand elsewhere
+    drawn = pd.concat([kept.runs.query("experiment == 'main' or method == 'unet'"), drawn])
+frozen = kept.runs.query("experiment == 'main' and method == 'frozen'")
+runs = pd.concat([frozen, drawn]).drop_duplicates("run")
 labelled = runs["train_limit"].astype(float).fillna(total).clip(upper=total).where(runs["method"] != "frozen", 0)
-series = runs["method"].map({"frozen": "frozen", "lora": "adapted", "unet": "U-Net"})
+series = runs["method"].map({"frozen": "frozen", "lora": "adapted", "unet": "U-Net", "unet_watershed": "U-Net"})
 runs = runs.assign(labelled=labelled.astype(int), series=series)
 runs[["run", "name", "series", "labelled", "steps", "images_seen", "seconds"]]
 
@@ -62,7 +66,8 @@ runs[["run", "name", "series", "labelled", "steps", "images_seen", "seconds"]]
 # is under one pair of thresholds for all, which costs them some of it ([against what else](rivals.ipynb) has both).
 
 # %%
-measures = {"predictor dice": "predictor Dice", "generator f1": "F1", "generator ap50": "AP50"}
+by = "guided" if "guided f1" in set(kept.scores["measure"]) else "generator"
+measures = {"predictor dice": "predictor Dice", f"{by} f1": "F1", f"{by} ap50": "AP50"}
 scores = kept.scores.merge(runs[["run", "series", "labelled"]], on="run").replace({"measure": measures})
 scores = scores[scores["measure"].isin(measures.values())]
 means = stats.mean_interval(scores, ["measure", "series", "labelled"])

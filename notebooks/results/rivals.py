@@ -57,10 +57,7 @@ untrained = set(runs.loc[runs["steps"] == 0, "configuration"])
 # watershed's one setting is chosen on the same validation images.
 
 # %%
-words = {
-    "predictor dice": "Dice", "point iou_rated": "IoU from one point",
-    "generator ap50": "AP50", "generator_tuned f1": "F1, thresholds by validation",
-}  # fmt: skip
+words = {"predictor dice": "Dice", "point iou_rated": "IoU from one point", **report.instance_measures(kept)}
 scores = kept.scores.merge(runs, on="run")
 own = scores[scores["method"].isin(UNRATED) & (scores["measure"] == "generator f1")]
 scores = pd.concat([scores, own.assign(measure="generator_tuned f1")])

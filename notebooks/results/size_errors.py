@@ -53,7 +53,10 @@ main = main.assign(model=main["method"].map({"frozen": "frozen", "lora": "adapte
 divided = listed[listed["method"].isin(DIVIDED)].drop_duplicates("run")
 divided = divided.assign(model=divided["name"])
 columns = ["run", "id", "group", "source", "diameter", "unit", "touches_border"]
-own, tuned = (kept.table(name).reindex(columns=columns) for name in ("particles", "tuned_particles"))
+own, tuned, guided = (
+    kept.table(name).reindex(columns=columns) for name in ("particles", "tuned_particles", "guided_particles")
+)
+tuned = guided if len(guided) else tuned
 particles = pd.concat([
     own.merge(main[["run", "model"]], on="run").assign(filters="own"),
     tuned.merge(main[["run", "model"]], on="run").assign(filters="by validation"),

@@ -169,7 +169,7 @@ page.table(counts, "main-counts", caption, runs["run"])
 # is half a 95 % prediction interval for the difference of two single runs (Student's $t$).
 
 # %%
-judged = ["predictor dice", "point iou_rated", "generator ap50", "generator_tuned f1"]
+judged = ["predictor dice", "point iou_rated", *report.instance_measures(kept)]
 adapted = scores[(scores["series"] == "adapted") & scores["measure"].isin(judged)]
 least = {measure: 100 * stats.seed_noise(part) for measure, part in adapted.groupby("measure")}
 seeds = 100 * adapted.pivot_table(index="measure", columns="seed", values="value").add_prefix("seed ")
