@@ -57,9 +57,9 @@ here = root() / folder if folder else write_demo(page.folder / "your-particles" 
 # %% [markdown]
 # ## The model
 #
-# Points are asked only where the model's own mask of the whole tile says particle, and on a sparse grid elsewhere. A
-# mask is rated by the IoU that the model predicts, by its stability, and by the share of it that lies in that
-# foreground; of masks that overlap the best stays.
+# Points are asked only where the model's own mask of the whole tile says particle, and on a sparse grid elsewhere; from
+# coarse to fine, and not again where a good mask already lies. A mask is rated by the IoU that the model predicts, by
+# its stability, and by the share of it that lies in that foreground; of masks that overlap the best stays.
 
 # %%
 from lorasam_core.masks.segmenter import Segmenter
