@@ -57,7 +57,7 @@ def test_published_profile_asks_what_the_study_leaves_open():
     one = {run.name: run.run_id("b", "f", "s") for run in every}
     # the reference of the sweeps, and the main run, are one run each, wherever they stand
     reference = (
-        "reference, seed 0", "rank 32", "learning rate 0.001", "batch size 8", "mixed", "q, v; all blocks",
+        "reference, seed 0", "rank 32", "learning rate 0.003", "batch size 8", "mixed", "q, v; all blocks",
         "all images",
     )  # fmt: skip
     assert len({one[n] for n in reference}) == 1
