@@ -12,6 +12,8 @@ COMMANDS = {
     "segment": ("commands.segment", "masks, overlays and a table of particles of micrographs; no labels needed"),
     "adapt": ("commands.adapt", "train an adapter on your labelled micrographs, from one image on"),
     "sizes": ("commands.sizes", "size distributions of masks, with intervals and border correction"),
+    "export": ("commands.export", "an adapter merged into a checkpoint, as ONNX, or as it is, with a card"),
+    "verify": ("commands.verify", "is an adapter whole, does a run give again what its record says"),
     "experiments": ("experiments.sweeps", "make an edition: the runs that are missing, the pages, the book"),
     "book": ("report.pages", "build the book from existing records"),
     "publish": (

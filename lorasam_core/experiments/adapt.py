@@ -21,6 +21,7 @@ from lorasam_core.experiments import adapt_report
 from lorasam_core.experiments.adapt_plan import Held, Plan
 from lorasam_core.experiments.outputs import alone, begin, replace
 from lorasam_core.experiments.records import write_json
+from lorasam_core.masks.picture import picture
 from lorasam_core.masks.predictor import Autocast
 from lorasam_core.masks.segmenter import WHOLE, Segmenter
 from lorasam_core.masks.thresholds import THRESHOLDS, best_threshold, kept
@@ -220,4 +221,4 @@ def _write_adapter(result: Adapted, trained: Path) -> None:
         "settings": plan.settings, "measured": adapt_report.means(result.rows), "lorasam": plan.settings["lorasam"],
         "date": datetime.now(UTC).date().isoformat(), "data_fingerprint": images.fingerprint,
     }  # fmt: skip
-    save_adapter(sam, result.adapter, segment=segment, card=card)
+    save_adapter(sam, result.adapter, segment=segment, card=card, picture=picture(sam))

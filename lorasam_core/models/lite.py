@@ -183,8 +183,11 @@ class LiteDecoder(MaskDecoder):
         first, norm, act, second, act_again = self.output_upscaling
         coarse, fine = details.split([4 * COARSE, 16 * FINE], dim=2)
         prompts = image.shape[:2]
-        x = first(image.flatten(0, 1)).unflatten(0, prompts) + F.pixel_shuffle(coarse, 2)
-        x = second(act(norm(x.flatten(0, 1)))).unflatten(0, prompts) + F.pixel_shuffle(fine, 4)
+        # four dimensions at a time, which is what ONNX has
+        coarse = F.pixel_shuffle(coarse.flatten(0, 1), 2).unflatten(0, details.shape[:2])
+        fine = F.pixel_shuffle(fine.flatten(0, 1), 4).unflatten(0, details.shape[:2])
+        x = first(image.flatten(0, 1)).unflatten(0, prompts) + coarse
+        x = second(act(norm(x.flatten(0, 1)))).unflatten(0, prompts) + fine
         upscaled: Tensor = act_again(x).flatten(0, 1)
         return upscaled
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +39,8 @@ def load_sam(
     """Load a SAM in evaluation mode, with exact fast attention.
 
     name: lite (weights in this package) or vit_b, vit_l, vit_h (official checkpoints: downloaded once, checked by
-    hash). checkpoint: a local file instead. image_size: side of the square input in pixels, a multiple of the patch
+    hash). checkpoint: a local file instead, in SAM's layout or that of micro-sam's training; the model then carries its
+    name and SHA-256 (`base_checkpoint`). image_size: side of the square input in pixels, a multiple of the patch
     (lite: of 32); position tables are resized to it and the originals kept in `sam.original_tables`. The model carries
     `base_name` and `base_hash` (SHA-256 of its weights before any resizing). device: auto, or one that the machine has.
     Raises ValueError for an unknown name, a missing, truncated or tampered file, or one of another architecture.
@@ -61,6 +64,7 @@ def load_sam(
     use_fast_attention(sam.image_encoder)
     sam.base_name = name
     sam.base_hash = hash_base(sam)
+    sam.base_checkpoint = None if checkpoint is None else {"file": path.name, "sha256": _file_hash(path, "sha256")}
     sam.original_tables = {}
     if image_size is not None:
         resize_input(sam, image_size)
@@ -93,8 +97,7 @@ def _read_state(path: Path, name: str) -> dict[str, Tensor]:
         expected = {WEIGHTS.name: f"sha256:{WEIGHTS_SHA256}"}
     if path.name in expected:
         kind, known = expected[path.name].split(":")
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, kind).hexdigest()
+        found = _file_hash(path, kind)
         if found != known:
             raise ValueError(f"{path} has {kind} {found[:12]}..., not {known[:12]}...; delete it and fetch it again.")
     try:
@@ -102,11 +105,33 @@ def _read_state(path: Path, name: str) -> dict[str, Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: value.float() for key, value in state.items()}
     except Exception as error:  # each reader has errors of its own for a broken file
+        if "Unsupported global" in str(error):
+            raise ValueError(
+                f"{path} is not a readable checkpoint, for it holds objects that could run code; write its weights "
+                "alone to a file, as micro_sam.util.export_custom_sam_model does."
+            ) from error
         raise ValueError(
             f"{path} is not a readable checkpoint ({type(error).__name__}: {_brief(error)}); fetch it again."
         ) from error
+    return _weights(state, path)
+
+
+def _weights(state: Any, path: Path) -> dict[str, Tensor]:
+    """The weights by SAM's own names, float32, of a state dict, or of what micro-sam's training keeps in a file."""
+    inner = state.get("model_state", state) if isinstance(state, Mapping) else None
+    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+        raise ValueError(
+            f"{path} is not a readable checkpoint, for it does not hold named weights alone; fetch another."
+        )
+    if inner is not state:  # micro-sam trains a model that holds the SAM, inside another one on several GPUs
+        inner = {key.removeprefix("module.").removeprefix("sam."): value for key, value in inner.items()}
+    return {key: value.float() for key, value in inner.items()}
+
+
+def _file_hash(path: Path, kind: str) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
 def _brief(error: Exception) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from .model import adapter_of, adapter_state, attach, base_state, build, hash_ba
 
 FORMAT = "lorasam adapter 1"
 SHIPPED = Path(__file__).parents[2] / "weights" / "adapters"
+CONTENT = "content_sha256"  # the entry of the metadata that states `content_hash`
+NEEDED = ("base_name", "base_hash", "image_size", *LoRAConfig.__dataclass_fields__)
 
 
 def _description(sam: Sam, config: LoRAConfig) -> dict[str, Any]:
@@ -34,7 +37,7 @@ def _description(sam: Sam, config: LoRAConfig) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, writer: Callable[[Path], object]) -> None:
+def write_whole(path: Path, writer: Callable[[Path], object]) -> None:
     """Write under a temporary name and rename: a file under the final name is always whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -61,9 +64,25 @@ def _encode(value: Any) -> str:
     return json.dumps(value, default=lambda x: x.tolist() if hasattr(x, "tolist") else str(x))
 
 
+def content_hash(strings: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex) of an adapter's metadata, but for the entry that states it, and of its float32 tensors.
+
+    It finds what changed by accident; who changes a file on purpose can state another.
+    """
+    digest = hashlib.sha256()
+    for key, text in sorted(strings.items()):
+        if key != CONTENT:
+            digest.update(json.dumps([key, text]).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, list(tensor.shape)]).encode())
+        digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def save_adapter(sam: Sam, path: str | os.PathLike[str], **metadata: Any) -> None:
     """Write A and B as one float32 safetensors file that states its base, configuration, input size and normalisation.
 
+    A base from a local file is named with the file's hash (`base_checkpoint`); `content_sha256` is `content_hash`.
     `metadata` (run_id, split_hash, metrics, ...) is kept beside these: strings as they are, other values as JSON.
 
     Raises:
@@ -73,11 +92,18 @@ def save_adapter(sam: Sam, path: str | os.PathLike[str], **metadata: Any) -> Non
     config = adapter_of(sam).config
     own = {"format": FORMAT, "base_name": getattr(sam, "base_name", "sam"), "dropout": config.dropout}
     own |= _description(sam, config)
-    if clash := sorted(own.keys() & metadata):
+    if given := getattr(sam, "base_checkpoint", None):
+        own["base_checkpoint"] = given
+    if clash := sorted((own.keys() | {CONTENT}) & metadata.keys()):
         raise ValueError(f"metadata holds {clash[0]!r}, which the adapter states itself; use another name.")
     tensors = {name: p.detach().to("cpu", torch.float32).contiguous() for name, p in adapter_state(sam).items()}
-    content = to_safetensors(tensors, {key: _encode(value) for key, value in (own | metadata).items()})
-    _write(Path(path), lambda temporary: temporary.write_bytes(content))
+    write_adapter(path, {key: _encode(value) for key, value in (own | metadata).items()}, tensors)
+
+
+def write_adapter(path: str | os.PathLike[str], strings: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+    """Write metadata, as the strings of a file, and float32 tensors, with their hash; OSError as `save_adapter`."""
+    content = to_safetensors(dict(tensors), {**strings, CONTENT: content_hash(strings, tensors)})
+    write_whole(Path(path), lambda temporary: temporary.write_bytes(content))
 
 
 def adapter_path(name: str | os.PathLike[str]) -> Path:
@@ -89,17 +115,25 @@ def adapter_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
-def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Metadata, decoded, and tensors of an adapter file; raises ValueError for a damaged file or another kind."""
+def read_strings(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata, as the strings of the file, and tensors; raises ValueError as `read_adapter` does."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = {key: _decode(text) for key, text in (file.metadata() or {}).items()}
+            strings = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ValueError(f"adapter {path} cannot be read ({error}); copy it again or train it anew.") from error
-    if metadata.get("format") != FORMAT:
+    if strings.get("format") != FORMAT:
         raise ValueError(f"{path} is not an adapter of this package; give a file that save_adapter wrote.")
-    return metadata, tensors
+    if missing := [key for key in NEEDED if key not in strings]:
+        raise ValueError(f"adapter {path} does not state its {missing[0]}; copy it again or train it anew.")
+    return strings, tensors
+
+
+def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata, decoded, and tensors of an adapter file; raises ValueError for a damaged file or another kind."""
+    strings, tensors = read_strings(path)
+    return {key: _decode(text) for key, text in strings.items()}, tensors
 
 
 def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -145,4 +179,4 @@ def export_checkpoint(sam: Sam, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix != ".pth":
         raise ValueError(f"{path} is not a name for a checkpoint; give one that ends in .pth.")
     state = {name: t.detach().to("cpu", torch.float32).contiguous() for name, t in base_state(sam, merged=True).items()}
-    _write(Path(path), lambda temporary: torch.save(state, temporary))
+    write_whole(Path(path), lambda temporary: torch.save(state, temporary))
