@@ -47,7 +47,7 @@ def _adapter(name: str, checkpoint: str | None, device: str) -> bool:
     differs = False
     for check in verify_adapter(adapter_path(name), checkpoint, device):
         print(f"{MARKS[check.holds]:8}{check.name:9}{check.found}", flush=True)
-        differs |= check.holds is False
+        differs |= check.holds is not None and not check.holds
     return differs
 
 

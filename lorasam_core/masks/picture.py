@@ -49,4 +49,4 @@ def agreement(first: dict[str, Any], second: dict[str, Any]) -> float:
     """IoU of the masks of two pictures; 1 where both are empty."""
     a, b = kept_mask(first), kept_mask(second)
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return float(np.count_nonzero(a & b) / union) if union else 1.0

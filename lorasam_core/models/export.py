@@ -25,6 +25,7 @@ from segment_anything.utils.onnx import SamOnnxModel
 from torch import Tensor, nn
 
 from lorasam_core.models.attention import FastAttention
+from lorasam_core.models.lite import COARSE, EMBEDDING, FINE, LiteEncoder
 from lorasam_core.models.lora import hash_base, merge
 from lorasam_core.models.lora.files import write_whole
 
@@ -87,10 +88,10 @@ def export_onnx(sam: Sam, folder: str | Path, **stated: str) -> list[Path]:
     side, grid = plain.image_encoder.img_size, plain.prompt_encoder.image_embedding_size
     encoder, decoder = OnnxEncoder(plain).eval(), OnnxDecoder(plain).eval()
     image = torch.full((side - 1, side, 3), 127.0)
-    with torch.no_grad():
-        embedding = encoder(image)
+    lite = isinstance(plain.image_encoder, LiteEncoder)
+    width = EMBEDDING + 4 * COARSE + 16 * FINE if lite else plain.prompt_encoder.embed_dim
     prompts = {
-        "image_embeddings": embedding, "point_coords": torch.full((1, 3, 2), side / 2.0),
+        "image_embeddings": torch.zeros(1, width, *grid), "point_coords": torch.full((1, 3, 2), side / 2.0),
         "point_labels": torch.tensor([[1.0, 0.0, -1.0]]), "mask_input": torch.zeros(1, 1, 4 * grid[0], 4 * grid[1]),
         "has_mask_input": torch.zeros(1), "orig_im_size": torch.tensor([side - 1.0, side]),
     }  # fmt: skip

@@ -17,6 +17,7 @@ from lorasam_core.experiments import adapt as module
 from lorasam_core.experiments.adapt import COLUMNS, THRESHOLDS, adapt, best_threshold, kept, measured
 from lorasam_core.experiments.adapt_plan import limits
 from lorasam_core.experiments.adapt_report import table
+from lorasam_core.experiments.verify import verify_adapter
 from lorasam_core.masks.segmenter import Segmenter
 from lorasam_core.models.lora import load_adapter, read_adapter
 from lorasam_core.models.sam import load_sam
@@ -126,6 +127,8 @@ def test_the_adapter_says_how_it_is_used_and_what_it_was_made_of(crossed, start)
     frozen = crossed.rows[crossed.rows["model"] == "frozen"]
     assert card["measured"]["frozen"]["dice"] == pytest.approx(frozen["dice"].mean(), abs=1e-4)
     assert not same(tensors(crossed.adapter), tensors(start))
+    checks = {check.name: check.holds for check in verify_adapter(crossed.adapter)}
+    assert list(checks) == ["file", "content", "tensors", "use", "card", "base", "picture"] and all(checks.values())
 
 
 class Page(HTMLParser):

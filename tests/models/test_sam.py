@@ -24,7 +24,16 @@ from segment_anything.modeling.image_encoder import get_rel_pos
 from lorasam_core.models import sam as module
 from lorasam_core.models.attention import FastAttention, use_fast_attention
 from lorasam_core.models.lite import build_lite
-from lorasam_core.models.lora import LoRAConfig, add_lora, hash_base, lora_parameters, merge, unmerge
+from lorasam_core.models.lora import (
+    LoRAConfig,
+    add_lora,
+    hash_base,
+    lora_parameters,
+    merge,
+    read_adapter,
+    save_adapter,
+    unmerge,
+)
 from lorasam_core.models.sam import load_sam, preprocess, resize_input, save_weights
 from tests.tiny_sam import outputs, randomise, same, snapshot, tiny_sam
 
@@ -56,6 +65,24 @@ def test_a_checkpoint_gives_what_segment_anythings_builder_gives(checkpoint):
     close(outputs(sam), outputs(original))
     assert {type(block.attn) for block in sam.image_encoder.blocks} == {FastAttention}
     assert not sam.training and sam.base_name == "vit_b" and sam.original_tables == {}
+
+
+@pytest.mark.parametrize("prefix", ["", "sam.", "module.sam."])
+@pytest.mark.parametrize("extra", [{}, {"decoder_state": {"out.weight": torch.ones(2)}, "iteration": 12, "best": 0.5}])
+def test_weights_that_others_have_trained_are_named_and_hashed(tmp_path, small_vit_b, prefix, extra):
+    """micro-sam publishes plain state dicts, and keeps those that it trains under `model_state`."""
+    plain, trained = tmp_path / "vit_b_lm.pt", tmp_path / "best.pt"
+    state = tiny_sam().state_dict()
+    torch.save(state, plain)
+    torch.save({"model_state": {prefix + name: tensor for name, tensor in state.items()}, **extra}, trained)
+    for path in (plain, trained):
+        sam = load_sam("vit_b", path)
+        assert same(snapshot(sam), state) and sam.base_hash == hash_base(tiny_sam())
+        assert sam.base_checkpoint == {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    adapter = tmp_path / "adapter.safetensors"
+    save_adapter(add_lora(sam, LoRAConfig(2)), adapter)
+    assert read_adapter(adapter)[0]["base_checkpoint"] == sam.base_checkpoint
+    assert load_sam("lite").base_checkpoint is None
 
 
 @torch.no_grad()
@@ -279,6 +306,23 @@ def test_a_truncated_file(checkpoint, tmp_path):
     save_weights(tiny_sam(), whole, {})
     whole.write_bytes(whole.read_bytes()[:-100])
     refused(f"{whole} is not a readable checkpoint .*; fetch it again", "vit_b", whole)
+
+
+def test_objects_that_could_run_code_are_not_read(tmp_path, small_vit_b):
+    path = tmp_path / "best.pt"
+    torch.save({"model_state": tiny_sam().state_dict(), "init": {"optimizer": Planted(tmp_path / "planted")}}, path)
+    refused(f"{path} is not a readable checkpoint, for it holds objects .*export_custom_sam_model", "vit_b", path)
+    assert not (tmp_path / "planted").exists()
+
+
+class Planted:
+    """What writes a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 @pytest.mark.parametrize("content", [{"model": {"a": torch.ones(1)}}, [torch.ones(2)], Path("a/b")])
