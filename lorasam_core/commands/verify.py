@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"{place} does not exist; give an adapter's file, or a run's folder or id.")
     elif place.is_dir():
         place = place.resolve()
-        differs = _run(place.name, str(place.parents[1]))
+        differs = _run(place.name, str(place.parent.parent))
     else:
         differs = _run(args.what, args.runs)
     if differs:
@@ -52,9 +52,13 @@ def _adapter(name: str, checkpoint: str | None, device: str) -> bool:
 
 
 def _run(run_id: str, runs: str) -> bool:
+    from lorasam_core.experiments.executor import RunError
     from lorasam_core.experiments.rerun import TOLERANCE, rerun
 
-    table = rerun(run_id, runs)
+    try:
+        table = rerun(run_id, runs)
+    except RunError as error:
+        raise ValueError(str(error)) from error
     print(table.to_string(index=False))
     apart = table[table["within"] == "no"]
     for _, row in apart.iterrows():

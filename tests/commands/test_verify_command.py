@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lorasam_core.cli import main
 from lorasam_core.experiments import rerun
+from lorasam_core.experiments.executor import RunError
 from lorasam_core.masks.picture import agreement, kept_mask
 from lorasam_core.models import sam as module
 from lorasam_core.models.lora import LoRAConfig, add_lora, lora_parameters, read_adapter, save_adapter
@@ -186,6 +187,15 @@ def test_a_run_is_done_again_and_what_differs_is_named(tmp_path, capsys, monkeyp
     with pytest.raises(SystemExit) as ended:
         main(["verify", *given])
     assert ended.value.code == 1 and "DIFFERS generator f1: 0.6000, and 0.5100 in the record" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_says_so(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RunError("run 0123abcd failed; see its log.")
+
+    monkeypatch.setattr(rerun, "rerun", fails)
+    with pytest.raises(SystemExit, match="error: run 0123abcd failed; see its log"):
+        main(["verify", "0123abcd", "--runs", str(tmp_path)])
 
 
 @pytest.mark.parametrize(

@@ -191,5 +191,5 @@ def test_what_one_file_cannot_hold_is_refused(tmp_path):
 
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ValueError, match=r"package onnx is missing; install it with: pip install 'lorasam\[export\]'"):
+    with pytest.raises(ValueError, match=r"package onnx is missing; install it with: pip install onnx"):
         export_onnx(tiny_sam(), tmp_path)
