@@ -128,7 +128,9 @@ def _plain(sam: Sam) -> Sam:
 
 
 def _traced(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], free: dict[str, Any]) -> bytes:
-    """The module as an ONNX model. torch's newer exporter takes no image size that is itself an input, so the older."""
+    """The module as an ONNX model, by torch's older exporter: the newer one was not tried on the decoder, one of whose
+    inputs is the size of the image.
+    """
     stream = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that it is the older; and each size that a trace keeps, which is meant
