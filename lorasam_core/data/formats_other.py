@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lorasam_core.data import runs
 from lorasam_core.data.annotations import Annotations, grouped, size, without_area
 from lorasam_core.data.decode import decode
 from lorasam_core.data.formats_json import Indexed
-from lorasam_core.data.outlines import Part, Patch, box, ellipse, ring
+from lorasam_core.data.outlines import Part, box, cropped, ellipse, ring
 from lorasam_core.data.sample import DataError
 
 HEAD = 4096  # bytes in which the root of an XML file is looked for
@@ -123,7 +124,7 @@ def index_rois(path: Path, stem: str, files: Sequence[Path] = ()) -> Indexed | N
                 if any(entry.file_size > LARGEST_ROI for entry in inside):
                     raise ValueError("a ROI in it is too large")
                 rois = [archive.read(entry) for entry in inside]
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
             raise ValueError(str(error)) from error
     else:
         rois = [file.read_bytes() for file in files or (path,)]
@@ -187,4 +188,4 @@ def mask_parts(path: Path, shape: tuple[int, int]) -> list[Part]:
         raise DataError(
             f"{path} is {width}x{height} and its image {shape[1]}x{shape[0]} pixels; give both the same size."
         )
-    return [Patch(0, 0, array > 0)]
+    return [cropped(array > 0)]

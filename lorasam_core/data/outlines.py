@@ -116,6 +116,15 @@ def _window(patch: Patch) -> tuple[slice, slice]:
     return slice(patch.top, patch.top + height), slice(patch.left, patch.left + width)
 
 
+def cropped(mask: NDArray[np.bool_], top: int = 0, left: int = 0) -> Patch:
+    """Bool (H, W), with its upper left corner in the image, cut down to what it covers: many are held at once."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return Patch(0, 0, np.zeros((0, 0), bool))
+    first, start = int(rows[0]), int(columns[0])
+    return Patch(top + first, left + start, mask[first : rows[-1] + 1, start : columns[-1] + 1].copy())
+
+
 def paint(objects: Sequence[Sequence[Part]], shape: tuple[int, int], source: str) -> NDArray[np.int32]:
     """Labels int32 (H, W) of objects, numbered from 1 in their order.
 

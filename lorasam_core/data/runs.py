@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lorasam_core.data.outlines import Patch
+from lorasam_core.data.outlines import Patch, cropped
 
 
 def encode(mask: NDArray[np.bool_]) -> list[int]:
@@ -32,8 +32,7 @@ def decode(counts: Sequence[int] | str, height: int, width: int) -> Patch:
     change[first - left * height] = 1
     change[first + length - left * height] -= 1  # a run of 0 between two of the object: they join
     mask = np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(right - left, height).T
-    rows = np.flatnonzero(mask.any(axis=1))
-    return Patch(int(rows[0]), left, mask[rows[0] : rows[-1] + 1])
+    return cropped(mask, 0, left)
 
 
 def decode_rows(counts: Sequence[int], top: int, left: int, height: int, width: int) -> Patch:
