@@ -1,10 +1,9 @@
 """List a folder of micrographs, with labels or without.
 
 It holds `images/` and, by the same stem or one that ends in _mask, _label, _seg or the like, `labels/` or `masks/`, or
-such label files beside the images; or the annotations that `formats` reads. images/ may hold folders, which are then part
-of the ids: sub/name. Optionally `groups.csv` (id, group) and `pixel_size.csv` (id, pixel_size in nm; the
-column may stand in groups.csv instead), else the scale is the image's own. Without groups.csv each file is its own
-group.
+such label files beside the images, or the annotations that `formats` reads; optionally `groups.csv` (id, group) and
+`pixel_size.csv` (id, pixel_size in nm; the column may stand in groups.csv instead), else the scale is the image's own.
+Without groups.csv each file is its own group. images/ may hold folders, which become a part of the id: sub/name.
 """
 
 from __future__ import annotations
@@ -82,8 +81,8 @@ def list_folder(
 def list_images(places: Sequence[str | Path]) -> tuple[dict[str, Path], list[str]]:
     """Image files by id, in natural order, and notes on what was left out.
 
-    places: folders (their images/ if they have one, with its folders; not what is in other subfolders) and files. Labels beside an image
-    of the same name are left out.
+    places: folders (their images/ with its folders if they have one; not what is in other subfolders) and files. Labels
+    beside an image of the same name are left out.
     Raises DataError for a place that is neither, a file of another kind, two files with one id, and where nothing is.
     """
     found, others = dict[str, Path](), list[str]()

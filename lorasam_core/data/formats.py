@@ -67,7 +67,8 @@ def find_annotations(
         files = dict.fromkeys(one.path.relative_to(folder).as_posix() for one in found.values() if one.kind == kind)
         said.append(f"{READ_AS}{kind} from {_few(files)}.")
     if found and spare:
-        notes.append(f"Left out, for their images are missing: {_few({f'{s.names[0]} in {s.path.name}': 0 for s in spare})}.")
+        missing = dict.fromkeys(f"{one.names[0]} in {one.path.name}" for one in spare)
+        notes.append(f"Left out, for their images are missing: {_few(missing)}.")
     return found, said + notes if found else []
 
 

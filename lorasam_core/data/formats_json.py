@@ -53,12 +53,10 @@ def _coco(path: Path, document: Mapping[str, Any]) -> Indexed:
             objects[found["image_id"]].append(found.get("segmentation"))
     if len(objects) < len(document["images"]):
         raise ValueError("two images have one id")
-    listed = [
-        Annotations(
-            path, "COCO", (str(i["file_name"]),), tuple(objects[i["id"]]), coco_parts, size(i.get("height"), i.get("width"))
-        )
-        for i in document["images"]
-    ]  # fmt: skip
+    listed = []
+    for image in document["images"]:
+        stated, of_image = size(image.get("height"), image.get("width")), tuple(objects[image["id"]])
+        listed.append(Annotations(path, "COCO", (str(image["file_name"]),), of_image, coco_parts, stated))
     return listed, [f"Left out, as crowds: {crowds} of {path.name}."] if crowds else []
 
 

@@ -74,7 +74,8 @@ def _cvat_part(found: dict[str, str]) -> Part:
         x0, y0, x1, y1 = numbers("xtl", "ytl", "xbr", "ybr")
         return box(x0, y0, x1 - x0, y1 - y0, degrees)
     if found["tag"] == "ellipse":
-        return ellipse(*numbers("cx", "cy", "rx", "ry"), degrees)
+        x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
+        return ellipse(x, y, rx, ry, degrees)
     counts = [int(run) for run in found["rle"].split(",")]
     return runs.decode_rows(counts, *(int(value) for value in numbers("top", "left", "height", "width")))
 

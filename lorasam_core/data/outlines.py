@@ -65,9 +65,9 @@ def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> P
 
 def _turned(points: NDArray[np.float64], x: float, y: float, degrees: float) -> NDArray[np.float64]:
     if not degrees:
-        return ring(points + (x, y))
+        return ring(points + np.array([x, y]))
     cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return ring(points @ np.array([(cos, sin), (-sin, cos)]) + (x, y))
+    return ring(points @ np.array([(cos, sin), (-sin, cos)]) + np.array([x, y]))
 
 
 def fill(rings: Rings, shape: tuple[int, int]) -> Patch:
@@ -141,7 +141,7 @@ def paint(objects: Sequence[Sequence[Part]], shape: tuple[int, int], source: str
     for k in sorted(range(len(patches)), key=lambda k: -areas[k]):
         labels[_window(patches[k])][patches[k].mask] = k + 1
     seen = np.bincount(labels.ravel(), minlength=len(patches) + 1)[1:]
-    for k in np.flatnonzero(seen == 0):
+    for k in np.flatnonzero(seen == 0).tolist():
         over = np.unique(labels[_window(patches[k])][patches[k].mask])
         if len(over) > 1 or areas[over[0] - 1] != areas[k]:
             raise DataError(f"{source}: object {k + 1} is covered by others; remove it, or what lies on it.")
@@ -158,10 +158,12 @@ def components(labels: NDArray[np.int32]) -> Iterator[tuple[int, Patch, list[Rin
         top, left = region.bbox[:2]
         mask = region.image
         numbered = label(mask, connectivity=1)
-        rings = [
-            [corners + (left, top) for corners in trace(numbered == n)] for n in range(1, numbered.max() + 1)
-        ]  # fmt: skip
-        yield int(region.label), Patch(top, left, mask), rings
+        pieces = (trace(numbered == n) for n in range(1, numbered.max() + 1))
+        yield (
+            int(region.label),
+            Patch(top, left, mask),
+            [[c + np.array([left, top]) for c in rings] for rings in pieces],
+        )
 
 
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up

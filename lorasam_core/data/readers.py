@@ -24,9 +24,10 @@ BLOCK = 2**22  # values stretched at a time: in double precision a whole image c
 
 @dataclass(frozen=True)
 class Record:
-    """Files of one sample; labels: an image of them, or what a file of annotations says. `instances`: the label file holds ids even where it has only two values.
+    """Files of one sample. labels: an image of them, or what a file of annotations says.
 
-    mask, ignore, page: how the files are read, as `read_labels` says.
+    instances: the label image holds ids even where it has only two values. mask, ignore, page: how the files are read,
+    as `read_labels` says.
     """
 
     id: str
