@@ -12,6 +12,7 @@ COMMANDS = {
     "segment": ("commands.segment", "masks, overlays and a table of particles of micrographs; no labels needed"),
     "adapt": ("commands.adapt", "train an adapter on your labelled micrographs, from one image on"),
     "sizes": ("commands.sizes", "size distributions of masks, with intervals and border correction"),
+    "convert": ("commands.convert", "labels of a folder as COCO, ROIs of ImageJ, labelme or TIFF"),
     "experiments": ("experiments.sweeps", "make an edition: the runs that are missing, the pages, the book"),
     "book": ("report.pages", "build the book from existing records"),
     "publish": (

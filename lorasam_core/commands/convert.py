@@ -93,7 +93,8 @@ def _write(images: Sequence[Labelled], part: Path, out: Path, to: str) -> tuple[
         nonlocal masks, particles
         for one in tqdm(images, "convert", unit="image", delay=5, disable=None):
             labels, binary = one.read()
-            masks, particles = masks + binary, particles + np.count_nonzero(np.bincount(labels.ravel())[1:])
+            masks += binary
+            particles += int(np.count_nonzero(np.bincount(labels.ravel())[1:]))
             yield one, labels
 
     if to == "coco":

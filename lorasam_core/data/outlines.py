@@ -159,11 +159,8 @@ def components(labels: NDArray[np.int32]) -> Iterator[tuple[int, Patch, list[Rin
         mask = region.image
         numbered = label(mask, connectivity=1)
         pieces = (trace(numbered == n) for n in range(1, numbered.max() + 1))
-        yield (
-            int(region.label),
-            Patch(top, left, mask),
-            [[c + np.array([left, top]) for c in rings] for rings in pieces],
-        )
+        placed = [[corners + np.array([left, top]) for corners in rings] for rings in pieces]
+        yield int(region.label), Patch(top, left, mask), placed
 
 
 STEPS = ((1, 0), (0, 1), (-1, 0), (0, -1))  # right, down, left, up
