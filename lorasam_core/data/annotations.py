@@ -39,7 +39,8 @@ class Annotations:
 
         Raises DataError for an image of another size, a damaged object, and one of which no pixel would be seen.
         """
-        place = str(self.path) if Path(self.names[0]).stem == self.path.stem else f"{self.path}, {self.names[0]}"
+        own = self.path.name.startswith(Path(self.names[0]).name)  # the file is of this image alone
+        place = str(self.path) if own else f"{self.path}, {self.names[0]}"
         if self.size not in (None, shape):
             (h, w), (height, width) = self.size or shape, shape
             raise DataError(f"{place} is of {w}x{h} pixels and its image of {width}x{height}; give both the same size.")

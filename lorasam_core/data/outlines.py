@@ -39,7 +39,10 @@ Part = Patch | Rings
 
 def ring(points: ArrayLike) -> NDArray[np.float64]:
     """An outline (N, 2) of x, y; ValueError for fewer than three points, and for what is no coordinate."""
-    corners = np.asarray(points, np.float64)
+    try:
+        corners = np.asarray(points, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError("its points are no pairs of numbers") from error
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError("an outline has at least three points of x and y")
     if not (np.abs(corners) <= FARTHEST).all():

@@ -121,7 +121,12 @@ def test_outlines_of_a_ring_and_of_pixels_that_meet_at_a_corner():
     mask = np.ones((3, 3), bool)
     mask[1, 1] = False
     outer, hole = trace(mask)
-    assert outer.tolist() == [[0, 0], [3, 0], [3, 3], [0, 3]] and sorted(hole.tolist()) == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    assert outer.tolist() == [[0, 0], [3, 0], [3, 3], [0, 3]] and sorted(hole.tolist()) == [
+        [1, 1],
+        [1, 2],
+        [2, 1],
+        [2, 2],
+    ]
     pieces = next(components(np.eye(2, dtype=np.int32)))[2]
     assert [len(rings) for rings in pieces] == [1, 1]
     mask[0, 0] = False  # what was a hole is open to a corner, and outside
