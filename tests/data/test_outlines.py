@@ -69,9 +69,10 @@ def test_parts_are_joined_and_outlines_of_one_part_make_holes():
     assert not filled(star)[20, 20]  # crossed twice: outside, by the even-odd rule
 
 
-@pytest.mark.parametrize(
-    "points", [[], [(0, 0), (1, 1)], [(0, 0), (1, 1), (np.nan, 2)], [(0, 0), (1, 1), (1e300, 2)], [1, 2, 3], [(1, 2, 3)] * 3]
-)  # fmt: skip
+NONE = [[], [(0, 0), (1, 1)], [(0, 0), (1, 1), (np.nan, 2)], [(0, 0), (1, 1), (1e300, 2)], [1, 2, 3], [(1, 2, 3)] * 3]
+
+
+@pytest.mark.parametrize("points", NONE)
 def test_what_is_no_outline(points):
     with pytest.raises(ValueError):
         ring(points)
