@@ -60,7 +60,7 @@ def find_annotations(
     if needed and not found and spare:
         raise DataError(f"{spare[0].path} names none of the images ({spare[0].names[0]}); give them the same names.")
     if needed and not found and strange:
-        kinds = KINDS[strange[0].suffix.lower()]
+        kinds = KINDS.get(strange[0].suffix.lower(), "masks or ROIs of one image")
         raise DataError(f"{strange[0]} is not {kinds}; export the labels as COCO, or as label images.")
     said = []
     for kind in dict.fromkeys(one.kind for one in found.values()):

@@ -120,7 +120,7 @@ def index_rois(path: Path, stem: str, files: Sequence[Path] = ()) -> Indexed | N
         try:
             with zipfile.ZipFile(path) as archive:
                 inside = [entry for entry in archive.infolist() if not entry.is_dir()]
-                if not inside or not all(entry.filename.lower().endswith(".roi") for entry in inside):
+                if not all(entry.filename.lower().endswith(".roi") for entry in inside):
                     return None
                 if any(entry.file_size > LARGEST_ROI for entry in inside):
                     raise ValueError("a ROI in it is too large")

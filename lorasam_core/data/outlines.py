@@ -178,8 +178,10 @@ def trace(mask: NDArray[np.bool_]) -> Rings:
         ys, xs = np.nonzero(mask & ~beside)
         edges |= {(a, b, way) for a, b in zip((xs + x).tolist(), (ys + y).tolist(), strict=True)}
     rings, left = [], set(edges)
-    while left:
-        x, y, way = start = min(left)
+    for start in sorted(edges):
+        if start not in left:
+            continue
+        x, y, way = start
         corners, last = list[tuple[int, int]](), None
         while (x, y, way) in left:
             left.remove((x, y, way))
