@@ -27,9 +27,8 @@ def folder(tmp_path):
     return tmp_path / "powder"
 
 
-FILES = {
-    "coco": {"coco.json"}, "imagej": {"a.zip", "x/b.zip"}, "labelme": {"a.json", "x/b.json"}, "tiff": {"a.tif", "x/b.tif"}
-}  # fmt: skip
+ENDINGS = {"imagej": "zip", "labelme": "json", "tiff": "tif"}
+FILES = {"coco": {"coco.json"}} | {to: {f"a.{ending}", f"x/b.{ending}"} for to, ending in ENDINGS.items()}
 
 
 @pytest.mark.parametrize("to", FILES)

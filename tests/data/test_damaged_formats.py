@@ -110,7 +110,7 @@ BAD = {
     "boxes of YOLO": (text("labels/a.txt", "0 0.5 0.5 0.1 0.1\n"), r"a\.txt cannot be read .*box is no outline"),
     "pixels in YOLO": (text("labels/a.txt", "0 10 10 20 10 20 20\n"), "no shares of the sides"),
     "a short line of YOLO": (text("labels/a.txt", yolo(SQUARE) + "\n0 0.5 0.5 0.1\n"), "line 2 is no class with three"),
-    "an empty folder": (lambda f: (f / "labels" / "a").mkdir(parents=True), "labels.a is not masks or ROIs of one image"),
+    "an empty folder": (lambda f: (f / "labels" / "a").mkdir(parents=True), "labels.a is not masks or ROIs of one"),
     "an archive of others": (others, r"a\.zip is not ROIs of ImageJ; export the labels as COCO"),
     "no archive": (text("labels/a.zip", b"PK nothing"), r"a\.zip cannot be read as ROIs of ImageJ"),
     "a ROI in an archive": (archive, "is no ROI of ImageJ, or was cut"),

@@ -85,7 +85,7 @@ def test_cocos_own_library_reads_what_was_written(tmp_path, capsys):
     coco = COCO(str(tmp_path / "coco.json"))
     assert [image["file_name"] for image in coco.loadImgs([1, 2])] == ["x/a.png", "b.png"]
     for annotation, i in zip(coco.loadAnns(coco.getAnnIds([1])), (2, 5, 9), strict=True):
-        mask = RING == i
+        mask = i == RING
         assert (coco.annToMask(annotation) == mask).all() and annotation["area"] == mask.sum()
         y, x = np.nonzero(mask)
         assert annotation["bbox"] == [x.min(), y.min(), np.ptp(x) + 1, np.ptp(y) + 1]
