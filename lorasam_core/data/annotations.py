@@ -50,7 +50,7 @@ class Annotations:
                 objects.append(self.parse(found, shape))
             except DataError:
                 raise
-            except DAMAGED as error:
+            except (*DAMAGED, OSError) as error:
                 raise DataError(
                     f"{place}: object {number} cannot be read ({reason(error)}); correct it, or remove it."
                 ) from error

@@ -9,7 +9,6 @@ Without groups.csv each file is its own group. images/ may hold folders, which b
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import pandas as pd
 
 from lorasam_core.data.annotations import Annotations
 from lorasam_core.data.decode import LOSSLESS, LOSSY, MICROSCOPE, require_lossless
-from lorasam_core.data.formats import find_annotations
+from lorasam_core.data.formats import few, find_annotations, plain
 from lorasam_core.data.readers import Record
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import scale_of
@@ -30,7 +29,6 @@ IMAGES = (*PICTURES, *MICROSCOPE)
 TABLES = (".csv", ".txt")  # beside images: pixel sizes, and what microscopes write
 LEFT_OUT = "Left out, as labels of other images: "
 SHEET = "lorasam-check.png"  # what `lorasam check` draws, by default where it is called
-NAMED = 3  # files in a note
 
 
 def list_folder(
@@ -95,7 +93,7 @@ def list_images(places: Sequence[str | Path]) -> tuple[dict[str, Path], list[str
         elif not place.is_file():
             raise DataError(f"{place} is missing; give a folder or a file that exists.")
         else:
-            files = {_id(place.stem): place}
+            files = {plain(place.stem): place}
         for i, path in files.items():
             if i in found and found[i].resolve() != path.resolve():
                 raise DataError(f"{found[i]} and {path} have one id; rename or remove one of them.")
@@ -161,10 +159,10 @@ def by_stem(
     files: dict[str, Path] = {}
     found = [p for p in sorted(folder.rglob("*")) if _is_visible(p, folder)] if deep else _visible(folder)
     for path in found:
-        place = _id(path.relative_to(folder).parent.as_posix())
+        place = plain(path.relative_to(folder).parent.as_posix())
         if path.suffix.lower() not in suffixes or place in without:
             continue
-        i = _id(path.stem) if place == "." else f"{place}/{_id(path.stem)}"
+        i = plain(path.stem) if place == "." else f"{place}/{plain(path.stem)}"
         if i in files:
             raise DataError(f"{files[i]} and {path.name} have one id; rename or remove one of them.")
         files[i] = path
@@ -190,7 +188,7 @@ def read_table(path: Path, columns: Iterable[str] | None) -> pd.DataFrame:
 def column(path: Path, name: str, ids: Iterable[str]) -> dict[str, str]:
     """Id to value from the columns `id` and `name`; the ids may be file names. Raises DataError for an id twice."""
     table, known = read_table(path, ("id", name)), set(ids)
-    keys = [i if i in known else _without_suffix(i, known) for i in map(_id, table["id"].str.strip())]
+    keys = [i if i in known else _without_suffix(i, known) for i in map(plain, table["id"].str.strip())]
     values = dict(zip(keys, table[name].str.strip(), strict=True))
     if len(values) < len(keys):
         raise DataError(f"{path} lists {next(k for k in keys if keys.count(k) > 1)} twice; keep one line.")
@@ -274,17 +272,6 @@ def _without_labels(files: Mapping[str, Path]) -> dict[str, Path]:
     return {i: p for i, p in files.items() if (base := LABEL_ENDING.sub("", i)) == i or base not in files}
 
 
-def _id(name: str) -> str:
-    """Composed letters: systems differ in how they store the name of a file."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts 2 before 10."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def few(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    first, more = (listed := list(names))[:NAMED], len(listed) - NAMED
-    return ", ".join(first) + (f" and {more} more" if more > 0 else "")

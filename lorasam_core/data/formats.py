@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from lorasam_core.data.annotations import DAMAGED, Annotations, reason
@@ -65,10 +65,10 @@ def find_annotations(
     said = []
     for kind in dict.fromkeys(one.kind for one in found.values()):
         files = dict.fromkeys(one.path.relative_to(folder).as_posix() for one in found.values() if one.kind == kind)
-        said.append(f"{READ_AS}{kind} from {_few(files)}.")
+        said.append(f"{READ_AS}{kind} from {few(files)}.")
     if found and spare:
         missing = dict.fromkeys(f"{one.names[0]} in {one.path.name}" for one in spare)
-        notes.append(f"Left out, for their images are missing: {_few(missing)}.")
+        notes.append(f"Left out, for their images are missing: {few(missing)}.")
     return found, said + notes if found else []
 
 
@@ -83,13 +83,13 @@ def _files(folder: Path, images: Mapping[str, Path]) -> Iterator[tuple[Path, str
         deep = place != folder
         for path in sorted(place.rglob("*") if deep else place.glob("*")):
             inside = path.relative_to(place)
-            if any(part.startswith(".") for part in inside.parts) or _plain(inside.parent.as_posix()) in images:
+            if any(part.startswith(".") for part in inside.parts) or plain(inside.parent.as_posix()) in images:
                 continue
             if path.is_dir():
-                if own and _plain(inside.as_posix()) in images:
-                    yield path, _plain(inside.as_posix()), own
+                if own and plain(inside.as_posix()) in images:
+                    yield path, plain(inside.as_posix()), own
             elif path.suffix.lower() in KINDS and path.name not in ("groups.csv", "pixel_size.csv"):
-                yield path, _plain(inside.as_posix().removesuffix(path.suffix)), own
+                yield path, plain(inside.as_posix().removesuffix(path.suffix)), own
 
 
 def _index(path: Path, stem: str, own: bool, images: Mapping[str, Path]) -> Indexed | None:
@@ -122,7 +122,7 @@ def _index(path: Path, stem: str, own: bool, images: Mapping[str, Path]) -> Inde
 def _match(names: tuple[str, ...], images: Mapping[str, Path], short: Mapping[str, str]) -> str | None:
     """The id of the image that has one of these names: with its folders, fewer of them, or none if that is clear."""
     for name in names:
-        parts = _plain(name.replace("\\", "/")).split("/")
+        parts = plain(name.replace("\\", "/")).split("/")
         for start in range(len(parts)):
             whole = "/".join(parts[start:])
             for candidate in (whole.removesuffix(Path(whole).suffix), whole):
@@ -141,11 +141,12 @@ def _short_names(images: Mapping[str, Path]) -> dict[str, str]:
     return {name: i for i, name in short.items() if counts[name] == 1}
 
 
-def _plain(name: str) -> str:
-    """Composed letters, as ids have them."""
+def plain(name: str) -> str:
+    """Composed letters, as ids have them: systems differ in how they store the name of a file."""
     return unicodedata.normalize("NFC", name)
 
 
-def _few(names: Mapping[str, object]) -> str:
-    first, more = list(names)[:NAMED], len(names) - NAMED
+def few(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    first, more = (listed := list(names))[:NAMED], len(listed) - NAMED
     return ", ".join(first) + (f" and {more} more" if more > 0 else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from lorasam_core.data import runs
@@ -91,10 +91,10 @@ def _labelme(path: Path, stem: str, document: Mapping[str, Any]) -> Indexed:
 
 def labelme_parts(shapes: tuple[Mapping[str, Any], ...], shape: tuple[int, int]) -> list[Part]:
     """Polygons, rectangles, circles (centre and a point of the rim), and masks, which keep their holes."""
-    return [_labelme_part(found) for found in shapes]
+    return [_labelme_part(found, shape) for found in shapes]
 
 
-def _labelme_part(found: Mapping[str, Any]) -> Part:
+def _labelme_part(found: Mapping[str, Any], shape: tuple[int, int]) -> Part:
     points, kind = found["points"], found["shape_type"]
     if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
         return [ring(points)]
@@ -104,23 +104,28 @@ def _labelme_part(found: Mapping[str, Any]) -> Part:
         return ellipse(x0, y0, radius, radius)
     if kind == "rectangle":
         return box(min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
-    with Image.open(io.BytesIO(base64.b64decode(found["mask"], validate=True)), formats=["PNG"]) as picture:
-        mask = np.asarray(picture) > 0  # its corners are pixels, the last one included
-    if mask.shape != (int(y1) - int(y0) + 1, int(x1) - int(x0) + 1):
+    left, top, width, height = int(x0), int(y0), int(x1) - int(x0) + 1, int(y1) - int(y0) + 1  # both corners are pixels
+    packed = base64.b64decode(found["mask"], validate=True)
+    try:
+        with Image.open(io.BytesIO(packed), formats=["PNG"]) as picture:
+            fits = picture.size == (width, height) and width <= shape[1] and height <= shape[0]
+            mask = np.asarray(picture) > 0 if fits else np.zeros(0, bool)  # a small file can hold a huge picture
+    except Exception as error:  # Pillow raises half a dozen types for a broken file
+        raise ValueError("its mask is no PNG that can be read") from error
+    if not fits or mask.ndim != 2:
         raise ValueError("its mask does not fit its corners")
-    return Patch(int(y0), int(x0), mask)
+    return Patch(top, left, mask)
 
 
 def index_csv(path: Path) -> Indexed | None:
     """What VIA's CSV says of each image, and notes; None where it is another table. Raises as `index_json` does."""
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         head = file.readline()
-        if not all(name in head for name in VIA_COLUMNS):
-            return None
-        file.seek(0)
-        rows = list(csv.DictReader(file))
+    if not all(name in head for name in VIA_COLUMNS):
+        return None
+    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     regions: dict[str, list[Any]] = {}
-    for row in rows:
+    for row in table.to_dict("records"):
         of_image = regions.setdefault(row["filename"] if "filename" in row else row["#filename"], [])
         attributes = json.loads(row["region_shape_attributes"] or "{}")
         if attributes:  # an image without regions has a row all the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -60,10 +61,10 @@ def index_xml(path: Path) -> Indexed | None:
 
 def cvat_parts(shapes: Sequence[dict[str, str]], shape: tuple[int, int]) -> list[Part]:
     """Polygons, boxes and ellipses with their rotation, and masks; those of one group are one object."""
-    return [_cvat_part(found) for found in shapes]
+    return [_cvat_part(found, shape) for found in shapes]
 
 
-def _cvat_part(found: dict[str, str]) -> Part:
+def _cvat_part(found: dict[str, str], shape: tuple[int, int]) -> Part:
     def numbers(*names: str) -> list[float]:
         return [float(found[name]) for name in names]
 
@@ -77,33 +78,35 @@ def _cvat_part(found: dict[str, str]) -> Part:
         x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
         return ellipse(x, y, rx, ry, degrees)
     counts = [int(run) for run in found["rle"].split(",")]
-    return runs.decode_rows(counts, *(int(value) for value in numbers("top", "left", "height", "width")))
+    top, left, height, width = (int(value) for value in numbers("top", "left", "height", "width"))
+    if height > shape[0] or width > shape[1]:
+        raise ValueError("its mask is larger than the image")
+    return runs.decode_rows(counts, top, left, height, width)
 
 
 def index_txt(path: Path, stem: str, own: bool) -> Indexed | None:
     """YOLO's segments of one image: a line an object, a class and x, y as shares of the sides. stem: names the image.
 
-    own: the file is among labels; beside an image, where microscopes write text too, what is no YOLO is None.
-    Raises ValueError for boxes and, among labels, for lines that are no segments.
+    own: the file is among labels, and raises ValueError where it holds boxes or anything else. Beside an image, where
+    microscopes write text too, that is None.
     """
-    lines = [line.split() for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines()]
-    lines = [line for line in lines if line]
+    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     try:
-        rows = [[float(value) for value in line] for line in lines]
+        rows = [tuple(map(float, line.split())) for line in lines if line.strip()]
+        if rows and all(len(row) == 5 for row in rows):
+            raise ValueError("it holds boxes, and a box is no outline")
+        for number, row in enumerate(rows, 1):
+            if len(row) < 7 or len(row) % 2 == 0:
+                raise ValueError(f"line {number} is no class with three points or more")
+            if not all(-0.01 <= share <= 1.01 for share in row[1:]):
+                raise ValueError(f"the coordinates of line {number} are no shares of the sides")
     except ValueError:
-        rows = None
-    plausible = rows is not None and all(-0.01 <= v <= 1.01 for row in rows for v in row[1:])
-    if not plausible or (not rows and not own):
-        if own and rows is not None:
-            raise ValueError("its coordinates are no shares of the sides")
-        return None
-    if rows and {len(row) for row in rows} == {5}:
-        raise ValueError("it holds boxes, and a box is no outline")
-    if wrong := [n for n, row in enumerate(rows or (), 1) if len(row) < 7 or len(row) % 2 == 0]:
         if own:
-            raise ValueError(f"line {wrong[0]} is no class with three points or more")
+            raise
         return None
-    return [Annotations(path, "YOLO", (stem,), tuple(tuple(row[1:]) for row in rows or ()), yolo_parts)], []
+    if not rows and not own:
+        return None
+    return [Annotations(path, "YOLO", (stem,), tuple(row[1:] for row in rows), yolo_parts)], []
 
 
 def yolo_parts(shares: Sequence[float], shape: tuple[int, int]) -> list[Part]:
@@ -152,7 +155,7 @@ def roi_parts(data: bytes, shape: tuple[int, int]) -> list[Part]:
         roi = roifile.ImagejRoi.frombytes(data)
         if roi.composite:
             return [[ring(corners) for corners in roi.coordinates(multi=True) if len(corners) > 2]]
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
+    except (AssertionError, NotImplementedError, RuntimeError, struct.error) as error:
         raise ValueError(str(error)) from error
     if roi.roitype in (roifile.ROI_TYPE.RECT, roifile.ROI_TYPE.OVAL):
         left, top, width, height = roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top

@@ -37,7 +37,7 @@ def decode(counts: Sequence[int] | str, height: int, width: int) -> Patch:
 
 def decode_rows(counts: Sequence[int], top: int, left: int, height: int, width: int) -> Patch:
     """The pixels of CVAT's run lengths, row by row in their own box; ValueError where they do not fill it."""
-    if not (0 < height * width <= 2**31 and height > 0):
+    if height < 1 or width < 1:
         raise ValueError("a mask has a width and a height above 0")
     runs = _whole(counts, height * width)
     return Patch(top, left, np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width))

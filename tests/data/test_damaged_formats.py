@@ -2,12 +2,16 @@
 
 import zipfile
 
+import numpy as np
 import pytest
 
+from lorasam_core.data.folders import list_folder
+from lorasam_core.data.readers import read_record
 from lorasam_core.data.sample import DataError
 from tests.made_labels import (
     FLAT,
     FORMATS,
+    SHAPE,
     SQUARE,
     WANTED,
     coco,
@@ -21,7 +25,7 @@ from tests.made_labels import (
     two_images,
     via_csv,
     yolo,
-)  # fmt: skip
+)
 
 
 @pytest.fixture
@@ -95,6 +99,8 @@ BAD = {
     "labelme without points": (text("labels/a.json", labelme({"label": "p"})), r"a\.json: object 1 cannot be read"),
     "labelme's shapes": (text("labels/a.json", labelme() | {"shapes": 7}), r"a\.json cannot be read as COCO, labelme"),
     "labelme's mask": (text("labels/a.json", labelme(shape([[1, 1], [2, 2]], "mask", mask="!!"))), "object 1 cannot"),
+    "labelme's picture": (text("labels/a.json", labelme(shape([[1, 1], [2, 2]], "mask", mask="aGFsbG8="))), "no PNG"),
+    "a large mask of CVAT": (text("a.xml", cvat('<mask rle="9" top="0" left="0" width="9" height="99"/>')), "larger"),
     "a rectangle of no area": (text("labels/a.json", labelme(shape([[1, 1], [1, 5]], "rectangle"))), "width and a hei"),
     "VIA": (text("via.json", {"a": {"filename": "a.png", "regions": [{}]}}), "'shape_attributes' is missing"),
     "VIA's table": (text("via.csv", via_csv().replace('""name""', "name")), r"via\.csv cannot be read as VIA"),
@@ -108,7 +114,8 @@ BAD = {
     "a video of CVAT": (text("a.xml", "<annotations><track/></annotations>"), "is CVAT for video, not CVAT for images"),
     "points of CVAT": (text("a.xml", cvat('<polygon points="1,2;3"/>')), r"a\.xml, sub/a\.png: object 1 .*no pairs of"),
     "boxes of YOLO": (text("labels/a.txt", "0 0.5 0.5 0.1 0.1\n"), r"a\.txt cannot be read .*box is no outline"),
-    "pixels in YOLO": (text("labels/a.txt", "0 10 10 20 10 20 20\n"), "no shares of the sides"),
+    "pixels in YOLO": (text("labels/a.txt", "0 10 10 20 10 20 20\n"), "of line 1 are no shares of the sides"),
+    "words in YOLO": (text("labels/a.txt", "a particle\n"), r"a\.txt cannot be read as YOLO segments"),
     "a short line of YOLO": (text("labels/a.txt", yolo(SQUARE) + "\n0 0.5 0.5 0.1\n"), "line 2 is no class with three"),
     "an empty folder": (lambda f: (f / "labels" / "a").mkdir(parents=True), "labels.a is not masks or ROIs of one"),
     "an archive of others": (others, r"a\.zip is not ROIs of ImageJ; export the labels as COCO"),
@@ -127,6 +134,37 @@ BAD = {
         r"a\.png and .*via\.json \(VIA\) are both labels of a; keep one of them",
     ),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_any_damage_is_an_error_with_a_sentence_or_none(folder, name):
+    """Bytes changed, cut and doubled at random: never another exception, and never labels of another size."""
+    FORMATS[name][1](folder)
+    files = sorted(p for p in folder.rglob("*") if (p.is_file() and p.parent.name != "images") or p.suffix == ".json")
+    whole, rng, refused = {path: path.read_bytes() for path in files}, np.random.default_rng(0), 0
+    for _ in range(60):
+        path = files[rng.integers(len(files))]
+        data = bytearray(whole[path])
+        start, end = sorted(rng.integers(0, len(data), 2))
+        match rng.integers(4):
+            case 0:
+                data = data[:start]
+            case 1:
+                del data[start : min(end, start + 9)]
+            case 2:
+                data[start:start] = data[start : start + 9]
+            case _:
+                for k in rng.integers(0, len(data), 3):
+                    data[k] = rng.choice([*b'0123456789-.,:;"[]{}<>nNaefI', 0, 255])
+        path.write_bytes(data)
+        try:
+            for record in list_folder(folder, labelled_only=True)[0]:
+                assert read_record(record)[0].labels.shape == SHAPE
+        except DataError as error:
+            assert str(error).endswith(".") and ";" in str(error)
+            refused += 1
+        path.write_bytes(whole[path])
+    assert refused > 5
 
 
 @pytest.mark.parametrize("case", BAD)

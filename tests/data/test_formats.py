@@ -18,6 +18,7 @@ from tests.made_labels import (
     FLAT,
     FORMATS,
     SHAPE,
+    SQUARE,
     WANTED,
     coco,
     cvat,
@@ -30,7 +31,8 @@ from tests.made_labels import (
     shape,
     two_images,
     write_rois,
-)  # fmt: skip
+    yolo,
+)
 
 
 @pytest.fixture
@@ -128,6 +130,19 @@ def test_rois_of_other_kinds(folder):
     assert ((labels == 1) == (((x - 15) / 10) ** 2 + ((y - 15) / 5) ** 2 < 1)).all()
     assert [(labels == k).sum() for k in (2, 3)] == [50, 91] and (labels[23:26, 33:36] == 0).all()
     assert (read(folder, "b") == (WANTED == 1)).all()
+
+
+def test_yolo_in_parts_and_beside_images(folder):
+    for k, i in enumerate(("train/a", "val/b")):
+        picture(folder / "parts" / "images" / f"{i}.png", np.full(SHAPE, 90 + k))
+        put(folder / "parts" / "labels" / f"{i}.txt", yolo(SQUARE) if k else "")
+    records, _ = list_folder(folder / "parts")
+    assert [(r.id, read_record(r)[0].labels.max()) for r in records] == [("train/a", 0), ("val/b", 1)]
+    put(folder / "images" / "a.txt", yolo(SQUARE))
+    put(folder / "images" / "b.txt", "0 0.5 0.5 0.1 0.1")
+    assert (read(folder) == (WANTED == 1)).all() and "Left out, without labels: b.png." in list_folder(
+        folder, labelled_only=True
+    )[1]
 
 
 def test_images_in_folders(tmp_path):
