@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import struct
 import zipfile
@@ -170,10 +171,9 @@ def roi_parts(data: bytes, shape: tuple[int, int]) -> list[Part]:
 def require_roifile() -> Any:
     """The package roifile; DataError where it is missing."""
     try:
-        import roifile
+        return importlib.import_module("roifile")
     except ImportError as error:
         raise DataError('ImageJ\'s ROIs need the package roifile; pip install "lorasam[formats]".') from error
-    return roifile
 
 
 def index_masks(path: Path, stem: str, files: Sequence[Path]) -> Indexed:
