@@ -10,6 +10,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from lorasam_core.commands.check import contact_sheet
+from lorasam_core.data import load_dataset
 from lorasam_core.data.check import check_folder
 from lorasam_core.data.folders import list_folder, list_images
 from lorasam_core.data.readers import read_record
@@ -130,6 +131,17 @@ def test_rois_of_other_kinds(folder):
     assert ((labels == 1) == (((x - 15) / 10) ** 2 + ((y - 15) / 5) ** 2 < 1)).all()
     assert [(labels == k).sum() for k in (2, 3)] == [50, 91] and (labels[23:26, 33:36] == 0).all()
     assert (read(folder, "b") == (WANTED == 1)).all()
+
+
+def test_annotations_are_a_data_set(folder):
+    for k in range(2):
+        picture(folder / "images" / f"{'cd'[k]}.png", np.random.default_rng(9 + k).integers(0, 200, SHAPE))
+    images = [{"id": k, "file_name": f"{i}.png"} for k, i in enumerate("abcd")]
+    found = [{"image_id": k, "segmentation": [FLAT[k % 2]]} for k in range(3)]
+    put(folder / "coco.json", {"images": images, "annotations": found})
+    data = load_dataset(folder)
+    assert [(s.id, int((s.labels > 0).sum())) for s in data] == [("a", 100), ("b", 75), ("c", 100), ("d", 0)]
+    assert data.notes == ["Labels are read as COCO from coco.json.", "In 1 of 4 images no particle is labelled: d."]
 
 
 def test_yolo_in_parts_and_beside_images(folder):
