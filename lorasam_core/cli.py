@@ -14,6 +14,7 @@ COMMANDS = {
     "sizes": ("commands.sizes", "size distributions of masks, with intervals and border correction"),
     "export": ("commands.export", "an adapter merged into a checkpoint, as ONNX, or as it is, with a card"),
     "verify": ("commands.verify", "is an adapter whole, does a run give again what its record says"),
+    "convert": ("commands.convert", "labels of a folder as COCO, ROIs of ImageJ, labelme or TIFF"),
     "experiments": ("experiments.sweeps", "make an edition: the runs that are missing, the pages, the book"),
     "book": ("report.pages", "build the book from existing records"),
     "publish": (

@@ -15,10 +15,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from skimage.segmentation import mark_boundaries
 
+from lorasam_core.data.annotations import Annotations
 from lorasam_core.data.check import MODEL_SIDE, SMALL, Checked, check_folder
 from lorasam_core.data.folders import SHEET
 from lorasam_core.data.label_files import MASKS
-from lorasam_core.data.readers import read_image, read_labels
+from lorasam_core.data.readers import labels_of, read_image
 from lorasam_core.data.sample import DataError
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def contact_sheet(
     chosen = np.linspace(0, count - 1, min(count, THUMBNAILS)).round().astype(int)
     pictures, colors = {}, {}
     for row in checked.table.iloc[chosen].to_dict("records"):
-        picture = _thumbnail(row["file"], row["labels"], {"mask": mask, "ignore": ignore, "page": page})
+        picture = _thumbnail(row["file"], checked.labels.get(row["id"]), {"mask": mask, "ignore": ignore, "page": page})
         title = "\n".join(row["id"][k : k + TITLE] for k in range(0, len(row["id"]), TITLE))
         if row["problem"]:
             height, width = picture.shape[:2]
@@ -120,7 +121,7 @@ def contact_sheet(
     return plots.panels(pictures, columns=COLUMNS, width=2 * COLUMNS, colors=colors)
 
 
-def _thumbnail(path: str, labels_path: str, reading: dict[str, Any]) -> NDArray[np.uint8]:
+def _thumbnail(path: str, source: Path | Annotations | None, reading: dict[str, Any]) -> NDArray[np.uint8]:
     """RGB uint8 (H, W, 3), the longest side 256 pixels; grey where the image cannot be read."""
     try:
         image = read_image(path, reading["page"])
@@ -131,10 +132,9 @@ def _thumbnail(path: str, labels_path: str, reading: dict[str, Any]) -> NDArray[
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     small = small if small.ndim == 3 else np.stack([small] * 3, axis=-1)
     try:
-        labels = read_labels(labels_path, **reading)[0] if labels_path else np.zeros((height, width), np.int32)
+        shape = (height, width)
+        labels = labels_of(source, shape, **reading)[0] if source else np.zeros(shape, np.int32)
     except DataError:
-        return small
-    if labels.shape != (height, width):
         return small
     outlined = mark_boundaries(small, cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), OUTLINE, mode="inner")
     return np.round(255 * outlined).astype(np.uint8)

@@ -86,6 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         print(note, file=sys.stderr)
     folders = {path.parent for path in files.values()}
     folders |= {folder.parent for folder in folders if folder.name == "images"}
+    folders |= {place for place in args.places if place.is_dir()}
     listed = {i: size for folder in sorted(folders) for i, size in pixel_sizes(folder, files).items()}
 
     from lorasam_core.experiments.segment import Filters, Reading, segment_folder

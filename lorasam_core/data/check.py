@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from lorasam_core.data.annotations import Annotations
 from lorasam_core.data.decode import TIFF
 from lorasam_core.data.folders import few, find_labels, list_images, pixel_sizes, read_groups
-from lorasam_core.data.readers import read_image, read_labels
+from lorasam_core.data.formats import READ_AS
+from lorasam_core.data.readers import labels_of, read_image, read_labels
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import read_scale, scale_of
 
@@ -45,10 +47,13 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Checked:
-    """table: a row an image, as `check_folder` describes; findings: errors first, then warnings, then notes."""
+    """table: a row an image, as `check_folder` describes; findings: errors first, then warnings, then notes; labels:
+    by the id of an image, where it has some.
+    """
 
     table: pd.DataFrame
     findings: list[Finding]
+    labels: Mapping[str, Path | Annotations] = field(default_factory=dict)
 
 
 def check_folder(
@@ -75,7 +80,9 @@ def check_folder(
     if pixel_size is not None:
         scale_of(folder, pixel_size)  # one that is no size is refused once, not for each image
     images, left_out = list_images([folder])
-    labels, spare = _try(errors, lambda: find_labels(Path(folder), images)) or (dict[str, Path](), list[str]())
+    labels, spare = _try(errors, lambda: find_labels(Path(folder), images)) or (
+        dict[str, Path | Annotations](), list[str]()
+    )  # fmt: skip
     sizes = _try(errors, lambda: pixel_sizes(Path(folder), images)) or {}
     _try(errors, lambda: read_groups(Path(folder), labels))
     bar = tqdm(images.items(), "checking", unit="image", delay=5, disable=None)
@@ -83,11 +90,16 @@ def check_folder(
     rows = [_look(i, path, labels.get(i), pixel_size, sizes, reading) for i, path in bar]
     seen = pd.DataFrame(rows, columns=[*COLUMNS, "digest", "gaps", "disagrees"]).astype(COLUMNS)
     findings = [_of_error(error) for error in sum((row["errors"] for row in rows), errors)]
-    findings += [Finding("warning", n.rstrip("."), "keep one folder of labels, with one for each image") for n in spare]
+    read_as = [n for n in spare if n.startswith(READ_AS)]
+    findings += [Finding("note", n.rstrip("."), "see that the contact sheet shows them in place") for n in read_as]
+    findings += [
+        Finding("warning", n.rstrip("."), "keep one folder of labels, with one for each image")
+        for n in spare if n not in read_as
+    ]  # fmt: skip
     findings += [Finding("note", n.rstrip("."), "if one is an image, save it as PNG or TIFF") for n in left_out]
     findings += _findings(seen)
     findings.sort(key=lambda f: ("error", "warning", "note").index(f.severity))
-    return Checked(seen[list(COLUMNS)], findings)
+    return Checked(seen[list(COLUMNS)], findings, labels)
 
 
 def _try(errors: list[DataError], read: Callable[[], Any]) -> Any:
@@ -105,8 +117,9 @@ def _of_error(error: DataError) -> Finding:
 
 
 def _look(
-    i: str, path: Path, labels: Path | None, given: float | None, sizes: Mapping[str, float], reading: dict[str, Any]
-) -> _Row:
+    i: str, path: Path, labels: Path | Annotations | None, given: float | None, sizes: Mapping[str, float],
+    reading: dict[str, Any],
+) -> _Row:  # fmt: skip
     """A row of the table, and what the findings need besides."""
     errors = list[DataError]()
     row: _Row = {"id": i, "file": str(path), "labels": str(labels or ""), "read_as": "none", "pixel_size_from": ""}
@@ -145,14 +158,15 @@ def _grey_values(image: NDArray[np.uint8]) -> _Row:
             "saturated": saturated, "digest": digest}  # fmt: skip
 
 
-def _particles(path: Path, reading: dict[str, Any], shape: tuple[int, int] | None) -> _Row:
-    """Number, sizes and contacts of the particles of a label file; `shape`: that of its image, if that can be read."""
-    labels, binary = read_labels(path, **reading)
+def _particles(source: Path | Annotations, reading: dict[str, Any], shape: tuple[int, int] | None) -> _Row:
+    """Number, sizes and contacts of the particles of labels; `shape`: that of their image, if that can be read."""
+    if shape:
+        labels, binary = labels_of(source, shape, **reading)
+    elif isinstance(source, Annotations):
+        return {}
+    else:
+        labels, binary = read_labels(source, **reading)
     height, width = labels.shape
-    if shape and labels.shape != shape:
-        raise DataError(
-            f"{path} is {width}x{height} and its image {shape[1]}x{shape[0]} pixels; give both the same size."
-        )
     areas = np.bincount(labels.ravel())[1:]
     ids = np.flatnonzero(areas) + 1
     row = {"read_as": "binary mask" if binary else "instances", "particles": len(ids), "gaps": len(ids) < len(areas)}

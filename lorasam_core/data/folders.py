@@ -1,22 +1,23 @@
 """List a folder of micrographs, with labels or without.
 
 It holds `images/` and, by the same stem or one that ends in _mask, _label, _seg or the like, `labels/` or `masks/`, or
-such label files beside the images; optionally `groups.csv` (id, group) and `pixel_size.csv` (id, pixel_size in nm; the
-column may stand in groups.csv instead), else the scale is the image's own. Without groups.csv each file is its own
-group.
+such label files beside the images, or the annotations that `formats` reads; optionally `groups.csv` (id, group) and
+`pixel_size.csv` (id, pixel_size in nm; the column may stand in groups.csv instead), else the scale is the image's own.
+Without groups.csv each file is its own group. images/ may hold folders, which become a part of the id: sub/name.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from lorasam_core.data.annotations import Annotations
 from lorasam_core.data.decode import LOSSLESS, LOSSY, MICROSCOPE, require_lossless
+from lorasam_core.data.formats import few, find_annotations, plain
 from lorasam_core.data.readers import Record
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import scale_of
@@ -28,7 +29,6 @@ IMAGES = (*PICTURES, *MICROSCOPE)
 TABLES = (".csv", ".txt")  # beside images: pixel sizes, and what microscopes write
 LEFT_OUT = "Left out, as labels of other images: "
 SHEET = "lorasam-check.png"  # what `lorasam check` draws, by default where it is called
-NAMED = 3  # files in a note
 
 
 def list_folder(
@@ -45,7 +45,7 @@ def list_folder(
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give one that holds images/ and labels/ or masks/.")
-    files = by_stem(_image_folder(folder), IMAGES)
+    files = _image_files(folder)
     images = _without_labels(files)
     if not images:
         raise DataError(f"{folder} has no images; put PNG or TIFF files in images/ and masks in labels/ or masks/.")
@@ -58,10 +58,14 @@ def list_folder(
         images = {i: path for i, path in images.items() if i in labels}
     for i, path in images.items():
         if i not in labels:
-            place = next(iter(labels.values())).parent
+            first = next(iter(labels.values()))
+            if isinstance(first, Annotations):
+                raise DataError(f"{path} has no labels in {first}; label it, or remove the image.")
+            place = first.parent
             name = f"{i}_mask.png" if place == path.parent else f"{i}.png"
             raise DataError(f"{path} has no mask; add {place / name}, or remove the image.")
-        require_lossless(labels[i])
+        if isinstance(found := labels[i], Path):
+            require_lossless(found)
     if spare := [path.name for path in files.values() if path not in used]:
         notes.append(f"{LEFT_OUT}{few(spare)}.")
     groups, sizes, records = read_groups(folder, images), pixel_sizes(folder, images), []
@@ -75,22 +79,21 @@ def list_folder(
 def list_images(places: Sequence[str | Path]) -> tuple[dict[str, Path], list[str]]:
     """Image files by id, in natural order, and notes on what was left out.
 
-    places: folders (their images/ if they have one; not what is in other subfolders) and files. Labels beside an image
-    of the same name are left out.
+    places: folders (their images/ with its folders if they have one; not what is in other subfolders) and files. Labels
+    beside an image of the same name are left out.
     Raises DataError for a place that is neither, a file of another kind, two files with one id, and where nothing is.
     """
     found, others = dict[str, Path](), list[str]()
     for place in map(Path, places):
         if place.is_dir():
-            folder = _image_folder(place)
-            files = by_stem(folder, IMAGES)
-            others += [p.name for p in _visible(folder) if p.suffix.lower() not in (*IMAGES, *TABLES)]
+            files = _image_files(place)
+            others += [p.name for p in _visible(_image_folder(place)) if p.suffix.lower() not in (*IMAGES, *TABLES)]
         elif place.suffix.lower() not in IMAGES:
             raise DataError(f"{place} is no image; give a folder, or files of {', '.join(IMAGES)}.")
         elif not place.is_file():
             raise DataError(f"{place} is missing; give a folder or a file that exists.")
         else:
-            files = {_id(place.stem): place}
+            files = {plain(place.stem): place}
         for i, path in files.items():
             if i in found and found[i].resolve() != path.resolve():
                 raise DataError(f"{found[i]} and {path} have one id; rename or remove one of them.")
@@ -106,16 +109,29 @@ def list_images(places: Sequence[str | Path]) -> tuple[dict[str, Path], list[str
     return {i: images[i] for i in sorted(images, key=_natural)}, notes
 
 
-def find_labels(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
-    """The label file of each image (id to path) that has one, and notes on what was left out.
+def find_labels(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Path | Annotations], list[str]]:
+    """The labels of each image (id to path) that has some, and notes on what they are and what was left out.
 
-    They are in labels/, else in masks/, whichever holds PNG, TIFF or BMP files, else beside the images.
-    Raises DataError for two files with one id.
+    Label images are in labels/, else in masks/, whichever holds PNG, TIFF or BMP files, else beside the images. Others
+    are what `find_annotations` finds.
+    Raises DataError for two files with one id, and for an image with labels of two kinds.
     """
-    places = {name: by_stem(folder / name) for name in LABEL_FOLDERS}
+    pictures, notes = _label_images(folder, images)
+    labels: dict[str, Path | Annotations] = {i: p for i, p in pictures.items() if p.suffix.lower() in LOSSLESS}
+    found, said = find_annotations(folder, images, needed=not labels)
+    if twice := [i for i in found if i in labels]:
+        one, other = labels[twice[0]], found[twice[0]]
+        raise DataError(f"{one} and {other} ({other.kind}) are both labels of {twice[0]}; keep one of them.")
+    return {**pictures, **labels, **found}, notes + said
+
+
+def _label_images(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """The label image of each image that has one, and notes."""
+    deep = any("/" in i for i in images)
+    places = {name: by_stem(folder / name, deep=deep, without=images) for name in LABEL_FOLDERS}
     readable = [n for n, files in places.items() if any(p.suffix.lower() in LOSSLESS for p in files.values())]
     chosen = next((n for n in (*readable, *places) if places[n]), None)
-    files = places[chosen] if chosen else by_stem(next(iter(images.values())).parent)
+    files = places[chosen] if chosen else _image_files(folder, PICTURES)
     labels, spare, known = dict[str, Path](), list[str](), set(images.values())
     for i, path in files.items():
         image = i if i in images else LABEL_ENDING.sub("", i)
@@ -133,13 +149,20 @@ def find_labels(folder: Path, images: Mapping[str, Path]) -> tuple[dict[str, Pat
     return labels, notes
 
 
-def by_stem(folder: Path, suffixes: Collection[str] = PICTURES) -> dict[str, Path]:
-    """Files with these suffixes by id, sorted. Raises DataError for two files with one id."""
+def by_stem(
+    folder: Path, suffixes: Collection[str] = PICTURES, *, deep: bool = False, without: Collection[str] = ()
+) -> dict[str, Path]:
+    """Files with these suffixes by id, sorted. Raises DataError for two files with one id.
+
+    deep: those of its folders as well, but for hidden ones and those of these ids (`without`), as sub/name.
+    """
     files: dict[str, Path] = {}
-    for path in _visible(folder):
-        if path.suffix.lower() not in suffixes:
+    found = [p for p in sorted(folder.rglob("*")) if _is_visible(p, folder)] if deep else _visible(folder)
+    for path in found:
+        place = plain(path.relative_to(folder).parent.as_posix())
+        if path.suffix.lower() not in suffixes or place in without:
             continue
-        i = _id(path.stem)
+        i = plain(path.stem) if place == "." else f"{place}/{plain(path.stem)}"
         if i in files:
             raise DataError(f"{files[i]} and {path.name} have one id; rename or remove one of them.")
         files[i] = path
@@ -165,11 +188,17 @@ def read_table(path: Path, columns: Iterable[str] | None) -> pd.DataFrame:
 def column(path: Path, name: str, ids: Iterable[str]) -> dict[str, str]:
     """Id to value from the columns `id` and `name`; the ids may be file names. Raises DataError for an id twice."""
     table, known = read_table(path, ("id", name)), set(ids)
-    keys = [i if i in known else Path(i).stem for i in map(_id, table["id"].str.strip())]
+    keys = [i if i in known else _without_suffix(i, known) for i in map(plain, table["id"].str.strip())]
     values = dict(zip(keys, table[name].str.strip(), strict=True))
     if len(values) < len(keys):
         raise DataError(f"{path} lists {next(k for k in keys if keys.count(k) > 1)} twice; keep one line.")
     return values
+
+
+def _without_suffix(name: str, known: Collection[str]) -> str:
+    """Of a file its id: the name with its folders, if that is one, else without."""
+    whole = name.removesuffix(Path(name).suffix)
+    return whole if whole in known else Path(name).stem
 
 
 def pixel_sizes(folder: Path, ids: Iterable[str]) -> dict[str, float]:
@@ -220,10 +249,22 @@ def _image_folder(folder: Path) -> Path:
     return folder / "images" if (folder / "images").is_dir() else folder
 
 
+def _image_files(folder: Path, suffixes: Collection[str] = IMAGES) -> dict[str, Path]:
+    """Files by id: those of images/ with its folders, else those of the folder alone."""
+    place = _image_folder(folder)
+    return by_stem(place, suffixes, deep=place != folder)
+
+
 def _visible(folder: Path) -> list[Path]:
     """What a folder holds, sorted, without its folders and hidden files; nothing where there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(p for p in files if not p.name.startswith(".") and p.name != SHEET and not p.is_dir())
+    return sorted(p for p in files if _is_visible(p, folder))
+
+
+def _is_visible(path: Path, folder: Path) -> bool:
+    """Whether it is a file, not hidden, of `folder` or of one in it that is not hidden either."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.name != SHEET and not path.is_dir()
 
 
 def _without_labels(files: Mapping[str, Path]) -> dict[str, Path]:
@@ -231,17 +272,6 @@ def _without_labels(files: Mapping[str, Path]) -> dict[str, Path]:
     return {i: p for i, p in files.items() if (base := LABEL_ENDING.sub("", i)) == i or base not in files}
 
 
-def _id(name: str) -> str:
-    """Composed letters: systems differ in how they store the name of a file."""
-    return unicodedata.normalize("NFC", name)
-
-
 def _natural(name: str) -> list[tuple[bool, int, str]]:
     """Sorts 2 before 10."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", name)]
-
-
-def few(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    first, more = (listed := list(names))[:NAMED], len(listed) - NAMED
-    return ", ".join(first) + (f" and {more} more" if more > 0 else "")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lorasam_core.data.annotations import Annotations
 from lorasam_core.data.decode import decode
 from lorasam_core.data.label_files import read_labels
 from lorasam_core.data.sample import DataError, Sample
@@ -21,14 +24,15 @@ BLOCK = 2**22  # values stretched at a time: in double precision a whole image c
 
 @dataclass(frozen=True)
 class Record:
-    """Files of one sample. `instances`: the label file holds ids even where it has only two values.
+    """Files of one sample. labels: an image of them, or what a file of annotations says.
 
-    mask, ignore, page: how the files are read, as `read_labels` says.
+    instances: the label image holds ids even where it has only two values. mask, ignore, page: how the files are read,
+    as `read_labels` says.
     """
 
     id: str
     image: Path
-    labels: Path
+    labels: Path | Annotations
     group: str
     pixel_size: float | None = None
     instances: bool = False
@@ -43,15 +47,26 @@ def read_record(record: Record) -> tuple[Sample, bool]:
     Raises DataError for a file that cannot be read and for sizes that differ.
     """
     image = read_image(record.image, record.page)
-    labels, binary = read_labels(
-        record.labels, record.instances, mask=record.mask, ignore=record.ignore, page=record.page
-    )
-    if image.shape[:2] != labels.shape:
-        raise DataError(
-            f"{record.labels} is {labels.shape[1]}x{labels.shape[0]} and its image {image.shape[1]}x{image.shape[0]} "
-            "pixels; give both the same size."
-        )
+    reading = {"mask": record.mask, "ignore": record.ignore, "page": record.page}
+    labels, binary = labels_of(record.labels, (image.shape[0], image.shape[1]), record.instances, **reading)
     return Sample(image, labels, record.id, record.group, record.pixel_size), binary
+
+
+def labels_of(
+    source: Path | Annotations, shape: tuple[int, int], instances: bool = False, **reading: Any
+) -> tuple[NDArray[np.int32], bool]:
+    """Labels int32 (H, W) for an image of that size, and whether they come from a binary mask.
+
+    reading: of a label image, as `read_labels` has it. Raises DataError as that and `Annotations.read` do, and for
+    another size.
+    """
+    if isinstance(source, Annotations):
+        return source.read(shape), False
+    labels, binary = read_labels(source, instances, **reading)
+    if labels.shape != shape:
+        (h, w), (height, width) = labels.shape, shape
+        raise DataError(f"{source} is {w}x{h} and its image {width}x{height} pixels; give both the same size.")
+    return labels, binary
 
 
 def read_image(path: str | Path, page: int | None = None) -> np.ndarray:

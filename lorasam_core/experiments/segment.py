@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import tifffile
 import torch
 from skimage.io import imsave
 from tqdm import tqdm
@@ -24,6 +23,7 @@ from lorasam_core.data.databar import cropped
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
+from lorasam_core.data.write_labels import write_label_tiff
 from lorasam_core.experiments.outputs import RUN, alone, begin, replace
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.segmenter import RATINGS
@@ -31,7 +31,6 @@ from lorasam_core.masks.tiles import Found
 from lorasam_core.measure import sizes
 from lorasam_core.models.devices import environment
 
-LARGEST_16 = 65535
 SUMMARY = [
     "image", "file", "particles", "at_border", "coverage", "D10", "D50", "D90", "unit", "pixel_size", "pixel_size_from",
     "height", "width", "data_bar", "seconds", "sha256", "problem",
@@ -93,7 +92,8 @@ def segment_folder(
         "reading": {name: getattr(reading, name) for name in ("crop_bottom", "page", "pixel_size")},
     }  # fmt: skip
     with alone(out):
-        done = sorted(path.stem for path in (out / "state").glob("*.json"))
+        state = out / "state"
+        done = sorted(p.relative_to(state).as_posix().removesuffix(".json") for p in state.rglob("*.json"))
         if not done:  # nothing that other settings could disagree with
             (out / RUN).unlink(missing_ok=True)
         if others := [i for i in done if i not in files]:
@@ -123,6 +123,8 @@ def _one(
     state, begun = out / "state" / f"{i}.json", time.perf_counter()
     row: dict[str, Any] = {"image": i, "file": str(path), "sha256": "", "problem": ""}
     labels_file, overlay = out / "labels" / f"{i}.tif", out / "overlays" / f"{i}.png"
+    for file in (state, labels_file, overlay):  # an id may hold the folders of its image
+        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
         row |= {"sha256": _sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
@@ -176,8 +178,7 @@ def _kept(found: Found, image: np.ndarray, scale: Scale | None, filters: Filters
 
 
 def _write_labels(path: Path, labels: np.ndarray) -> None:
-    dtype = np.uint16 if labels.max(initial=0) <= LARGEST_16 else np.uint32
-    replace(path, lambda to: tifffile.imwrite(to, labels.astype(dtype), compression="zlib"))
+    replace(path, lambda to: write_label_tiff(to, labels))
 
 
 def _sha256(path: Path) -> str:

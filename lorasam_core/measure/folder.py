@@ -79,13 +79,13 @@ def _files(place: Path) -> tuple[Path, dict[str, Path], dict[str, Path]]:
     inside = place if place.is_dir() else place.parent
     holds = any((inside / name).is_dir() for name in LABEL_FOLDERS)  # then its own name, masks perhaps, says nothing
     folder = inside.parent if inside.name in LABEL_FOLDERS and not holds else inside
-    images = by_stem(folder / "images", IMAGES)
+    images = by_stem(folder / "images", IMAGES, deep=True)
     if place.is_file():
         labels = {place.stem: place}
     elif place != folder:
         labels = by_stem(place)
     else:
-        named = (by_stem(folder / name) for name in LABEL_FOLDERS)
+        named = (by_stem(folder / name, deep=True) for name in LABEL_FOLDERS)
         labels = next((files for files in named if files), {})
         if not labels and not images:  # labels alone, or x_mask beside x
             images = by_stem(folder, IMAGES)
