@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tifffile
 from filelock import FileLock, Timeout
 
 from lorasam_core.experiments.records import write_json
 
 RUN = "run.json"
+LARGEST_16 = 65535
 
 
 @contextmanager
@@ -47,3 +51,15 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".part-{path.name}")
     write(part)
     os.replace(part, path)
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """Ids from 0 (H, W) as a TIFF: uint16, beyond 65,535 uint32."""
+    dtype = np.uint16 if labels.max(initial=0) <= LARGEST_16 else np.uint32
+    replace(path, lambda to: tifffile.imwrite(to, labels.astype(dtype), compression="zlib"))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

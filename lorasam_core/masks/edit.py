@@ -78,7 +78,7 @@ class Labelling:
 
     @classmethod
     def draft(cls, image: np.ndarray, segmenter: Segmenter, **stated: Any) -> Labelling:
-        """What a segmenter finds, to be corrected with the same model; `stated` stands in the log beside its settings."""
+        """What a segmenter finds, to be corrected with the same model; `stated` is logged beside its settings."""
         return cls(image, segmenter(image).labels, Clicks(segmenter), model=segmenter.described, **stated)
 
     @classmethod
