@@ -164,6 +164,6 @@ def checked_box(box: Box, shape: tuple[int, ...]) -> Box:
         raise ValueError(f"{box!r} is no box; give x0, y0, x1, y1 in pixels.") from error
     pixel_at((x0, y0), shape)
     pixel_at((x1, y1), shape)
-    if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"the box {tuple(box)} has no inside; give x0, y0, x1, y1 with x0 < x1 and y0 < y1.")
+    if not (x0 <= x1 and y0 <= y1):
+        raise ValueError(f"the box {tuple(box)} has no inside; give x0, y0, x1, y1 with x0 <= x1 and y0 <= y1.")
     return x0, y0, x1, y1
