@@ -68,8 +68,8 @@ def main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     reading = Reading(args.crop_bottom, args.pixel_size, sizes, args.page)
     table = draft_folder(files, args.out, segmenter, reading, groups)
-    usable = [args.out / i for i in table.loc[table["problem"] == "", "image"]]
-    _report(table, args.out, *training_folder(usable, args.out))
+    unusable = table.loc[table["problem"] != "", "image"].tolist()
+    _report(table, args.out, *training_folder(args.out, files, without=unusable))
 
 
 def _report(table: pd.DataFrame, out: Path, training: Path, accepted: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,20 +97,25 @@ def load(folder: str | Path, image: np.ndarray | None = None, ask: Ask | None = 
         raise DataError(f"{folder}: {error}") from error
 
 
-def training_folder(folders: Sequence[str | Path], out: str | Path) -> tuple[Path, int]:
-    """What was accepted of some labellings as `lorasam adapt` reads it; the folder, and the number of images.
+def training_folder(
+    out: str | Path, images: Mapping[str, Path] | None = None, without: Collection[str] = ()
+) -> tuple[Path, int]:
+    """What was accepted of the labellings in `out` as `lorasam adapt` reads it; the folder, and the number of images.
 
     Writes `out`/labelled: images/ (copies of the files), labels/, groups.csv, and pixel_size.csv where every image has
-    a scale. An image whose labels are no longer accepted goes. Raises DataError as `load` does.
+    a scale. An image whose labels are no longer accepted goes. images: where files lie now, by id, if not where the log
+    says; without: ids to leave out. Raises DataError as `load` does.
     """
-    place, rows = Path(out) / TRAINING, list[dict[str, Any]]()
+    out = Path(out)
+    place, rows = out / TRAINING, list[dict[str, Any]]()
     for kind in ("images", "labels"):
         (place / kind).mkdir(parents=True, exist_ok=True)
-    for folder in map(Path, folders):
+    for folder in sorted(path.parent for path in out.glob(f"*/{LOG}")):
         log = read_log(folder)
-        if not log or log[-1]["action"] != "accept" or "file" not in log[0]:
+        if folder.name in without or not log or log[-1]["action"] != "accept" or "file" not in log[0]:
             continue
-        labelling, file = load(folder), Path(log[0]["file"])
+        file = Path((images or {}).get(folder.name, log[0]["file"]))
+        labelling = load(folder, read_image(file, page=log[0].get("page")))
         write_labels(place / "labels" / f"{folder.name}.tif", labelling.labels)
         copy = place / "images" / f"{folder.name}{file.suffix.lower()}"
         replace(copy, partial(shutil.copyfile, file))

@@ -91,8 +91,14 @@ def test_work_is_never_overwritten_and_what_is_accepted_can_be_trained_on(folder
     work = load(out / "b")
     work.remove(work.ids[0])
     save(work, out / "b")
-    draft(folder, out)
+    draft(folder / "images" / "a.png", out)
     assert list((out / "labelled" / "labels").iterdir()) == []
+    work.accept()
+    save(work, out / "b")
+    moved = folder.rename(tmp_path / "moved")
+    draft(moved / "images" / "b.png", out)
+    draft(moved / "images" / "b.png", out, "--tile", "64")
+    assert [path.name for path in (out / "labelled" / "images").iterdir()] == ["b.png"]
 
 
 def test_an_image_that_changed_under_its_labels_is_named(folder, tmp_path, capsys):
