@@ -10,6 +10,7 @@ from importlib.metadata import version
 COMMANDS = {
     "check": ("commands.check", "look at a folder of micrographs: what can be used, and what to do about the rest"),
     "segment": ("commands.segment", "masks, overlays and a table of particles of micrographs; no labels needed"),
+    "draft": ("commands.draft", "drafts of labels for you to correct, a number on every particle"),
     "adapt": ("commands.adapt", "train an adapter on your labelled micrographs, from one image on"),
     "sizes": ("commands.sizes", "size distributions of masks, with intervals and border correction"),
     "export": ("commands.export", "an adapter merged into a checkpoint, as ONNX, or as it is, with a card"),

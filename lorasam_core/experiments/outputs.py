@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -9,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
+from lorasam_core.data.write_labels import write_label_tiff
 from lorasam_core.experiments.records import write_json
 
 RUN = "run.json"
@@ -47,3 +50,14 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
     part = path.with_name(f".part-{path.name}")
     write(part)
     os.replace(part, path)
+
+
+def write_labels(path: Path, labels: np.ndarray) -> None:
+    """Ids from 0 (H, W) as a TIFF: uint16, beyond 65,535 uint32."""
+    replace(path, lambda to: write_label_tiff(to, labels))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

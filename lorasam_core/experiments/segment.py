@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -23,8 +22,7 @@ from lorasam_core.data.databar import cropped
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
-from lorasam_core.data.write_labels import write_label_tiff
-from lorasam_core.experiments.outputs import RUN, alone, begin, replace
+from lorasam_core.experiments.outputs import RUN, alone, begin, replace, sha256, write_labels
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.segmenter import RATINGS
 from lorasam_core.masks.tiles import Found
@@ -127,7 +125,7 @@ def _one(
         file.parent.mkdir(parents=True, exist_ok=True)
     try:
         scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
-        row |= {"sha256": _sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
+        row |= {"sha256": sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
         before: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))["summary"] if state.exists() else {}
         if before and all(before[key] == row[key] for key in ("sha256", "pixel_size")):
             return before
@@ -137,7 +135,7 @@ def _one(
         part, bottom = _without_bar(image, reading.crop_bottom, path)
         labels, particles = _kept(segment(part), part, scale, filters)
         labels = np.pad(labels, ((0, bottom), (0, 0)))
-        _write_labels(labels_file, labels)
+        write_labels(labels_file, labels)
         picture = plots.outlines(image, labels)
         replace(overlay, lambda to: imsave(to, picture, check_contrast=False))
         row |= {
@@ -175,15 +173,6 @@ def _kept(found: Found, image: np.ndarray, scale: Scale | None, filters: Filters
     numbers = np.zeros(len(found.scores) + 1, np.int64)
     numbers[table["label"]] = np.arange(1, len(table) + 1)
     return numbers[found.labels], table.assign(label=np.arange(1, len(table) + 1))
-
-
-def _write_labels(path: Path, labels: np.ndarray) -> None:
-    replace(path, lambda to: write_label_tiff(to, labels))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tables(rows: list[dict[str, Any]], out: Path) -> pd.DataFrame:

@@ -22,8 +22,8 @@
 # lorasam adapt path/to/labelled --out my-adapter
 # ```
 #
-# Labels need not be drawn from nothing: let [segment](segment.ipynb) make a draft, and remove, split and add particles
-# in an editor of label images. What the draft never finds is easily missed in the labels as well.
+# Labels need not be drawn from nothing: let the model make a draft, and remove, split and add particles, as
+# [label](label.ipynb) shows. What the draft never finds is easily missed in the labels as well.
 
 # %% tags=["parameters"]
 profile: str = "quick"  # whose edition this page belongs to: smoke, quick, emps or study

@@ -15,7 +15,8 @@ from skimage.draw import disk
 from skimage.io import imread, imsave
 from skimage.measure import label
 
-from lorasam_core.experiments.segment import Filters, Reading, _write_labels, segment_folder
+from lorasam_core.experiments.outputs import write_labels
+from lorasam_core.experiments.segment import Filters, Reading, segment_folder
 from lorasam_core.masks.tiles import Found
 from lorasam_core.measure.folder import measure_folder
 
@@ -157,7 +158,7 @@ def test_rows_of_a_data_bar_are_cut_off_and_empty_in_the_labels(files, tmp_path)
 @pytest.mark.parametrize(("most", "dtype"), [(65_535, np.uint16), (65_536, np.uint32)])
 def test_more_than_65_535_particles_need_32_bits(tmp_path, most, dtype):
     labels = np.arange(most - 5, most + 1).reshape(2, 3)
-    _write_labels(tmp_path / "many.tif", labels)
+    write_labels(tmp_path / "many.tif", labels)
     written = tifffile.imread(tmp_path / "many.tif")
     assert written.dtype == dtype and np.array_equal(written, labels)
 
