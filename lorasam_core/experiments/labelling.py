@@ -110,21 +110,23 @@ def training_folder(
     place, rows = out / TRAINING, list[dict[str, Any]]()
     for kind in ("images", "labels"):
         (place / kind).mkdir(parents=True, exist_ok=True)
-    for folder in sorted(path.parent for path in out.glob(f"*/{LOG}")):
-        log = read_log(folder)
-        if folder.name in without or not log or log[-1]["action"] != "accept" or "file" not in log[0]:
+    for folder in sorted(path.parent for path in out.rglob(LOG)):
+        i, log = folder.relative_to(out).as_posix(), read_log(folder)  # an id may hold the folders of its image
+        if i in without or not log or log[-1]["action"] != "accept" or "file" not in log[0]:
             continue
-        file = Path((images or {}).get(folder.name, log[0]["file"]))
+        file = Path((images or {}).get(i, log[0]["file"]))
         labelling = load(folder, read_image(file, page=log[0].get("page")))
-        write_labels(place / "labels" / f"{folder.name}.tif", labelling.labels)
-        copy = place / "images" / f"{folder.name}{file.suffix.lower()}"
+        labels, copy = place / "labels" / f"{i}.tif", place / "images" / f"{i}{file.suffix.lower()}"
+        for path in (labels, copy):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_labels(labels, labelling.labels)
         replace(copy, partial(shutil.copyfile, file))
-        rows.append({"id": folder.name, "group": log[0].get("group", folder.name),
-                     "pixel_size": log[0].get("pixel_size")})  # fmt: skip
+        rows.append({"id": i, "group": log[0].get("group", i), "pixel_size": log[0].get("pixel_size")})
     kept = {row["id"] for row in rows}
-    for path in [*(place / "images").iterdir(), *(place / "labels").iterdir()]:
-        if path.stem not in kept:
-            path.unlink()
+    for kind in ("images", "labels"):
+        for path in [path for path in (place / kind).rglob("*") if path.is_file()]:
+            if path.relative_to(place / kind).with_suffix("").as_posix() not in kept:
+                path.unlink()
     table = pd.DataFrame(rows, columns=["id", "group", "pixel_size"])
     replace(place / "groups.csv", lambda to: table[["id", "group"]].to_csv(to, index=False))
     (place / "pixel_size.csv").unlink(missing_ok=True)

@@ -101,6 +101,24 @@ def test_work_is_never_overwritten_and_what_is_accepted_can_be_trained_on(folder
     assert [path.name for path in (out / "labelled" / "images").iterdir()] == ["b.png"]
 
 
+def test_images_in_folders_keep_their_places(tmp_path):
+    """Two of one name, in two folders, are two labellings, and stay two when they are accepted."""
+    for name in ("one", "two"):
+        (tmp_path / "in" / "images" / name).mkdir(parents=True)
+        micrograph(tmp_path / "in" / "images" / name / "a.png")
+    out = tmp_path / "out"
+    draft(tmp_path / "in", out)
+    for name in ("one", "two"):
+        work = load(out / name / "a")
+        work.accept()
+        save(work, out / name / "a")
+    draft(tmp_path / "in", out)
+    assert states(out) == {"one/a": "accepted", "two/a": "accepted"}
+    records, _ = list_folder(out / "labelled")
+    assert {record.id for record in records} == {"one/a", "two/a"}
+    assert all(read_record(record)[0].labels.any() for record in records)
+
+
 def test_an_image_that_changed_under_its_labels_is_named(folder, tmp_path, capsys):
     out = tmp_path / "out"
     draft(folder, out)
