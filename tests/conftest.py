@@ -16,6 +16,7 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several processes each takes whole files; the tests of the one book, which takes longest, come first."""
     if os.environ.get("PYTEST_XDIST_WORKER"):
