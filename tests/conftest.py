@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,15 +17,29 @@ if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
     os.environ["LORASAM_DATA"] = str(_SHARED)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def of_the_book(nodeid: str) -> bool:
+    """Whether a test looks at the smoke book, which takes longest to make."""
+    return nodeid.startswith(("tests/book/", "tests/test_end_to_end.py"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes each takes whole files; the tests of the one book, which takes longest, come first."""
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        book = {"smoke_book", "html"}  # `html` asks for it only where no book is given
-        places = {item: "book" if book & set(item.fixturenames) else item.path.as_posix() for item in items}
-        for item, place in places.items():
-            item.add_marker(pytest.mark.xdist_group(place))
-        items.sort(key=lambda item: places[item] != "book")
+    """The tests of the book come first."""
+    items.sort(key=lambda item: not of_the_book(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes each takes whole files, and one all tests of the book, so that it is made once.
+
+    xdist's own groups (3.8) have no effect under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "book" if of_the_book(nodeid) else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
