@@ -13,8 +13,9 @@ from lorasam_core.stats import bootstrap_interval
 COLUMNS = {
     "predictor": ["dice", "iou", "accuracy"], "point": ["iou_best", "iou_rated"], "box": ["iou_best", "iou_rated"],
     "exact_box": ["iou_best", "iou_rated"], "generator": ["dice", "ap50", "ap", "f1", "pq"],
+    "guided": ["dice", "ap50", "ap", "f1", "pq", "recall", "d50_error"],
 }  # fmt: skip
-EVERY = tuple(COLUMNS)
+EVERY = tuple(name for name in COLUMNS if name != "guided")
 
 
 def write_run(folder, run_id, level, evaluators=("predictor",), scatter=0.0, measured=None, **settings):

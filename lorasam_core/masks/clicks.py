@@ -11,7 +11,7 @@ import numpy as np
 
 from lorasam_core.masks import operations
 from lorasam_core.masks.guided import STABILITY_OFFSET
-from lorasam_core.masks.patches import Patch, cut, placed
+from lorasam_core.masks.patches import Piece, cut, placed
 from lorasam_core.masks.predictor import Embedding, Predictor, evaluating
 from lorasam_core.masks.segmenter import SPECK, TILE_SHARE, WHOLE, Segmenter
 from lorasam_core.training.prompts import whole_image_box
@@ -30,10 +30,10 @@ class Prompt(NamedTuple):
     inside: tuple[Point, ...] = ()
     outside: tuple[Point, ...] = ()
     box: Box | None = None
-    mask: Patch | None = None
+    mask: Piece | None = None
 
 
-Ask: TypeAlias = Callable[[np.ndarray, Prompt], Patch]  # image, prompt -> the mask, which may be empty
+Ask: TypeAlias = Callable[[np.ndarray, Prompt], Piece]  # image, prompt -> the mask, which may be empty
 
 
 class Clicks:
@@ -50,7 +50,7 @@ class Clicks:
         self._image: np.ndarray | None = None
         self._seen: OrderedDict[tuple[int, int, int], tuple[Embedding, np.ndarray]] = OrderedDict()
 
-    def __call__(self, image: np.ndarray, prompt: Prompt) -> Patch:
+    def __call__(self, image: np.ndarray, prompt: Prompt) -> Piece:
         """The mask, without specks, of an image uint8 (H, W) or (H, W, 3); ValueError for another image.
 
         One point: of the model's three masks the one of the greatest rating x stability x share that lies in the
@@ -130,9 +130,9 @@ class Clicks:
         best = int(score.argmax())
         return masks[best], low[best : best + 1]
 
-    def _as_prompt(self, patch: Patch, y: int, x: int, shape: tuple[int, ...]) -> np.ndarray:
+    def _as_prompt(self, patch: Piece, y: int, x: int, shape: tuple[int, ...]) -> np.ndarray:
         """A mask as logits (1, m, m) at the prompt encoder's size."""
-        frame = Patch(y, x, np.zeros(shape, bool))
+        frame = Piece(y, x, np.zeros(shape, bool))
         whole = placed(patch, frame).astype(np.uint8) * np.uint8(255)
         resized = self.predictor.transform.apply_image(whole)
         side = self.predictor.transform.target_length

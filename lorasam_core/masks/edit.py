@@ -13,7 +13,7 @@ import numpy as np
 from lorasam_core.data.sample import DataError
 from lorasam_core.masks.clicks import Ask, Box, Clicks, Point, Prompt, checked_box, pixel_at
 from lorasam_core.masks.patches import (
-    Patch,
+    Piece,
     cut,
     deepest,
     divided,
@@ -28,7 +28,7 @@ from lorasam_core.masks.patches import (
 from lorasam_core.masks.predictor import as_rgb
 from lorasam_core.masks.segmenter import Segmenter
 
-Painted = list[tuple[int, Patch]]  # ids and the pixels that get them, in this order
+Painted = list[tuple[int, Piece]]  # ids and the pixels that get them, in this order
 
 
 class _Change(NamedTuple):
@@ -278,10 +278,10 @@ class Labelling:
     def _pixel(self, point: Point) -> tuple[int, int]:
         return pixel_at(point, self.labels.shape)
 
-    def _patch(self, i: int) -> Patch:
+    def _patch(self, i: int) -> Piece:
         return cut(self.labels == i)
 
-    def _asked(self, prompt: Prompt) -> Patch:
+    def _asked(self, prompt: Prompt) -> Piece:
         if self.ask is None:
             raise ValueError("there is no model to ask; give one, as Labelling(image, labels, Clicks(segmenter)).")
         return self.ask(self.image, prompt)

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 
-class Patch(NamedTuple):
+class Piece(NamedTuple):
     """Pixels of an image: mask bool (h, w), whose upper left pixel lies at row y and column x."""
 
     y: int
@@ -36,28 +36,28 @@ class Patch(NamedTuple):
         return 0 <= y - self.y < height and 0 <= x - self.x < width and bool(self.mask[y - self.y, x - self.x])
 
 
-def cut(mask: np.ndarray, y: int = 0, x: int = 0) -> Patch:
+def cut(mask: np.ndarray, y: int = 0, x: int = 0) -> Piece:
     """The smallest patch of a bool mask (H, W) whose upper left pixel lies at (y, x); of an empty mask 0 x 0 pixels."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     if not len(rows):
-        return Patch(y, x, np.zeros((0, 0), bool))
+        return Piece(y, x, np.zeros((0, 0), bool))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return Patch(y + int(rows[0]), x + int(columns[0]), np.ascontiguousarray(part))
+    return Piece(y + int(rows[0]), x + int(columns[0]), np.ascontiguousarray(part))
 
 
-def pack(patch: Patch) -> dict[str, Any]:
+def pack(patch: Piece) -> dict[str, Any]:
     """A patch as JSON holds it: its corner and size in pixels, and its bits, row by row, compressed."""
     bits = zlib.compress(np.packbits(patch.mask).tobytes(), 9)
     place = {"y": patch.y, "x": patch.x, "height": patch.mask.shape[0], "width": patch.mask.shape[1]}
     return place | {"bits": base64.b64encode(bits).decode()}
 
 
-def unpack(packed: dict[str, Any]) -> Patch:
+def unpack(packed: dict[str, Any]) -> Piece:
     """The patch that `pack` packed."""
     shape = int(packed["height"]), int(packed["width"])
     bits = np.frombuffer(zlib.decompress(base64.b64decode(packed["bits"])), np.uint8)
     mask = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
-    return Patch(int(packed["y"]), int(packed["x"]), mask)
+    return Piece(int(packed["y"]), int(packed["x"]), mask)
 
 
 def pack_labels(labels: np.ndarray) -> str:
@@ -90,7 +90,7 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
     return mask & (pieces == 1 + stats[1:, cv2.CC_STAT_AREA].argmax()) if count > 2 else mask
 
 
-def placed(patch: Patch, frame: Patch) -> np.ndarray:
+def placed(patch: Piece, frame: Piece) -> np.ndarray:
     """What of a patch lies on the window of another, bool of that one's size."""
     out = np.zeros(frame.mask.shape, bool)
     top, left = patch.y - frame.y, patch.x - frame.x

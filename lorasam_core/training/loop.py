@@ -22,6 +22,7 @@ from lorasam_core.config import NOT_RESULTS, RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.devices import peak_memory_mb, reset_peak_memory, resolve_device, resolve_precision
+from lorasam_core.models.lora import lora_parameters
 from lorasam_core.training import checkpoint, trainable
 from lorasam_core.training.blocks import check_compile, training_blocks
 from lorasam_core.training.fit import NonFiniteLoss, Timed, fit, make_fabric, undivided, warmup_cosine
@@ -94,7 +95,7 @@ def train(
         model=sam, objective=objective,
         items=TrainingItems(virtual, sam.image_encoder.img_size, mask_size, config.prompts_per_image, OBLONG),
         validation=Validation(sam, objective, val_set, config, precision == "bf16-mixed"),
-        parameters=trainable.parameters(sam),
+        parameters=lora_parameters(sam) if config.method == "lora" else trainable.parameters(sam),
         file=trainable.file(sam),
         save=lambda path, **metadata: trainable.save(sam, path, **metadata),
         load=lambda path: trainable.load(sam, path),

@@ -14,7 +14,7 @@ from lorasam_core.data.particles import generate
 from lorasam_core.data.sample import DataError
 from lorasam_core.masks.clicks import Clicks, Prompt
 from lorasam_core.masks.edit import Labelling
-from lorasam_core.masks.patches import Patch, cut, divided, pack, placed, unpack
+from lorasam_core.masks.patches import Piece, cut, divided, pack, placed, unpack
 from lorasam_core.masks.segmenter import Segmenter
 from lorasam_core.measure.metrics import iou
 
@@ -119,7 +119,7 @@ def test_refining_asks_with_the_mask_and_a_point_deep_in_it():
     work = labelling(ask)
     work.refine(5, inside=[(45, 31)], outside=[(41, 27)])
     (prompt,) = asked
-    assert np.array_equal(placed(prompt.mask, Patch(0, 0, np.zeros(SHAPE, bool))), draft() == 5)
+    assert np.array_equal(placed(prompt.mask, Piece(0, 0, np.zeros(SHAPE, bool))), draft() == 5)
     assert len(prompt.inside) == 2 and prompt.inside[1] == (45, 31) and prompt.outside == ((41, 27),)
     x, y = prompt.inside[0]
     assert 43 <= x <= 46 and 29 <= y <= 32
@@ -280,7 +280,7 @@ def test_a_packed_patch_is_the_same(height, width, y, x, seed):
     patch = cut(mask, y, x)
     back = unpack(json.loads(json.dumps(pack(patch))))
     assert back[:2] == patch[:2] and np.array_equal(back.mask, patch.mask)
-    frame = Patch(y - 3, x + 2, np.zeros((height + 5, width), bool))
+    frame = Piece(y - 3, x + 2, np.zeros((height + 5, width), bool))
     expected = np.array(
         [[y <= r < y + height and x <= c < x + width and mask[r - y, c - x] for c in range(x + 2, x + 2 + width)]
          for r in range(y - 3, y + 2 + height)]

@@ -43,7 +43,7 @@ def edition(tmp_path):
 
 def test_main_table_holds_the_records_numbers(edition):
     table = report.main_table(edition).set_index("metric, %")
-    assert list(table.index) == [report.MEASURES[m] for m in report.HEADLINE if "tuned" not in m]
+    assert list(table.index) == [report.MEASURES[m] for m in report.UNGUIDED if "tuned" not in m]
     frozen = edition.records[0].metrics["test"]["generator"]["ap50"]
     expected = f"{100 * frozen['mean']:.1f} [{100 * frozen['low']:.1f},\u00a0{100 * frozen['high']:.1f}]"
     assert table.loc["mask generator: AP50", "frozen"] == expected
