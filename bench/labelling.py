@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from bench.simulated_user import simulate
 from lorasam_core.data import Sample, load_dataset
-from lorasam_core.experiments.simulated_user import simulate
 from lorasam_core.masks.clicks import Clicks
 from lorasam_core.masks.edit import Labelling
 from lorasam_core.masks.segmenter import Segmenter

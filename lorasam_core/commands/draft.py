@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from lorasam_core.commands.segment import add_model, add_reading, add_tiles
+
 
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam draft", description=__doc__)
@@ -18,22 +20,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, required=True, help="folder for the drafts; called again it goes on, and "
                          "what you have worked on stays")  # fmt: skip
-    command.add_argument("--adapter", help="a file, or emps, which ships; without one the base model as it is")
-    command.add_argument("--model", default="lite", help="base model, where no adapter names it")
-    command.add_argument("--checkpoint", help="a local file of the base model's weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_model(command)
     asked = command.add_argument_group("mask generator (default: what the adapter says)")
     asked.add_argument("--points", type=int, help="points along a side of each tile's grid")
     asked.add_argument("--score", type=float, help="least score of a mask, 0 to 1")
-    size = asked.add_mutually_exclusive_group()
-    size.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
-    size.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
-    images = command.add_argument_group("images")
-    images.add_argument(
-        "--pixel-size", type=float, help="nm a pixel of all images; else from pixel_size.csv or the file"
-    )
-    images.add_argument("--crop-bottom", default="auto", help="data bar: auto, none, or its height in pixels")
-    images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
+    add_tiles(asked)
+    add_reading(command)
     return command
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from lorasam_core.experiments.outputs import sha256
 
 FORMS = ("checkpoint", "onnx", "adapter")
 CARD = "card.md"
@@ -84,7 +85,7 @@ def _write(
     else:
         from lorasam_core.models.export import export_onnx
 
-        stated = {} if path is None else {"adapter": path.name, "adapter_sha256": _sha256(path)}
+        stated = {} if path is None else {"adapter": path.name, "adapter_sha256": sha256(path)}
         export_onnx(sam, files[0].parent, **stated)
     return {"base_name": model, "base_hash": sam.base_hash, "base_checkpoint": sam.base_checkpoint,
             "image_size": sam.image_encoder.img_size}  # fmt: skip
@@ -94,13 +95,13 @@ def card(
     files: Sequence[Path], base: Mapping[str, Any], path: Path | None, metadata: Mapping[str, Any], use: str
 ) -> str:
     """Markdown: what the files are and how they are used, base and hashes, then training and measures as JSON."""
-    rows = [(file.name, f"{file.stat().st_size:,} bytes, SHA-256 {_sha256(file)}") for file in files]
+    rows = [(file.name, f"{file.stat().st_size:,} bytes, SHA-256 {sha256(file)}") for file in files]
     rows.append(("base", f"{base['base_name']}, SHA-256 of its weights {base['base_hash']}"))
     if given := base["base_checkpoint"]:
         rows.append(("base's file", f"{given['file']}, SHA-256 {given['sha256']}"))
     rows.append(("input", f"{base['image_size']} pixels a side"))
     if path is not None:
-        rows.append(("adapter", f"{path.name}, SHA-256 {_sha256(path)}"))
+        rows.append(("adapter", f"{path.name}, SHA-256 {sha256(path)}"))
         rows.append(("LoRA", f"rank {metadata['rank']}, alpha {metadata['alpha']:g}, scaling {metadata['scaling']}, "
                      f"targets {', '.join(metadata['targets'])}"))  # fmt: skip
     known = {key: metadata[key] for key in ("run_id", "metrics", "segment", "card") if key in metadata}
@@ -109,8 +110,3 @@ def card(
     if known:
         lines += ["", "## Use, training and measures", "", "```json", json.dumps(known, indent=1), "```"]
     return "\n".join(lines) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

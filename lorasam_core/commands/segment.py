@@ -13,16 +13,38 @@ import pandas as pd
 from lorasam_core.data.scale import to_nm
 
 
+def add_model(command: argparse.ArgumentParser) -> None:
+    """Options that choose the model."""
+    command.add_argument("--adapter", help="a file, or emps, which ships; without one the base model as it is")
+    command.add_argument("--model", default="lite", help="base model, where no adapter names it")
+    command.add_argument("--checkpoint", help="a local file of the base model's weights")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+
+
+def add_tiles(asked: argparse._ArgumentGroup) -> None:
+    """Options that choose the size of tiles."""
+    size = asked.add_mutually_exclusive_group()
+    size.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
+    size.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
+
+
+def add_reading(command: argparse.ArgumentParser) -> None:
+    """Options of how images are read."""
+    images = command.add_argument_group("images")
+    images.add_argument(
+        "--pixel-size", type=float, help="nm a pixel of all images; else from pixel_size.csv or the file"
+    )
+    images.add_argument("--crop-bottom", default="auto", help="data bar: auto, none, or its height in pixels")
+    images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
+
+
 def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(prog="lorasam segment", description=__doc__)
     command.add_argument(
         "places", nargs="+", type=Path, metavar="FOLDER|FILE", help="micrographs; several may be given"
     )
     command.add_argument("--out", type=Path, required=True, help="folder for the results; called again it goes on")
-    command.add_argument("--adapter", help="a file, or emps, which ships; without one the base model as it is")
-    command.add_argument("--model", default="lite", help="base model, where no adapter names it")
-    command.add_argument("--checkpoint", help="a local file of the base model's weights")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    add_model(command)
     asked = command.add_argument_group("mask generator (default: what the adapter says)")
     asked.add_argument("--generator", default="guided", choices=("guided", "exact"),
                        help="guided by the predicted foreground; exact: segment-anything's, slower")  # fmt: skip
@@ -30,21 +52,14 @@ def parser() -> argparse.ArgumentParser:
     asked.add_argument("--score", type=float, help="guided: least score of a mask, 0 to 1")
     asked.add_argument("--pred-iou", type=float, help="exact: least predicted IoU, 0 to 1")
     asked.add_argument("--stability", type=float, help="exact: least stability, 0 to 1")
-    size = asked.add_mutually_exclusive_group()
-    size.add_argument("--tile", type=int, help="pixels a side; smaller ones enlarge the particles for the model")
-    size.add_argument("--diameter", type=float, help="usual diameter of your particles in pixels: chooses the tile")
+    add_tiles(asked)
     kept = command.add_argument_group("which particles are kept")
     kept.add_argument("--min-diameter", help="of the disc of equal area: pixels, or with a unit, as 20nm or 0.5um")
     kept.add_argument("--max-diameter", help="likewise")
     kept.add_argument("--min-circularity", type=float, default=0.0, help="4 pi area / perimeter^2, 0 to 1")
     kept.add_argument("--no-border", action="store_true", help="drop those that the image's edge cuts")
     kept.add_argument("--largest-share", type=float, default=0.5, help="of the image that one particle may cover")
-    images = command.add_argument_group("images")
-    images.add_argument(
-        "--pixel-size", type=float, help="nm a pixel of all images; else from pixel_size.csv or the file"
-    )
-    images.add_argument("--crop-bottom", default="auto", help="data bar: auto, none, or its height in pixels")
-    images.add_argument("--page", type=int, help="page to read, from 1, where a TIFF holds several")
+    add_reading(command)
     return command
 
 

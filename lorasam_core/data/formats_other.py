@@ -129,7 +129,7 @@ def index_rois(path: Path, stem: str, files: Sequence[Path] = ()) -> Indexed | N
                 if any(entry.file_size > LARGEST_ROI for entry in inside):
                     raise ValueError("a ROI in it is too large")
                 rois = [archive.read(entry) for entry in inside]
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, zlib.error) as error:
             raise ValueError(str(error)) from error
     else:
         rois = [file.read_bytes() for file in files or (path,)]
@@ -156,7 +156,7 @@ def roi_parts(data: bytes, shape: tuple[int, int]) -> list[Part]:
         roi = roifile.ImagejRoi.frombytes(data)
         if roi.composite:
             return [[ring(corners) for corners in roi.coordinates(multi=True) if len(corners) > 2]]
-    except (AssertionError, NotImplementedError, RuntimeError, struct.error) as error:
+    except (AssertionError, RuntimeError, struct.error) as error:
         raise ValueError(str(error)) from error
     if roi.roitype in (roifile.ROI_TYPE.RECT, roifile.ROI_TYPE.OVAL):
         left, top, width, height = roi.left, roi.top, roi.right - roi.left, roi.bottom - roi.top

@@ -171,10 +171,8 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     details: dict[str, list[dict[str, Any]]] = {}
     metrics["test"], rows = evaluate(segment or sam, run.data.subset("test"), config, run.device, details)
     if "guided" in config.evaluate and segment is None:
-        images, autocast = (
-            test_images(run.data.subset("test"), config),
-            partial(devices.autocast, config.precision, run.device),
-        )
+        images = test_images(run.data.subset("test"), config)
+        autocast = partial(devices.autocast, config.precision, run.device)
         metrics["guided"], more = filters.guided(sam, val_set, images, autocast, details)
         metrics["test"]["guided"] = summarize(more)
         rows = pd.concat([rows, more.assign(evaluator="guided")], ignore_index=True)

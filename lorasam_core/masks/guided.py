@@ -120,12 +120,15 @@ class GuidedGenerator:
         parts: list[dict[str, Tensor]] = []
         for number in range(len(PASSES) + 1):
             asked = np.flatnonzero((turn == number) & ~_at(settled, shares))
-            for few in torch.from_numpy(asked).split(at_once):
-                parts.append(self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside))
-            for part in parts:
+            found = [
+                self._best(decoder, sparse[few], torch.as_tensor(points)[few], inside)
+                for few in torch.from_numpy(asked).split(at_once)
+            ]
+            for part in found:
                 sure = self._on_image(part["logits"][part["score"] >= self.settings["settled_thresh"]])
                 settled |= (sure > sam.mask_threshold).any(0)
             self.points_asked += len(asked)
+            parts += found
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _best(self, decoder: PromptDecoder, sparse: Tensor, points: Tensor, inside: Tensor) -> dict[str, Tensor]:

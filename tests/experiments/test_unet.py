@@ -87,7 +87,7 @@ def test_it_learns_discs_and_keeps_its_best_state(tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
     data = disc_set(4, 2)
     config = RunConfig(
-        method="unet", steps=30, batch_size=4, learning_rate=1e-2, crop_size=64, device="cpu", precision="32-true"
+        method="unet", steps=60, batch_size=4, learning_rate=1e-2, crop_size=64, device="cpu", precision="32-true"
     )
     net, found = unet.train_unet(tiny_sam(), data.subset("train"), data.subset("val"), config, tmp_path, (), True)
     assert found["val"]["dice"] > 0.8 and found["trainable_parameters"] > 10**7
@@ -99,4 +99,4 @@ def test_it_learns_discs_and_keeps_its_best_state(tmp_path):
         np.corrcoef(net.answer(s.image)[1][s.labels > 0], unet.rim_distance(s.labels)[s.labels > 0])[0, 1]
         for s in data.subset("val")
     ]
-    assert min(learnt) > 0.3  # after thirty steps
+    assert min(learnt) > 0.5

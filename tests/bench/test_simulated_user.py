@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.draw import disk
 
-from lorasam_core.experiments.simulated_user import simulate
+from bench.simulated_user import simulate
 from lorasam_core.masks.edit import Labelling
 from lorasam_core.masks.patches import cut
 
