@@ -28,7 +28,10 @@ METRICS = "metrics.json"  # written last: a run folder that holds it is finished
 EDITION = "edition.json"
 PACKED = "records.json.xz"  # of a published edition: run id -> {config, metrics, environment}
 NAMES = ("run", "id", "group", "data", "source", "evaluator")  # columns of text, whatever they spell
-COSTS = ("seconds", "steps", "images_seen", "trainable_parameters", "training_memory_mb", "peak_memory_mb")
+COSTS = (
+    "seconds", "processor_seconds", "steps", "images_seen", "trainable_parameters", "training_memory_mb",
+    "peak_memory_mb",
+)  # fmt: skip
 
 
 def root() -> Path:
@@ -161,8 +164,7 @@ class Edition:
     @cached_property
     def runs(self) -> pd.DataFrame:
         """A row an experiment and run in it: run (its id), experiment, name, every setting (fields of RunConfig),
-        factor (what B A is multiplied by), seconds, steps, images_seen, trainable_parameters, training_memory_mb and
-        peak_memory_mb, device.
+        factor (what B A is multiplied by), COSTS and device.
         """
         by_id, rows = {r.run_id: r for r in self.records}, []
         for experiment, listed in self.experiments.items():

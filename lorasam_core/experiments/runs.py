@@ -37,8 +37,8 @@ from lorasam_core.training.blocks import check_compile
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
 NOTHING_TRAINED = {
-    "trainable_parameters": 0, "seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0, "steps": 0, "images_seen": 0,
-    "best_step": 0,
+    "trainable_parameters": 0, "seconds": 0.0, "processor_seconds": 0.0, "images_per_s": 0.0, "waiting_share": 0.0,
+    "steps": 0, "images_seen": 0, "best_step": 0,
 }  # fmt: skip
 
 logger = logging.getLogger(__name__)

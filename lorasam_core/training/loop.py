@@ -75,8 +75,9 @@ def train(
     sam: with LoRA added, or with whatever else `trainable.select` made trainable, on its device. Writes config.json,
     history.csv and the best state (adapter.safetensors for LoRA, else weights.safetensors) into run_dir. Each
     callback may have on_log(step, row). Returns {"val", "steps", "best_step", "images_seen", "seconds", "images_per_s",
-    "waiting_share", "peak_memory_mb", "earlier_seconds"}; waiting_share: part of the seconds in which the model waited
-    for a batch; earlier_seconds: those that processes before this one took. Raises ValueError where config.compile asks
+    "waiting_share", "processor_seconds", "peak_memory_mb", "earlier_seconds"}; waiting_share: part of the seconds in
+    which the model waited for a batch; processor_seconds: of all cores, whatever else they did meanwhile;
+    earlier_seconds: those that processes before this one took. Raises ValueError where config.compile asks
     for what does not work here, and NonFiniteLoss, which names the batch, with the state before it in
     last_good.safetensors.
 
@@ -136,11 +137,13 @@ class Trainer:
         self.recent: list[dict[str, float]] = []  # steps since the last row
         self.best: dict[str, float] = {}
         self.best_step = self.stale = 0
-        self.earlier = self.peak_mb = 0.0  # seconds and memory of processes before this one
+        # seconds, those of the processor, and memory of processes before this one
+        self.earlier = self.earlier_processor = self.peak_mb = 0.0
 
     def run(self) -> dict[str, Any]:
         """The whole run; see `train`."""
-        config, task, self.begun = self.config, self.task, time.perf_counter()
+        config, task = self.config, self.task
+        self.begun, self.processor_begun = time.perf_counter(), time.process_time()
         kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
         self.optimizer = kind(task.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
         objective, optimizer = self.fabric.setup(task.objective, self.optimizer)
@@ -168,13 +171,19 @@ class Trainer:
         return {
             "val": self.best, "steps": last, "best_step": self.best_step, "images_seen": seen, "seconds": seconds,
             "images_per_s": seen / seconds, "waiting_share": self.batches.seconds / seconds,
-            "peak_memory_mb": self._peak(), "earlier_seconds": self.earlier,
+            "processor_seconds": self.processor_seconds, "peak_memory_mb": self._peak(),
+            "earlier_seconds": self.earlier,
         }  # fmt: skip
 
     @property
     def seconds(self) -> float:
         """Time of training so far, of all its processes."""
         return self.earlier + time.perf_counter() - self.begun
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of training so far, of all its processes."""
+        return self.earlier_processor + time.process_time() - self.processor_begun
 
     @property
     def exhausted(self) -> bool:
@@ -242,6 +251,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "random": checkpoint.random_states(self.fabric.device),
             "rows": self.rows, "recent": self.recent, "best": self.best, "best_step": self.best_step,
             "stale": self.stale, "seconds": self.seconds, "waited": self.batches.seconds, "peak_mb": self._peak(),
+            "processor_seconds": self.processor_seconds,
         }  # fmt: skip
         checkpoint.write(self.run_dir, now)
         self.saved = time.perf_counter()
@@ -256,7 +266,7 @@ class Trainer:
         checkpoint.set_random_states(state["random"], self.fabric.device)
         for name in ("rows", "recent", "best", "best_step", "stale", "peak_mb"):
             setattr(self, name, state[name])
-        self.earlier = state["seconds"]
+        self.earlier, self.earlier_processor = state["seconds"], state["processor_seconds"]
         for record in self.rows:
             self._tell(record)
         logger.info("goes on from its checkpoint after step %d of %d", state["step"], self.steps)

@@ -144,11 +144,11 @@ shown = {
     "trainable parameters": cost["trainable_parameters"].map("{:,.0f}".format),
     "learning rate": cost["learning_rate"].map(plots.setting),
     "steps": cost["steps"],
-    "minutes": (cost["seconds"] / 60).map("{:.0f}".format),
+    "minutes of a core": (cost["processor_seconds"] / 60).map("{:.0f}".format),
 }
 shown = pd.DataFrame(shown).astype(object)
-shown.loc[cost["steps"] == 0, ["learning rate", "steps", "minutes"]] = "–"
-caption = "What each method cost. Runs may have shared the processor, so that the minutes are no measure of speed."
+shown.loc[cost["steps"] == 0, ["learning rate", "steps", "minutes of a core"]] = "–"
+caption = "What each method cost to train: the processor time of its steps and validations."
 page.table(shown, "rivals-cost", caption, rivals["run"], cost)
 
 # %% [markdown]

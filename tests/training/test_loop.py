@@ -107,10 +107,11 @@ def test_a_run_writes_its_files_and_returns_what_it_did(tmp_path):
     assert config == SETTINGS.replace(steps=None, epochs=2, virtual_size=6, accumulate=2, batch_size=2)
     assert found.keys() == {
         "val", "steps", "best_step", "images_seen", "seconds", "images_per_s", "waiting_share", "peak_memory_mb",
-        "earlier_seconds",
+        "processor_seconds", "earlier_seconds",
     }  # fmt: skip
     assert found["steps"] == 4 and found["images_seen"] == 16  # 2 epochs of ceil(6 / 4) steps of 4 images
     assert found["images_per_s"] == pytest.approx(16 / found["seconds"]) and 0 < found["waiting_share"] < 1
+    assert found["processor_seconds"] > 0
     assert tuple(history.columns) == COLUMNS
     assert history["step"].tolist() == [2, 4] and history["images_seen"].tolist() == [8, 16]
     assert history["epoch"].tolist() == [1.0, 2.0] and history["val_score"].notna().all()

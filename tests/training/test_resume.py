@@ -158,6 +158,7 @@ def test_a_finished_training_is_not_done_again_and_tells_its_rows(tmp_path, monk
     again = go(tmp_path, SETTINGS, [SimpleNamespace(on_log=lambda step, row: told.append(step))])
     assert not begun and again["val"] == first["val"] and same(outcome(tmp_path)[1], before[1])
     assert again["earlier_seconds"] > 0.9 * first["seconds"] and first["earlier_seconds"] == 0.0
+    assert again["processor_seconds"] > first["processor_seconds"] > 0
     assert again["seconds"] >= again["earlier_seconds"] and again["peak_memory_mb"] > 0
     assert told == before[0]["step"].tolist() == [2, 3, 4, 6, 7]
 
