@@ -49,7 +49,8 @@ def write_run(folder, run_id, level, evaluators=("predictor",), scatter=0.0, mea
     pd.DataFrame(rows).to_csv(path / "per_image.csv", index=False)
     metrics = {
         "run_id": run_id, "val": {}, "test": test, "trainable_parameters": 4608 * config.rank, "seconds": 60.0,
-        "processor_seconds": 55.0, "images_per_s": 5.0, "peak_memory_mb": 900.0, "steps": 100, "images_seen": 800, "best_step": 90,
+        "processor_seconds": 55.0, "images_per_s": 5.0, "peak_memory_mb": 900.0, "steps": 100, "images_seen": 800,
+        "best_step": 90,
         **(measured or {}),
     }  # fmt: skip
     if config.transfer:  # the same images under other names, five points lower
