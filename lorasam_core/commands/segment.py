@@ -60,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     kept.add_argument("--no-border", action="store_true", help="drop those that the image's edge cuts")
     kept.add_argument("--largest-share", type=float, default=0.5, help="of the image that one particle may cover")
     add_reading(command)
+    command.add_argument("--workers", type=int, default=1, help="processes that share the cores")
+    command.add_argument("--scheduler", metavar="ADDRESS", default="", help="a Dask cluster in place of --workers")
     return command
 
 
@@ -90,8 +92,8 @@ def main(arguments: Sequence[str]) -> None:
         raise ValueError(f"--crop-bottom is {args.crop_bottom!r}; give auto, none or a number of pixels.")
 
     wrong = ("pred_iou", "stability") if args.generator == "guided" else ("score",)
-    if given := [name for name in wrong if getattr(args, name) is not None]:
-        option = given[0].replace("_", "-")
+    if misplaced := [name for name in wrong if getattr(args, name) is not None]:
+        option = misplaced[0].replace("_", "-")
         raise ValueError(f"--{option} is no option of the {args.generator} generator; leave it out.")
 
     from lorasam_core.data.folders import list_images, pixel_sizes
@@ -104,19 +106,25 @@ def main(arguments: Sequence[str]) -> None:
     folders |= {place for place in args.places if place.is_dir()}
     listed = {i: size for folder in sorted(folders) for i, size in pixel_sizes(folder, files).items()}
 
+    from lorasam_core.experiments.executor import check
+
+    check(args.workers, args.scheduler)
+
     from lorasam_core.experiments.segment import Filters, Reading, segment_folder
-    from lorasam_core.masks.segmenter import Segmenter  # both import torch: options and files are checked first
+    from lorasam_core.masks.segmenter import Segmenter, anywhere  # import torch: options and files are checked first
 
     filters = Filters(least, most, nm, args.min_circularity, not args.no_border, args.largest_share)
     reading = Reading(args.crop_bottom, args.pixel_size, listed, args.page)
     settings = {"points_per_side": args.points, "score_thresh": args.score, "pred_iou_thresh": args.pred_iou,
                 "stability_score_thresh": args.stability,
                 "largest_share": args.largest_share if args.generator == "guided" else None}  # fmt: skip
-    segmenter = Segmenter(
-        args.adapter, model=args.model, checkpoint=args.checkpoint, device=args.device, generator=args.generator,
-        tile=args.tile, diameter=args.diameter, **{key: value for key, value in settings.items() if value is not None},
+    named = ("adapter", "model", "checkpoint", "device", "generator", "tile", "diameter")
+    given = {name: getattr(args, name) for name in named} | {k: v for k, v in settings.items() if v is not None}
+    segmenter = Segmenter(**given)
+    summary = segment_folder(
+        files, args.out, segmenter if args.workers == 1 and not args.scheduler else anywhere(**given),
+        segmenter.described, reading, filters, args.workers, args.scheduler,
     )  # fmt: skip
-    summary = segment_folder(files, args.out, segmenter, segmenter.described, reading, filters)
     _report(summary, args.out)
 
 

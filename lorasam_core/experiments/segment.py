@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import torch
 from skimage.io import imsave
-from tqdm import tqdm
 
 from lorasam_core import plots
 from lorasam_core.data.databar import cropped
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
+from lorasam_core.experiments.executor import execute
 from lorasam_core.experiments.outputs import RUN, alone, begin, replace, sha256, write_labels
 from lorasam_core.experiments.records import write_json
 from lorasam_core.masks.segmenter import RATINGS
@@ -71,20 +71,21 @@ READING, FILTERS = Reading(), Filters()
 
 def segment_folder(
     files: Mapping[str, Path], out: str | Path, segment: Callable[[np.ndarray], Found], described: Mapping[str, Any],
-    reading: Reading = READING, filters: Filters = FILTERS,
+    reading: Reading = READING, filters: Filters = FILTERS, workers: int = 1, scheduler: str = "",
 ) -> pd.DataFrame:  # fmt: skip
-    """Segment images by id, one after another; returns summary.csv, a row an image.
+    """Segment images by id; returns summary.csv, a row an image.
 
-    segment: image -> `Found` with the columns RATINGS, such as a `masks.segmenter.Segmenter`; described: what it is,
-    JSON-ready. Writes into `out`: labels/ID.tif (uint16, from 65,536 particles on uint32; of the size of the image,
-    rows of a data bar empty), overlays/ID.png, particles.csv (a row a particle), summary.csv, run.json. Lengths are in
-    nm where every image has a scale, else in pixels.
+    segment: image -> `Found` with the columns RATINGS, such as a `masks.segmenter.Segmenter`; where others than this
+    process are to work, `masks.segmenter.anywhere`. described: what it is, JSON-ready. workers, scheduler: as
+    `executor.execute` takes them; the results are the same. Writes into `out`: labels/ID.tif (uint16, from 65,536
+    particles on uint32; of the size of the image, rows of a data bar empty), overlays/ID.png, particles.csv (a row a
+    particle), summary.csv, run.json. Lengths are in nm where every image has a scale, else in pixels.
 
     What was done stays done: called again with the same settings it goes on, and does an image whose file changed
     anew. An image that cannot be used is named in the summary's column `problem`, and the others are done.
     Raises ValueError where `out` holds results of other settings or images, or another process writes there.
     """
-    out, rows = Path(out), []
+    out = Path(out)
     settings = {
         "model": described, "filters": asdict(filters), "lorasam": version("lorasam"),
         "reading": {name: getattr(reading, name) for name in ("crop_bottom", "page", "pixel_size")},
@@ -99,10 +100,11 @@ def segment_folder(
         begin(out, settings, environment=environment(), begun=_now())
         for name in ("labels", "overlays", "state"):
             (out / name).mkdir(exist_ok=True)
-        for i, path in (bar := tqdm(files.items(), "segment", unit="image", disable=None)):
-            bar.set_postfix_str(i, refresh=False)
-            rows.append(_one(i, Path(path), out, segment, reading, filters))
-        summary = _tables(rows, out)
+        jobs = [(i, (i, Path(path), out, segment, reading, filters)) for i, path in files.items()]
+        rows, errors = execute(_one, jobs, workers, scheduler, unit="image")
+        for error in errors.values():
+            raise error
+        summary = _tables([rows[i] for i in files], out)
         begun = json.loads((out / RUN).read_text(encoding="utf-8"))
         named = ["image", "file", "sha256", "pixel_size", "pixel_size_from", "data_bar"]
         images = summary[named].astype(object).where(summary[named].notna(), None).to_dict("records")

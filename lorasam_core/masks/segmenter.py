@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from functools import partial
+import json
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,23 @@ class Segmenter:
         return segment_tiled(
             lambda tile: _found(self._of_tiles.generate(tile), tile.shape[:2]), image, self.side, self.side // 4
         )
+
+
+def anywhere(**arguments: Any) -> Callable[[np.ndarray], Found]:
+    """`Segmenter(**arguments)` as a function that other processes get without its weights: each makes its own, once.
+
+    arguments: JSON-ready.
+    """
+    return partial(_by_arguments, json.dumps(arguments))
+
+
+def _by_arguments(arguments: str, image: np.ndarray) -> Found:
+    return _made(arguments)(image)
+
+
+@lru_cache(maxsize=1)
+def _made(arguments: str) -> Segmenter:
+    return Segmenter(**json.loads(arguments))
 
 
 def _found(annotations: list[dict[str, Any]], shape: tuple[int, int]) -> Found:

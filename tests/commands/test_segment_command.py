@@ -92,3 +92,29 @@ def test_files_of_a_folder_have_its_scale(tmp_path):
     main(["segment", str(tmp_path / "a.png"), "--out", str(out), *FEW, "--generator", "exact", "--no-border"])
     assert pd.read_csv(out / "summary.csv")["pixel_size"].tolist() == [4]
     assert not pd.read_csv(out / "particles.csv")["touches_border"].any()
+
+
+@pytest.mark.slow
+def test_two_processes_give_what_one_gives(tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        micrograph(images, name, (96, 120 + 8 * ord(name[0]) % 32))
+    (images / "d.png").write_bytes(b"no image")
+    for out, more in (("one", []), ("two", ["--workers", "2"])):
+        with pytest.raises(SystemExit):  # the damaged one is named, and the others are done
+            main(["segment", str(images), "--out", str(tmp_path / out), *FEW, *more])
+        assert "d.png" in capsys.readouterr().err
+    names = sorted(p.relative_to(tmp_path / "one") for p in tmp_path.glob("one/labels/*"))
+    assert len(names) == 3
+    for name in [*names, "particles.csv"]:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    one, two = (pd.read_csv(tmp_path / out / "summary.csv").drop(columns="seconds") for out in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two)
+
+
+def test_workers_are_checked_before_any_work(tmp_path):
+    micrograph(tmp_path, "a.png")
+    with pytest.raises(SystemExit, match="workers is 0; give a whole number"):
+        main(["segment", str(tmp_path), "--out", str(tmp_path / "out"), *FEW, "--workers", "0"])
+    assert not (tmp_path / "out").exists()
