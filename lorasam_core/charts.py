@@ -150,10 +150,11 @@ def size_plot(
 
 
 @styled
-def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
+def interval_lines(table: pd.DataFrame, x: str, unit: str = ", %", **labels: str) -> Figure:
     """Means with intervals over a logarithmic x, a panel a measure and a line a series; one of x = 0 alone is a band.
 
-    table: columns x, measure, series, mean, low, high (0 to 1, as `stats.mean_interval` makes them; drawn in %).
+    table: columns x, measure, series, mean, low, high (0 to 1, as `stats.mean_interval` makes them; drawn for
+    100). unit: behind each measure's name.
     """
     measures, names = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["series"]))
     figure = Figure(figsize=(1.2 + 2.4 * max(len(measures), 1.6), 2.8))
@@ -170,7 +171,7 @@ def interval_lines(table: pd.DataFrame, x: str, **labels: str) -> Figure:
                 spread = np.clip([mean - low, high - mean], 0, None)
                 axes.errorbar(rows[x], mean, spread, fmt="o-", color=color, capsize=2.5, label=name)
         ticks = sorted(set(table.loc[table[x] > 0, x]))
-        axes.set(xscale="log", title=f"{measure}, %", **labels)
+        axes.set(xscale="log", title=f"{measure}{unit}", **labels)
         axes.set_xticks(ticks, [setting(tick) for tick in ticks], minor=False)
         axes.minorticks_off()
     panels[0].legend(*panels[0].get_legend_handles_labels(), loc="best")
