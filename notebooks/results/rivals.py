@@ -136,19 +136,26 @@ if len(compared):
 # U-Net further.
 #
 # ## What it costs
+#
+# What has to be made, kept and shipped for every new material. A LoRA adapter is a small file beside one base; whoever
+# trains more ships more. Memory is the training's, of the whole process.
 
 # %%
 cost = rivals.drop_duplicates("configuration")
 shown = {
     "method": cost["configuration"],
-    "trainable parameters": cost["trainable_parameters"].map("{:,.0f}".format),
-    "learning rate": cost["learning_rate"].map(plots.setting),
+    "trained numbers": cost["trainable_parameters"].map("{:,.0f}".format),
+    "MB to ship": (4e-6 * cost["trainable_parameters"]).map("{:.1f}".format),
     "steps": cost["steps"],
-    "minutes of a core": (cost["processor_seconds"] / 60).map("{:.0f}".format),
+    "learning rate": cost["learning_rate"].map(plots.setting),
+    "minutes of a core": (cost["processor_seconds"].astype(float) / 60).map("{:.0f}".format),
+    "memory, MB": cost["training_memory_mb"].astype(float).map("{:,.0f}".format),
 }
-shown = pd.DataFrame(shown).astype(object)
-shown.loc[cost["steps"] == 0, ["learning rate", "steps", "minutes of a core"]] = "–"
-caption = "What each method cost to train: the processor time of its steps and validations."
+shown = pd.DataFrame(shown).astype(object).replace("nan", "–")
+shown.loc[cost["steps"] == 0, list(shown)[1:]] = "–"
+caption = (
+    "What each method costs for a new material: weights in float32; the processor time and memory of its training."
+)
 page.table(shown, "rivals-cost", caption, rivals["run"], cost)
 
 # %% [markdown]
