@@ -52,6 +52,16 @@ def test_conda_gets_the_same_names_and_ranges() -> None:
     assert found == {name: r.specifier for name, r in wanted.items()}
 
 
+def test_what_was_tested_lies_in_the_ranges_that_are_asked_for() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {r.name.lower().replace("_", "-"): r for r in map(Requirement, (row for row in lines if row[0] != "#"))}
+    assert all(len(r.specifier) == 1 and not r.url for r in pins.values())
+    for wanted in [CORE, EXTRAS["book"], EXTRAS["test"], EXTRAS["export"], EXTRAS["formats"]]:
+        for name, requirement in wanted.items():
+            (pin,) = pins[name.lower().replace("_", "-")].specifier
+            assert pin.operator == "==" and pin.version in requirement.specifier, name
+
+
 def test_every_import_of_the_package_is_a_declared_dependency() -> None:
     used = set()
     for path in [*(ROOT / "lorasam_core").rglob("*.py"), *(ROOT / "notebooks").rglob("*.py")]:
