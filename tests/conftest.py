@@ -23,8 +23,9 @@ def of_the_book(nodeid: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the book come first."""
-    items.sort(key=lambda item: not of_the_book(item.nodeid))
+    """The tests of the book come first, then the files with slow tests: short ones fill what is left at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not of_the_book(item.nodeid), item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)
