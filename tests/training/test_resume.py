@@ -134,9 +134,9 @@ def killed_at(step, folder, method, workers):
     go(folder, METHODS[method].replace(workers=workers))
 
 loop.SAVE_SECONDS = 0.0
-for line in sys.stdin:  # a process for each, for the price of importing once
+for line in sys.stdin:  # a process for each, for the price of importing once; macOS cannot go on in a fork
     folder, method, step, workers = line.split()
-    if not (child := os.fork()):
+    if not (child := 0 if sys.platform == "darwin" else os.fork()):
         killed_at(int(step), Path(folder), method, int(workers))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
@@ -146,15 +146,18 @@ for line in sys.stdin:  # a process for each, for the price of importing once
 @pytest.fixture(scope="module")
 def kill():
     """Trains in a new process, which is killed at a step; its exit status."""
-    command = [sys.executable, "-c", SCRIPT]
-    with subprocess.Popen(command, cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    started, pipes = [], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
 
-        def train_until(folder, method, step, workers):
-            process.stdin.write(f"{folder} {method} {step} {workers}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
+    def train_until(folder, method, step, workers):
+        if not started or started[-1].poll() is not None:
+            started.append(subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=CHECKOUT, **pipes))
+        print(folder, method, step, workers, file=started[-1].stdin, flush=True)
+        answer = started[-1].stdout.readline()
+        return int(answer) if answer else started[-1].wait()
 
-        yield train_until
+    yield train_until
+    for process in started:
+        process.communicate()
 
 
 @pytest.mark.slow
