@@ -11,6 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, which is no failure
+settings.load_profile("any machine")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
