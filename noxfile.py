@@ -58,7 +58,7 @@ def book(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; -- takes pytest's arguments."""
     install(session, "book", "test")
-    together = ("-n", "auto", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
+    together = ("-n", "logical", "--maxprocesses=4", "--dist=loadscope", "--no-loadscope-reorder")
     session.run("python", "-m", "pytest", *together, *session.posargs, env=ENV | {"OMP_NUM_THREADS": "1"})
 
 

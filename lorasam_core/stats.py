@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtrit
 
 LEVEL, RESAMPLES = 0.95, 2000
 NEITHER, OPEN = "no detectable difference", "too few groups"
@@ -105,7 +105,7 @@ def least_difference(means: ArrayLike) -> float:
     values = np.asarray(means, dtype=np.float64)
     if len(values) < 2:
         return math.nan
-    return float(stats.t.ppf(0.975, len(values) - 1)) * math.sqrt(2) * float(values.std(ddof=1))
+    return float(stdtrit(len(values) - 1, 0.975)) * math.sqrt(2) * float(values.std(ddof=1))
 
 
 def seed_limit(least: float, before: int, after: int) -> float:

@@ -11,6 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("any machine", deadline=None)  # a busy one is slow, which is no failure
+settings.load_profile("any machine")
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
@@ -23,8 +27,9 @@ def of_the_book(nodeid: str) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the book come first."""
-    items.sort(key=lambda item: not of_the_book(item.nodeid))
+    """The tests of the book come first, then the files with slow tests: short ones fill what is left at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not of_the_book(item.nodeid), item.path not in slow))
 
 
 @pytest.hookimpl(optionalhook=True)

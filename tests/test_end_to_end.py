@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lorasam_core.cli import main
 from lorasam_core.config import UNTRAINED
 from lorasam_core.experiments.profiles import load_profile
 from lorasam_core.experiments.records import read_edition
@@ -24,17 +23,17 @@ def made(smoke_book):
     return smoke_book
 
 
-def call(made, command, *arguments):
-    """Another command on the same folders: (exit status, what it printed)."""
-    where = ["--runs", str(made.runs), "--book", str(made.book)]
-    done = subprocess.run(
-        [sys.executable, "-m", "lorasam_core.cli", command, *arguments, *where],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return done.returncode, done.stdout
+@pytest.fixture
+def call(made, capfd, monkeypatch):
+    """Another command on the same folders, in this process; what it printed."""
+    monkeypatch.chdir(CHECKOUT)
+
+    def call(command, *arguments):
+        capfd.readouterr()
+        main([command, *arguments, "--runs", str(made.runs), "--book", str(made.book)])
+        return capfd.readouterr().out
+
+    return call
 
 
 def test_ends_by_naming_the_index(made):
@@ -83,26 +82,26 @@ def test_every_figure_and_table_has_its_provenance(made):
         assert values["alt"] or values["kind"] == "table"
 
 
-def test_a_second_call_redoes_nothing(made):
+def test_a_second_call_redoes_nothing(made, call):
     def state():
         files = [p for p in made.edition.rglob("*") if p.is_file() and p.name != "edition.json"]
         return {p: (hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_mtime_ns) for p in files}
 
     before = state()
-    status, output = call(made, "experiments", "--profile", "smoke")
-    assert status == 0 and "13 runs, 13 finished before" in output
+    output = call("experiments", "--profile", "smoke")
+    assert "13 runs, 13 finished before" in output
     assert state() == before
     assert Path(output.strip().splitlines()[-1]) == made.index.resolve()
 
 
-def test_the_book_alone_from_the_newest_edition(made):
-    status, output = call(made, "book")
-    assert status == 0 and "edition smoke: 23 pages" in output
+def test_the_book_alone_from_the_newest_edition(made, call):
+    output = call("book")
+    assert "edition smoke: 23 pages" in output
     assert Path(output.strip().splitlines()[-1]) == made.index.resolve()
 
 
-def test_dry_run_lists_every_run_as_done(made):
-    status, output = call(made, "experiments", "--profile", "smoke", "--dry-run")
+def test_dry_run_lists_every_run_as_done(call):
+    output = call("experiments", "--profile", "smoke", "--dry-run")
     rows = [line.split() for line in output.strip().splitlines()[1:]]
-    assert status == 0 and len(rows) == sum(len(e["runs"]) for e in load_profile("smoke").experiments)
+    assert len(rows) == sum(len(e["runs"]) for e in load_profile("smoke").experiments)
     assert {row[-1] for row in rows} == {"yes"}

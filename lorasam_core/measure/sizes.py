@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy.special import ndtri
 from skimage.measure import regionprops_table
 
 from lorasam_core.stats import LEVEL, RESAMPLES
@@ -170,6 +170,8 @@ def compare_sizes(
     for independent. Intervals as in `size_intervals`. Raises ValueError where the units differ or a sample has no whole
     particle.
     """
+    from scipy.stats import ks_2samp  # takes half a second
+
     tables, rng = (first, second), np.random.default_rng(seed)
     whole = [t.loc[~t["touches_border"].astype(bool), "equivalent_diameter"] for t in tables]
     if not all(map(len, whole)):
@@ -178,7 +180,7 @@ def compare_sizes(
     d50 = [float(size_distribution(t, weight=weight, border_correction=border_correction)["D50"]) for t in tables]
     draws = [_resampled(t, weight, border_correction, rng)[:, FIGURES.index("D50")] for t in tables]
     low, high = np.quantile(draws[1] - draws[0], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    test = stats.ks_2samp(*whole)
+    test = ks_2samp(*whole)
     return {
         "difference": d50[1] - d50[0], "low": low, "high": high, "ks": float(test.statistic), "p": float(test.pvalue),
         "unit": unit,
@@ -198,7 +200,7 @@ def particles_needed(deviation: float, precision: float, weight: str = "number")
         raise ValueError(f"no number of particles for {deviation=}, {precision=}, {weight=}; give 1 or more, above 0.")
     variance = np.log(deviation) ** 2
     variance += 2 * (POWERS[weight] * variance) ** 2
-    return max(1, int(np.ceil((stats.norm.ppf((1 + LEVEL) / 2) / precision) ** 2 * variance)))
+    return max(1, int(np.ceil((ndtri((1 + LEVEL) / 2) / precision) ** 2 * variance)))
 
 
 def geometric_deviation(table: pd.DataFrame, border_correction: bool = False) -> float:

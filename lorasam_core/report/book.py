@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from lorasam_core.experiments.records import Edition, root
@@ -33,18 +35,34 @@ def build(
     pages, failures = execute_pages(edition_pages(edition), edition, workers, runs, scheduler)
     if failures:
         raise BookError("\n".join(failures))
-    generated = source / "_generated"
-    shutil.rmtree(generated, ignore_errors=True)
-    generated.mkdir(parents=True)
-    for page in pages:
-        notebook = for_book(json.loads(page.read_text(encoding="utf-8")))
-        (generated / page.name).write_text(json.dumps(notebook), encoding="utf-8")
-    report.write_fragments(edition, generated)
+    with tempfile.TemporaryDirectory() as folder:
+        generated = Path(folder) / "_generated"
+        generated.mkdir()
+        for page in pages:
+            notebook = for_book(json.loads(page.read_text(encoding="utf-8")))
+            (generated / page.name).write_text(json.dumps(notebook), encoding="utf-8")
+        report.write_fragments(edition, generated)
+        _renew(generated, source / generated.name)
     _jupyter_book(source)
     index = (source / "_build" / "html" / "index.html").resolve()
     print(f"edition {edition.name}: {len(pages)} pages from notebooks, {len(edition.records)} runs")
     print(index)
     return index
+
+
+def _renew(made: Path, kept: Path) -> None:
+    """Make the files of `kept` those of `made`. One that is the same stays as old as it is: Sphinx reads no page again
+    whose files are no younger than its last reading.
+    """
+    for old in [path for path in kept.rglob("*") if path.is_file()]:
+        new = made / old.relative_to(kept)
+        if not (new.is_file() and filecmp.cmp(new, old, shallow=False)):
+            old.unlink()
+    for new in [path for path in made.rglob("*") if path.is_file()]:
+        old = kept / new.relative_to(made)
+        if not old.is_file():
+            old.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(new, old)
 
 
 def _jupyter_book(source: Path) -> None:

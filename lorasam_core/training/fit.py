@@ -6,14 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
+if TYPE_CHECKING:  # a second, for what only names runs
+    from lightning_fabric import Fabric
 
 
 class NonFiniteLoss(ValueError):
@@ -22,6 +22,9 @@ class NonFiniteLoss(ValueError):
 
 def make_fabric(device: str, precision: Any) -> Fabric:
     """Lightning Fabric on one device, by its name as torch writes it (cpu, cuda, cuda:1, mps)."""
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
     kind, _, index = device.partition(":")
     return Fabric(accelerator=kind, devices=[int(index)] if kind == "cuda" and index else 1, precision=precision)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import runpy
 
 import pytest
 
@@ -119,8 +120,8 @@ def test_a_side_that_fails_says_why_and_leaves_what_was_made(calls, monkeypatch,
 
 
 def test_a_process_that_fails_is_quoted():
-    with pytest.raises(run.BenchError, match="KeyError: 'nothing'"):
-        run.child({"work": "nothing", "ours": True, "device": "cpu", "settings": {}, "keep": None}, False)
+    with pytest.raises(run.BenchError, match=r"^nothing of x failed:\n.*No module named bench\.nothing"):
+        run._call("nothing", {"work": "x"})
 
 
 def test_unknown_cases_and_devices_are_refused(tmp_path):
@@ -131,7 +132,18 @@ def test_unknown_cases_and_devices_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_comparison_of_the_encoder(tmp_path, monkeypatch):
+def test_a_real_comparison_of_the_encoder(tmp_path, monkeypatch, capsys):
+    measured = run._call
+
+    def call(module, order, system_allocator=False):
+        """Both sides in processes of their own, and what compares them in this one."""
+        if module == "child":
+            return measured(module, order, system_allocator)
+        monkeypatch.setattr("sys.argv", [module, json.dumps(order)])
+        runpy.run_module(f"bench.{module}", run_name="__main__")
+        return json.loads(capsys.readouterr().out)
+
+    monkeypatch.setattr(run, "_call", call)
     monkeypatch.setattr(run, "RUNS", 1)
     row = json.loads(run.bench("cpu", tmp_path, only="encoder-lite-512-float32").read_text())["rows"][0]
     assert row["answers"]["relative_error"] < 1e-5 and row["answers"]["cosine"] == pytest.approx(1, abs=1e-9)

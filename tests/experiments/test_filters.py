@@ -13,7 +13,7 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data.particles import generate
 from lorasam_core.experiments import filters, runs
 from lorasam_core.masks.generator import QUICK_SETTINGS, STUDY_SETTINGS, MaskGenerator
-from lorasam_core.masks.guided import GuidedGenerator
+from lorasam_core.masks.guided import GUIDED_SETTINGS, GuidedGenerator
 from lorasam_core.masks.thresholds import THRESHOLDS
 from lorasam_core.measure import evaluation, metrics
 from lorasam_core.measure.metrics import iou
@@ -186,7 +186,8 @@ def test_what_has_no_ratings_has_no_filters(settings: RunConfig, tmp_path) -> No
     assert set(record.per_image["evaluator"]) == {"predictor"}
 
 
-def test_the_guided_threshold_comes_from_validation_and_judges_the_test() -> None:
+def test_the_guided_threshold_comes_from_validation_and_judges_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(GUIDED_SETTINGS, "points_per_side", 12)
     sam, val = load_sam("lite", image_size=128), [generate(seed=1, index=i, size=(128, 128)) for i in range(3)]
     test = [generate(seed=2, index=i, size=(128, 160)) for i in range(2)]
     details: dict[str, list[dict]] = {}

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from peft import LoraConfig as PeftConfig
-from peft import get_peft_model
 from torch import nn
 
 from lorasam_core.models.lora import LoRAConfig, LoRALinear, add_lora, merge
 from tests.tiny_sam import randomise, tiny_sam
 
 WIDTH = 24
+# PEFT is imported in the tests: it imports transformers, which a process that has other files to run can do without
 SCALINGS = {"alpha/r": {}, "alpha/sqrt(r)": {"use_rslora": True}, "none": {}}
 
 
@@ -30,6 +29,9 @@ class Separate(nn.Module):
 
 def pair(config: LoRAConfig) -> tuple[LoRALinear, nn.Module]:
     """Our layer and PEFT's on the same base, with the same random A and B."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
     torch.manual_seed(0)
     fused = nn.Linear(WIDTH, 3 * WIDTH)
     alpha = config.rank if config.scaling == "none" else config.alpha  # alpha = r divides to the factor 1
@@ -80,6 +82,9 @@ def test_dropout_is_pefts():
 
 
 def test_a_whole_encoder_is_pefts_before_and_after_merging():
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
     config = LoRAConfig(4, alpha=6.0, targets=("lin1", "lin2"))
     ours = add_lora(tiny_sam(), config)
     randomise([p for p in ours.parameters() if p.requires_grad], scale=0.1)

@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -47,12 +48,15 @@ def stem_file(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def small(stem_file):
-    """One transformer block, a stem that is at hand, float32, a row at every step and a state at every other one."""
+    """One transformer block, a stem that is at hand, float32, one iteration for Muon's five, a row at every step and
+    a state at every other one.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lite, "DEPTH", 1)
         patch.setattr(lite, "GLOBAL_BLOCKS", ())
         patch.setattr(recipe, "find_weights", lambda: stem_file)
         patch.setattr(recipe, "resolve_precision", lambda precision, device: "32-true")
+        patch.setattr(torch.optim, "Muon", partial(torch.optim.Muon, ns_steps=1))
         patch.setattr(recipe, "LOG_EVERY", 1)
         patch.setattr(recipe, "SAVE_EVERY", 2)
         yield

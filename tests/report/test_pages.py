@@ -230,6 +230,22 @@ def test_book_of_a_published_edition_is_made_from_its_records_alone(checkout, mo
     assert last == str(checkout.resolve() / "book" / "_build" / "html" / "index.html")
 
 
+def test_what_did_not_change_is_not_read_again(tmp_path):
+    made, kept = tmp_path / "made", tmp_path / "kept"
+    for folder, files in (
+        (made, {"a": "1", "b": "2", "x/c": "3"}),
+        (kept, {"a": "1", "b": "0", "x/d": "4", "y/a": "1"}),
+    ):
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+            os.utime(folder / name, (1, 1))
+    book._renew(made, kept)
+    left = {path.relative_to(kept).as_posix(): path for path in kept.rglob("*") if path.is_file()}
+    assert {name: path.read_text() for name, path in left.items()} == {"a": "1", "b": "2", "x/c": "3"}
+    assert {name for name, path in left.items() if path.stat().st_mtime == 1} == {"a"}  # by which Sphinx goes
+
+
 def test_a_warning_of_jupyter_book_is_an_error_also_the_next_time(checkout, monkeypatch):
     tool = checkout / "jupyter-book"
     tool.write_text('#!/bin/sh\necho "$@" > called\nexit 1\n')

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from lightning_fabric import Fabric
 from torch import nn
 
-from lorasam_core.training import fit as loop
 from lorasam_core.training.fit import NonFiniteLoss, Timed, fit, make_fabric, warmup_cosine
 
 
@@ -147,21 +146,22 @@ def test_a_run_that_starts_later_takes_the_remaining_steps():
     assert not rows and last == 5 and torch.equal(weights(model), weights(Line()))
 
 
-def test_waiting_for_batches_is_timed_and_closing_ends_them():
-    ended = []
+def test_waiting_for_batches_is_timed_and_closing_ends_them(monkeypatch):
+    ended, clock = [], [5.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
     def slow():
         try:
             for number in range(3):
-                time.sleep(0.05)
+                clock[0] += 0.05
                 yield number
         finally:
             ended.append(True)
 
     batches = Timed(slow())
     assert [next(batches), next(batches)] == [0, 1]
-    time.sleep(0.2)  # the model's own time
-    assert 0.1 <= batches.seconds < 0.2 and not ended
+    clock[0] += 0.2  # the model's own time
+    assert batches.seconds == pytest.approx(0.1) and not ended
     batches.close()
     assert ended and list(batches) == []
 
@@ -218,6 +218,6 @@ def test_other_errors_are_not_taken_for_a_bad_gradient(monkeypatch):
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("cuda", 1), ("cuda:2", [2]), ("mps", 1), ("mps:0", 1)])
 def test_fabric_is_made_for_the_device_that_was_named(monkeypatch, device, expected):
-    monkeypatch.setattr(loop, "Fabric", lambda **options: options)
+    monkeypatch.setattr("lightning_fabric.Fabric", lambda **options: options)
     kind = device.split(":")[0]
     assert make_fabric(device, "32-true") == {"accelerator": kind, "devices": expected, "precision": "32-true"}

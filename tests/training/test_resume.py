@@ -118,34 +118,55 @@ def test_stopped_by_an_exception_it_ends_as_if_it_had_not_been(tmp_path, monkeyp
 
 SCRIPT = """
 import os, signal, sys
+from pathlib import Path
 from lorasam_core.training import loop
 from lorasam_core.training.objectives import Objective
 from lorasam_core.experiments.unet import UNetObjective
 from tests.training.test_resume import METHODS, go
 
-folder, method, step, workers = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+def killed_at(step, folder, method, workers):
+    for kind in (Objective, UNetObjective):
+        def forward(self, batch, number, true=kind.forward):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return true(self, batch, number)
+        kind.forward = forward
+    go(folder, METHODS[method].replace(workers=workers))
+
 loop.SAVE_SECONDS = 0.0
-for kind in (Objective, UNetObjective):
-    def forward(self, batch, number, true=kind.forward):
-        if number == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return true(self, batch, number)
-    kind.forward = forward
-from pathlib import Path
-from types import SimpleNamespace
-go(Path(folder), METHODS[method].replace(workers=workers))
+for line in sys.stdin:  # a process for each, for the price of importing once; macOS cannot go on in a fork
+    folder, method, step, workers = line.split()
+    if not (child := 0 if sys.platform == "darwin" else os.fork()):
+        killed_at(int(step), Path(folder), method, int(workers))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+@pytest.fixture(scope="module")
+def kill():
+    """Trains in a new process, which is killed at a step; its exit status."""
+    started, pipes = [], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+
+    def train_until(folder, method, step, workers):
+        if not started or started[-1].poll() is not None:
+            started.append(subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=CHECKOUT, **pipes))
+        print(folder, method, step, workers, file=started[-1].stdin, flush=True)
+        answer = started[-1].stdout.readline()
+        return int(answer) if answer else started[-1].wait()
+
+    yield train_until
+    for process in started:
+        process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "steps", "workers"), [("lora", (2, 5), 0), ("lora", (4,), 2), ("unet", (5,), 0)])
-def test_killed_it_ends_as_if_it_had_not_been(tmp_path, whole, method, steps, workers):
+def test_killed_it_ends_as_if_it_had_not_been(tmp_path, whole, kill, method, steps, workers):
     if method == "unet":
         pytest.importorskip("segmentation_models_pytorch")
     for step in steps:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), method, str(step), str(workers)]
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True)
-        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert kill(tmp_path, method, step, workers) == -signal.SIGKILL
         assert torch.load(tmp_path / "checkpoint.pt")["step"] == step
     go(tmp_path, METHODS[method])
     assert_equal(tmp_path, whole(method)[0])
