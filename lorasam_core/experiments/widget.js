@@ -16,16 +16,16 @@ const DONE = {
   redo: "done again", accept: "accepted",
 };
 const BUTTONS = [ // what it does, its text, its key; a gap
-  ["remove", "Remove", "x"], ["merge", "Merge", "m"], ["split", "Split", "s"], ["refine", "Refine", "f"], null,
-  ["undo", "Undo", "u"], ["redo", "Redo", "r"], null,
+  ["remove", "Remove", "x"], ["merge", "Merge", "m"], ["split", "Split", "s"], ["refine", "Refine", "f"],
+  ["apply", "Apply", "Enter"], ["cancel", "Cancel", "Esc"], null, ["undo", "Undo", "u"], ["redo", "Redo", "r"], null,
   ["outlines", "Outlines", "o"], ["numbers", "Numbers", "n"], ["whole", "Whole image", "0"], null,
-  ["accept", "Accept", "a"], ["save", "Save", "Ctrl+S"], null, ["apply", "Apply", "Enter"], ["cancel", "Cancel", "Esc"],
+  ["accept", "Accept", "a"], ["save", "Save", "Ctrl+S"],
 ];
 const KEYS = {
   x: "remove", Delete: "remove", Backspace: "remove", m: "merge", s: "split", f: "refine", u: "undo", r: "redo",
   o: "outlines", n: "numbers", 0: "whole", a: "accept", Enter: "apply", Escape: "cancel",
 };
-const SELECTED = [255, 0, 170];
+const SELECTED = [255, 0, 170]; // unlike all of plots.OUTLINES
 const STYLE = `
 .lorasam-label { color: var(--jp-ui-font-color1, #222); background: var(--jp-layout-color1, #fff); max-width: 100%;
   font: 13px/1.4 var(--jp-ui-font-family, system-ui, sans-serif); container-type: inline-size; }
@@ -33,14 +33,15 @@ const STYLE = `
 .lorasam-label .gap { width: 8px; }
 .lorasam-label button { font: inherit; color: inherit; padding: 3px 8px; border-radius: 4px; cursor: pointer;
   background: var(--jp-layout-color2, #f3f3f3); border: 1px solid var(--jp-border-color1, #bbb); }
+.lorasam-label button:disabled { opacity: 0.45; cursor: default; }
 .lorasam-label button[aria-pressed="true"] { background: #0072b2; border-color: #0072b2; color: #fff; }
 .lorasam-label canvas { display: block; width: 100%; background: #222; touch-action: none; outline-offset: 1px; }
 .lorasam-label canvas:focus-visible { outline: 2px solid #0072b2; }
-.lorasam-label .line { display: flex; flex-wrap: wrap; gap: 2px 14px; padding: 4px 0; min-height: 1.4em; }
+.lorasam-label .line { display: flex; flex-wrap: wrap; align-content: start; gap: 0 14px; height: 2.8em; overflow: auto; }
 .lorasam-label .tool { font-weight: 600; }
 .lorasam-label .problem { color: var(--jp-error-color0, #b00020); font-weight: 600; }
 .lorasam-label .help { color: var(--jp-ui-font-color2, #555); font-size: 12px; }
-@container (max-width: 480px) { .lorasam-label button { padding: 7px 10px; } }
+@container (max-width: 480px) { .lorasam-label button { padding: 7px 10px; } .lorasam-label .line { height: 5.6em; } }
 `;
 
 function element(tag, parent, name = "", text = "") {
@@ -64,7 +65,6 @@ class View {
       view: Math.random().toString(36), // of one widget there may be several
     });
     const root = (this.root = element("div", el, "lorasam-label"));
-    root.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own keys, where x cuts a cell
     element("style", root, "", STYLE);
     this.buttons = {};
     const tools = element("div", root, "tools");
@@ -82,16 +82,19 @@ class View {
         this.canvas.focus({ preventScroll: true });
       };
     }
-    this.canvas = element("canvas", root);
-    this.canvas.tabIndex = 0;
-    this.canvas.setAttribute("role", "application");
     const line = element("div", root, "line");
     line.setAttribute("role", "status");
     this.name = element("span", line, "name");
     this.state = element("span", line, "state");
     this.said = element("span", line, "said", "Waiting for the kernel; if it was restarted, run the cell again.");
     this.toolLine = element("span", line, "tool");
+    this.canvas = element("canvas", root);
+    this.canvas.tabIndex = 0;
+    this.canvas.setAttribute("role", "application");
     element("div", root, "help", HELP);
+    for (const one of [this.canvas, ...Object.values(this.buttons)]) { // what may have the focus
+      one.dataset.lmSuppressShortcuts = "true"; // JupyterLab's own, by which x cuts a cell
+    }
     this.layer = document.createElement("canvas"); // outlines, a pixel for one of the image
     this.marks = document.createElement("canvas"); // the selected particles, likewise
     this.listen();
@@ -135,7 +138,7 @@ class View {
     const mine = message.view === this.view && this.waiting.delete(message.number);
     if (message.problem) this.say(message.problem, true);
     else if (message.said) this.say(message.said);
-    else if (mine && DONE[message.action]) this.say(`${DONE[message.action]} ${message.made.join(", ")}`);
+    else if (mine && DONE[message.action]) this.say(`${DONE[message.action]} ${message.made.join(", ")}`.trim());
     if (mine && message.made.length && !this.waiting.size && !this.tool) this.selected = new Set(message.made);
     for (const id of this.selected) if (!this.found.has(id)) this.selected.delete(id);
     if (this.tool && !this.selected.size) this.leave();
@@ -156,7 +159,8 @@ class View {
     this.toolLine.textContent = this.waiting.size ? `${tool} Working …`.trim() : tool;
     for (const name of ["merge", "split", "refine"]) this.buttons[name].ariaPressed = `${this.tool === name}`;
     for (const name of ["outlines", "numbers"]) this.buttons[name].ariaPressed = `${this[name]}`;
-    for (const name of ["apply", "cancel"]) this.buttons[name].style.display = this.tool ? "" : "none";
+    this.buttons.apply.disabled = !this.tool;
+    this.buttons.cancel.disabled = !this.tool && !ids.length;
     this.canvas.ariaLabel = `Image with ${this.found.size} outlined particles. ${HELP}`;
     this.redraw();
   }
@@ -236,9 +240,9 @@ class View {
     const control = event.ctrlKey || event.metaKey, key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     let what = KEYS[key];
     if (control) what = { s: "save", z: event.shiftKey ? "redo" : "undo", y: "redo" }[key];
+    event.stopPropagation(); // of other front ends: their keys are not meant
     if (!what || event.altKey || (event.key === "Enter" && event.target.tagName === "BUTTON")) return;
     event.preventDefault();
-    event.stopPropagation();
     if (!event.repeat) this.act(what);
   }
 
@@ -306,7 +310,7 @@ class View {
   resize() {
     if (!this.labels || !this.root.clientWidth) return;
     const ratio = window.devicePixelRatio, across = this.root.clientWidth;
-    const down = Math.round(Math.max(200, Math.min(0.7 * window.innerHeight, (across * this.height) / this.width)));
+    const down = Math.round(Math.max(200, Math.min(0.6 * window.innerHeight, (across * this.height) / this.width)));
     this.canvas.style.height = `${down}px`;
     [this.canvas.width, this.canvas.height] = [Math.round(across * ratio), Math.round(down * ratio)];
     if (this.fitted) this.fit();
@@ -396,7 +400,7 @@ class View {
       const { x0, y0, x1, y1 } = this.found.get(id), drawn = context.getImageData(x0, y0, x1 - x0 + 1, y1 - y0 + 1);
       for (let y = y0, to = 0; y <= y1; y++) {
         for (let x = x0; x <= x1; x++, to += 4) {
-          if (this.labels[y * this.width + x] === id) drawn.data.set([...SELECTED, 120], to);
+          if (this.labels[y * this.width + x] === id) drawn.data.set([...SELECTED, 80], to);
         }
       }
       context.putImageData(drawn, x0, y0);
@@ -428,9 +432,9 @@ class View {
     Object.assign(context, { font: `600 ${size}px sans-serif`, textAlign: "center", textBaseline: "middle" });
     Object.assign(context, { lineJoin: "round", lineWidth: 3 * ratio });
     for (const [id, one] of this.numbers ? this.found : []) {
-      const wide = (one.x1 - one.x0 + 1) * scale;
-      const [x, y] = at(this.anchor(id, one)), far = size * 2;
+      const wide = (one.x1 - one.x0 + 1) * scale, far = size * 2;
       if (wide < size * 0.6 * `${id}`.length && !this.selected.has(id)) continue; // zoom in to read it
+      const [x, y] = at(this.anchor(id, one));
       if (x < -far || y < -far || x > canvas.width + far || y > canvas.height + far) continue;
       this.write(context, `${id}`, x, y);
     }
