@@ -65,10 +65,17 @@ def labelme(*shapes, **changes):
 def via(name="a"):
     regions = [
         {"shape_attributes": {"name": "polygon", "all_points_x": [10, 20, 20, 10], "all_points_y": [10, 10, 20, 20]}},
-        {"shape_attributes": {"name": "rect", "x": 30, "y": 25, "width": 15, "height": 5}, "region_attributes": {}},
+        {"shape_attributes": {"name": "polygon", "all_points_x": [30, 45, 45, 30], "all_points_y": [25, 25, 30, 30]}},
         {"shape_attributes": {"name": "point", "cx": 3, "cy": 5}, "region_attributes": {}},
     ]
     return {f"{name}.png123": {"filename": f"{name}.png", "size": 123, "regions": regions, "file_attributes": {}}}
+
+
+def via_box():
+    """A polygon and a box."""
+    made = via()
+    made["a.png123"]["regions"][1]["shape_attributes"] = {"name": "rect", "x": 30, "y": 25, "width": 15, "height": 5}
+    return made
 
 
 def via_csv():
@@ -136,7 +143,7 @@ FORMATS = {
     ),
     "labelme among labels": ("labelme", per_image(lambda f, i: put(
         f / "labels" / f"{i}.json",
-        labelme(shape(SQUARE), shape([[45, 30], [30, 25]], "rectangle"), shape([[1, 1]], "point")),
+        labelme(*map(shape, CORNERS), shape([[1, 1]], "point")),
     ))),
     "CVAT": ("CVAT", lambda f: put(f / "annotations.xml", cvat(CVAT))),
     "YOLO": ("YOLO", per_image(lambda f, i: put(f / "labels" / f"{i}.txt", "\n".join(map(yolo, CORNERS))))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +20,8 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--out", type=Path, required=True, help="folder for the drafts; called again it goes on, and "
                          "what you have worked on stays")  # fmt: skip
+    command.add_argument("--accept", nargs="+", metavar="NAME", help="draft nothing; the labels of these images are "
+                         "right as they are: they go to OUT/labelled, for training")  # fmt: skip
     add_model(command)
     asked = command.add_argument_group("mask generator (default: what the adapter says)")
     asked.add_argument("--points", type=int, help="points along a side of each tile's grid")
@@ -40,6 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     files, notes = list_images(args.places)
     for note in notes:
         print(note, file=sys.stderr)
+    if args.accept:
+        _accept(args.out, args.accept, files)
+        return
     sizes: dict[str, float] = {}
     groups: dict[str, str] = {}
     for folder in sorted({path.parent for path in files.values()}):
@@ -64,6 +69,20 @@ def main(arguments: Sequence[str]) -> None:
     _report(table, args.out, *training_folder(args.out, files, without=unusable))
 
 
+def _accept(out: Path, names: Sequence[str], files: Mapping[str, Path]) -> None:
+    from lorasam_core.experiments.draft import accept
+    from lorasam_core.experiments.labelling import training_folder
+
+    table = accept(out, names, files)
+    unusable = table.loc[table["problem"] != "", "image"].tolist()
+    _say_accepted(*training_folder(out, files, without=unusable))
+
+
+def _say_accepted(training: Path, images: int) -> None:
+    command = f"lorasam adapt {shlex.quote(str(training))} --out ADAPTER"
+    print(f"accepted: {_images(images)}; to adapt the model to them: {command}")
+
+
 def _report(table: pd.DataFrame, out: Path, training: Path, accepted: int) -> None:
     done = table[table["problem"] == ""]
     drafted = done[done["state"] == "draft"]
@@ -73,8 +92,7 @@ def _report(table: pd.DataFrame, out: Path, training: Path, accepted: int) -> No
         print(f"left as they are, {state}: {', '.join(left['image'])}")
     print(f"{out}: ID/overlay.png, ID/labels.tif, ID/log.jsonl, drafts.csv")
     if accepted:
-        command = f"lorasam adapt {shlex.quote(str(training))} --out ADAPTER"
-        print(f"accepted: {_images(accepted)}; to adapt the model to them: {command}")
+        _say_accepted(training, accepted)
     for problem in table.loc[table["problem"] != "", "problem"]:
         print(f"left out: {problem}", file=sys.stderr)
     if len(done) < len(table):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lorasam_core.data.outlines import Part, paint
 from lorasam_core.data.sample import DataError
 
+A_BOX = "it is a box, and a box is no outline of a particle"
 DAMAGED = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError)
 
 

@@ -1,4 +1,8 @@
-"""Read COCO, labelme and VIA: JSON, and VIA's CSV. Categories are not looked at: every object is a particle."""
+"""Read COCO, labelme and VIA: JSON, and VIA's CSV. Categories are not looked at: every object is a particle.
+
+A box is refused in all of these formats: it says where a particle is, as for a detector, and not what its outline is.
+Left out, it would teach that the particle is background; filled, that particles are rectangular.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ import pandas as pd
 from PIL import Image
 
 from lorasam_core.data import runs
-from lorasam_core.data.annotations import Annotations, grouped, size, without_area
-from lorasam_core.data.outlines import Part, Patch, box, ellipse, ring
+from lorasam_core.data.annotations import A_BOX, Annotations, grouped, size, without_area
+from lorasam_core.data.outlines import Part, Patch, ellipse, ring
 
 Indexed = tuple[list[Annotations], list[str]]
+LABELME_BOXES = ("rectangle", "oriented_rectangle", "rotation")  # labelme's, and those of its relatives
 VIA_COLUMNS = {"region_shape_attributes", "region_count"}
 
 
@@ -76,7 +81,7 @@ def _labelme(path: Path, stem: str, document: Mapping[str, Any]) -> Indexed:
     shapes, others = [], []
     for shape in document["shapes"]:
         kind = shape.get("shape_type", "polygon")
-        if kind not in ("polygon", "rectangle", "circle", "mask"):
+        if kind not in ("polygon", "circle", "mask", *LABELME_BOXES):
             others.append(str(kind))
             continue
         group = shape.get("group_id")
@@ -90,20 +95,20 @@ def _labelme(path: Path, stem: str, document: Mapping[str, Any]) -> Indexed:
 
 
 def labelme_parts(shapes: tuple[Mapping[str, Any], ...], shape: tuple[int, int]) -> list[Part]:
-    """Polygons, rectangles, circles (centre and a point of the rim), and masks, which keep their holes."""
+    """Polygons, circles (centre and a point of the rim), and masks, which keep their holes; ValueError for a box."""
     return [_labelme_part(found, shape) for found in shapes]
 
 
 def _labelme_part(found: Mapping[str, Any], shape: tuple[int, int]) -> Part:
     points, kind = found["points"], found["shape_type"]
-    if kind == "polygon" or (kind == "rectangle" and len(points) == 4):
+    if kind in LABELME_BOXES:
+        raise ValueError(A_BOX)
+    if kind == "polygon":
         return [ring(points)]
     (x0, y0), (x1, y1) = points
     if kind == "circle":
         radius = math.hypot(x1 - x0, y1 - y0)
         return ellipse(x0, y0, radius, radius)
-    if kind == "rectangle":
-        return box(min(x0, x1), min(y0, y1), abs(x1 - x0), abs(y1 - y0))
     left, top, width, height = int(x0), int(y0), int(x1) - int(x0) + 1, int(y1) - int(y0) + 1  # both corners are pixels
     packed = base64.b64decode(found["mask"], validate=True)
     try:
@@ -148,14 +153,14 @@ def _via(path: Path, images: list[tuple[Any, Any]]) -> Indexed:
 
 
 def via_parts(attributes: Mapping[str, Any], shape: tuple[int, int]) -> list[Part]:
-    """A polygon, rectangle, circle or ellipse; the angle of an ellipse is in radians, clockwise."""
+    """A polygon, circle or ellipse, whose angle is in radians, clockwise; ValueError for a box."""
     kind, a = attributes["name"], attributes
     if kind == "polygon":
         if len(a["all_points_x"]) != len(a["all_points_y"]):
             raise ValueError("its x and y are not equally many")
         return [[ring(list(zip(a["all_points_x"], a["all_points_y"], strict=True)))]]
     if kind == "rect":
-        return [box(a["x"], a["y"], a["width"], a["height"])]
+        raise ValueError(A_BOX)
     if kind == "circle":
         return [ellipse(a["cx"], a["cy"], a["r"], a["r"])]
     return [ellipse(a["cx"], a["cy"], a["rx"], a["ry"], math.degrees(a.get("theta", 0)))]

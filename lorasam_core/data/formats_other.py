@@ -1,4 +1,8 @@
-"""Read CVAT's XML, YOLO's text, ImageJ's ROIs, and folders with one mask a particle."""
+"""Read CVAT's XML, YOLO's text, ImageJ's ROIs, and folders with one mask a particle.
+
+Boxes of CVAT and YOLO are refused, as in formats_json. A rectangle of ImageJ is an area, as all of its selections are:
+ImageJ itself turns an outline that is a rectangle into one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from lorasam_core.data import runs
-from lorasam_core.data.annotations import Annotations, grouped, size, without_area
+from lorasam_core.data.annotations import A_BOX, Annotations, grouped, size, without_area
 from lorasam_core.data.decode import decode
 from lorasam_core.data.formats_json import Indexed
 from lorasam_core.data.outlines import Part, box, cropped, ellipse, ring
@@ -61,7 +65,7 @@ def index_xml(path: Path) -> Indexed | None:
 
 
 def cvat_parts(shapes: Sequence[dict[str, str]], shape: tuple[int, int]) -> list[Part]:
-    """Polygons, boxes and ellipses with their rotation, and masks; those of one group are one object."""
+    """Polygons, ellipses with their rotation, and masks; those of one group are one object. ValueError for a box."""
     return [_cvat_part(found, shape) for found in shapes]
 
 
@@ -73,8 +77,7 @@ def _cvat_part(found: dict[str, str], shape: tuple[int, int]) -> Part:
     if found["tag"] == "polygon":
         return [ring([[float(value) for value in point.split(",")] for point in found["points"].split(";")])]
     if found["tag"] == "box":
-        x0, y0, x1, y1 = numbers("xtl", "ytl", "xbr", "ybr")
-        return box(x0, y0, x1 - x0, y1 - y0, degrees)
+        raise ValueError(A_BOX)
     if found["tag"] == "ellipse":
         x, y, rx, ry = numbers("cx", "cy", "rx", "ry")
         return ellipse(x, y, rx, ry, degrees)

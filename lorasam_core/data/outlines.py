@@ -50,12 +50,11 @@ def ring(points: ArrayLike) -> NDArray[np.float64]:
     return corners
 
 
-def box(x: float, y: float, width: float, height: float, degrees: float = 0.0) -> Part:
-    """A rectangle by its upper left corner before it is turned, clockwise about its centre; ValueError for no area."""
+def box(x: float, y: float, width: float, height: float) -> Part:
+    """A rectangle by its upper left corner; ValueError for no area."""
     if not (width > 0 and height > 0):
         raise ValueError("a rectangle has a width and a height above 0")
-    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (width / 2, height / 2)
-    return [_turned(corners, x + width / 2, y + height / 2, degrees)]
+    return [ring([(x, y), (x + width, y), (x + width, y + height), (x, y + height)])]
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, degrees: float = 0.0) -> Part:

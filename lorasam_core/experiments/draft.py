@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from lorasam_core.data.databar import cropped
+from lorasam_core.data.formats import few
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import scale_of
@@ -82,6 +83,32 @@ def _one(i: str, path: Path, folder: Path, segmenter: Segmenter, reading: Readin
             return _left(folder, image)
         files.write(made, folder)
     return _row(made)
+
+
+def accept(out: str | Path, names: Sequence[str], images: Mapping[str, Path]) -> pd.DataFrame:
+    """Call the labellings of these images in `out` right, as `Labelling.accept` does; returns the new drafts.csv.
+
+    images: the files, by id. One that is accepted already stays as it is. Raises DataError for a folder without drafts
+    and, before anything is written, for a name without one; ValueError where another process writes there.
+    """
+    out = Path(out)
+    if not (out / DRAFTS).exists():
+        raise DataError(f"{out} holds no drafts; make them first, by the same command without --accept.")
+    for i in names:
+        if not files.read_log(out / i):
+            there = sorted(path.parent.relative_to(out).as_posix() for path in out.rglob(files.LOG))
+            raise DataError(f"{out} holds no draft of {i}; give names of those that it holds: {few(there) or 'none'}.")
+    with alone(out):
+        for i in tqdm(names, "accept", unit="image", disable=None):
+            log = files.read_log(out / i)
+            work = files.load(out / i, read_image(images.get(i, log[0].get("file", "")), page=log[0].get("page")))
+            if not work.accepted:
+                work.accept()
+                files.save(work, out / i)
+        table = pd.read_csv(out / DRAFTS, dtype=str, keep_default_na=False)
+        table.loc[table["image"].isin(names), "state"] = ACCEPTED
+        replace(out / DRAFTS, lambda to: table.to_csv(to, index=False))
+    return table
 
 
 def _same(entry: Mapping[str, Any], stated: Mapping[str, Any]) -> bool:

@@ -16,7 +16,9 @@ from lorasam_core.masks.predictor import Embedding, Predictor, evaluating
 from lorasam_core.masks.segmenter import SPECK, TILE_SHARE, WHOLE, Segmenter
 from lorasam_core.training.prompts import whole_image_box
 
-KEPT = 8  # windows whose embeddings stay in memory, about a megabyte each
+KEPT = 16  # windows whose embeddings stay in memory, about a megabyte each
+NEAR = 7  # diameters that a window smaller than a tile shows at least; by dense validation images of EMPS
+LEAST_WINDOW = 64  # pixels
 LEAST_SHARE = 0.01  # in the foreground, which may miss the particle that a person sees
 LOGIT = 6.9  # of a pixel that a mask, given as a prompt, holds with a probability of 0.999
 
@@ -25,12 +27,16 @@ Box: TypeAlias = tuple[float, float, float, float]  # x0, y0, x1, y1, last pixel
 
 
 class Prompt(NamedTuple):
-    """One question: points inside and outside the particle that is meant, a box around it, what it was until now."""
+    """One question: points inside and outside the particle that is meant, a box around it, what it was until now.
+
+    usual: the diameter of the particles of this image in pixels, 0: not known.
+    """
 
     inside: tuple[Point, ...] = ()
     outside: tuple[Point, ...] = ()
     box: Box | None = None
     mask: Piece | None = None
+    usual: float = 0.0
 
 
 Ask: TypeAlias = Callable[[np.ndarray, Prompt], Piece]  # image, prompt -> the mask, which may be empty
@@ -41,6 +47,8 @@ class Clicks:
 
     Images that the segmenter takes at once are seen as a whole, others in windows of its tile's size that lie every
     half of it; a prompt is asked of the window around it, which is doubled until it is twice as long as the prompt.
+    Small particles are enlarged: the window is halved as long as it shows NEAR times the prompt and the usual diameter;
+    a mask that it may have cut, longer than a quarter of it, or none, is asked for once more in one of twice the side.
     So what is answered hangs on image and prompt alone, and a second click nearby finds the window encoded.
     """
 
@@ -56,23 +64,31 @@ class Clicks:
         One point: of the model's three masks the one of the greatest rating x stability x share that lies in the
         foreground it sees. More points: its one mask, given that of the first. A box, or a mask: its one mask.
         """
-        y, x, side = self._window(image.shape[:2], prompt)
-        part = image[y : y + side, x : x + side]
-        with evaluating(self.predictor.model):
-            foreground = self._use(image, part, (y, x, side))
-            found = self._asked(prompt, y, x, foreground)
-        return cut(operations.without_small_regions(found, SPECK * int(found.sum()))[0] if found.any() else found, y, x)
+        least = LEAST_WINDOW
+        while True:
+            y, x, side = self._window(image.shape[:2], prompt, least)
+            with evaluating(self.predictor.model):
+                foreground = self._use(image, image[y : y + side, x : x + side], (y, x, side))
+                found = self._asked(prompt, y, x, foreground)
+            if found.any():
+                found = operations.without_small_regions(found, SPECK * int(found.sum()))[0]
+            piece, least = cut(found, y, x), 2 * side
+            if side >= self.side or 0 < max(piece.mask.shape) <= side / 4:  # the prompt lies this far inside
+                return piece
 
-    def _window(self, shape: tuple[int, ...], prompt: Prompt) -> tuple[int, int, int]:
-        """Row, column and side of the window that is asked."""
-        if max(shape) <= WHOLE * self.side:
-            return 0, 0, max(shape)
+    def _window(self, shape: tuple[int, ...], prompt: Prompt, least: int) -> tuple[int, int, int]:
+        """Row, column and side of the window that is asked; its side is no smaller than `least`."""
         points = np.array([*prompt.inside, *prompt.outside], float).reshape(-1, 2)
         boxes = [box for box in (prompt.box, prompt.mask and prompt.mask.box) if box]
         points = np.concatenate([points, np.array(boxes, float).reshape(-1, 2)])
         low, high = points.min(0), points.max(0)
-        side = self.side
-        while side < 2 * (high - low).max() and side < max(shape):
+        side, long = self.side, float((high - low).max())
+        shown = NEAR * max(long, prompt.usual)
+        while shown and side // 2 >= max(shown, least):
+            side //= 2
+        if side == self.side and max(shape) <= WHOLE * side:
+            return 0, 0, max(shape)
+        while side < 2 * long and side < max(shape):
             side *= 2
         starts = np.round(((low + high) / 2 - side / 2) / (side / 2)) * (side / 2)
         x, y = (max(0, min(int(start), length - side)) for start, length in zip(starts, shape[::-1], strict=True))
@@ -99,7 +115,7 @@ class Clicks:
 
     def _asked(self, prompt: Prompt, y: int, x: int, foreground: np.ndarray) -> np.ndarray:
         """The mask, bool (h, w), of a prompt in pixels of the image, in the window at (y, x)."""
-        predictor, (inside, outside, box, mask) = self.predictor, prompt
+        predictor, (inside, outside, box, mask, _) = self.predictor, prompt
         points = np.array([*inside, *outside], float).reshape(-1, 2) - (x, y)
         labels = np.repeat([1, 0], [len(inside), len(outside)])
         corner = None if box is None else np.array(box, float) - (x, y, x, y)

@@ -24,6 +24,7 @@ from lorasam_core.masks.patches import (
     placed,
     unpack,
     unpack_labels,
+    usual_diameter,
 )  # fmt: skip
 from lorasam_core.masks.predictor import as_rgb
 from lorasam_core.masks.segmenter import Segmenter
@@ -284,7 +285,7 @@ class Labelling:
     def _asked(self, prompt: Prompt) -> Piece:
         if self.ask is None:
             raise ValueError("there is no model to ask; give one, as Labelling(image, labels, Clicks(segmenter)).")
-        return self.ask(self.image, prompt)
+        return self.ask(self.image, prompt._replace(usual=usual_diameter(self.labels)))
 
 
 def _plain(points: Iterable[Point]) -> list[list[float]]:

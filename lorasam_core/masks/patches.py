@@ -71,6 +71,12 @@ def unpack_labels(text: str, shape: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(data, "<i4").astype(np.int32).reshape(shape)
 
 
+def usual_diameter(labels: np.ndarray) -> float:
+    """The diameter, in pixels, of the circle as large as the particle of median area; 0 where there is none."""
+    areas = np.bincount(labels.ravel())[1:]
+    return float(2 * np.sqrt(np.median(areas[areas > 0]) / np.pi)) if areas.any() else 0.0
+
+
 def deepest(mask: np.ndarray) -> tuple[int, int]:
     """x and y of the pixel of a bool mask (h, w), not empty, that lies farthest from all outside; the first of many."""
     distance = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]

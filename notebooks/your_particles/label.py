@@ -136,6 +136,25 @@ work.redo()
 [{name: value for name, value in entry.items() if name not in ("made", "labels")} for entry in work.log[1:]]
 
 # %% [markdown]
+# ## With mouse and keys
+#
+# In JupyterLab all of this is a click away. `pip install ".[label]"`, `jupyter lab`, and in a cell of its own:
+#
+# ```python
+# from lorasam_core.experiments.labelling import load
+# from lorasam_core.experiments.widget import LabelWidget
+# from lorasam_core.masks.clicks import Clicks
+# from lorasam_core.masks.segmenter import Segmenter
+#
+# work = load("drafts/NAME", ask=Clicks(Segmenter()))
+# LabelWidget(work, save_to="drafts/NAME")
+# ```
+#
+# A click on background adds a particle, one on a particle selects it, and dragging adds by a box; keys remove, merge,
+# split, refine, undo, accept and save, and stand under the image. The widget calls the methods above: its log is the
+# same, and code and clicks can be mixed.
+
+# %% [markdown]
 # ## Save, close, go on later
 #
 # `accept` says that the labels are right as they are. What is saved are the log, a label image and a picture with the
@@ -154,11 +173,12 @@ sorted(path.name for path in trial.iterdir() if not path.name.startswith("."))
 # %% [markdown]
 # ## After a few images
 #
-# `lorasam draft`, called again, gathers what you have accepted in `drafts/labelled`. Train on it, and let the adapted
-# model draft the images that are left:
+# `lorasam draft`, called again, gathers what you have accepted in `drafts/labelled`; `--accept` accepts drafts that are
+# right as they are, by their names, and drafts nothing. Train on it, and let the adapted model draft the images that
+# are left:
 #
 # ```bash
-# lorasam draft path/to/folder --out drafts
+# lorasam draft path/to/folder --out drafts --accept NAME ANOTHER
 # lorasam adapt drafts/labelled --out my-adapter
 # lorasam draft path/to/folder --out drafts --adapter my-adapter/adapter.safetensors
 # ```

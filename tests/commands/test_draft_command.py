@@ -101,6 +101,33 @@ def test_work_is_never_overwritten_and_what_is_accepted_can_be_trained_on(folder
     assert [path.name for path in (out / "labelled" / "images").iterdir()] == ["b.png"]
 
 
+def test_a_draft_that_is_right_is_accepted_by_name(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit, match="holds no drafts; make them first"):
+        draft(folder, out, "--accept", "a")
+    assert not out.exists()
+    draft(folder, out)
+    before = (out / "a" / "log.jsonl").read_bytes()
+    with pytest.raises(SystemExit, match="holds no draft of c; give names of those that it holds: a, b"):
+        draft(folder, out, "--accept", "a", "c")
+    assert (out / "a" / "log.jsonl").read_bytes() == before
+    work = load(out / "b")
+    work.remove(work.ids[0])
+    save(work, out / "b")
+    moved = folder.rename(tmp_path / "moved")
+    capsys.readouterr()
+    for _ in range(2):  # once more changes nothing
+        draft(moved, out, "--accept", "b", "--adapter", "emps")
+        assert (
+            f"accepted: 1 image; to adapt the model to them: lorasam adapt {out / 'labelled'}"
+            in capsys.readouterr().out
+        )
+    assert states(out) == {"a": "draft", "b": "accepted"} and (out / "a" / "log.jsonl").read_bytes() == before
+    assert [entry["action"] for entry in read_log(out / "b")] == ["draft", "remove", "accept"]
+    (record,) = list_folder(out / "labelled")[0]
+    assert record.id == "b" and np.array_equal(read_record(record)[0].labels > 0, work.labels > 0)
+
+
 def test_images_in_folders_keep_their_places(tmp_path):
     """Two of one name, in two folders, are two labellings, and stay two when they are accepted."""
     for name in ("one", "two"):

@@ -23,6 +23,7 @@ from tests.made_labels import (
     rois,
     shape,
     two_images,
+    via_box,
     via_csv,
     yolo,
 )
@@ -70,6 +71,7 @@ def cut_roi(f):
     put(f / "labels" / "a.roi", data[:66])
 
 
+A_BOX = r"cannot be read \(it is a box, and a box is no outline of a particle\); correct it, or remove it\."
 IN_COCO = r"coco\.json, a\.png: object 1 "
 BAD = {
     "no JSON": (text("coco.json", '{"images": [}'), r"coco\.json cannot be read as COCO, labelme or VIA \(.*; export"),
@@ -101,7 +103,15 @@ BAD = {
     "labelme's mask": (text("labels/a.json", labelme(shape([[1, 1], [2, 2]], "mask", mask="!!"))), "object 1 cannot"),
     "labelme's picture": (text("labels/a.json", labelme(shape([[1, 1], [2, 2]], "mask", mask="aGFsbG8="))), "no PNG"),
     "a large mask of CVAT": (text("a.xml", cvat('<mask rle="9" top="0" left="0" width="9" height="99"/>')), "larger"),
-    "a rectangle of no area": (text("labels/a.json", labelme(shape([[1, 1], [1, 5]], "rectangle"))), "width and a hei"),
+    "a box of VIA": (text("via.json", via_box()), r"via\.json, a\.png: object 2 " + A_BOX),
+    "a box in VIA's table": (
+        text("via.csv", via_csv().replace('""polygon""', '""rect""')), r"via\.csv, a\.png: object 1 " + A_BOX
+    ),
+    "a box of labelme": (
+        text("labels/a.json", labelme(shape(SQUARE), shape([[1, 1], [9, 5]], "rectangle"))), "object 2 " + A_BOX
+    ),
+    "a turned box of labelme": (text("labels/a.json", labelme(shape(SQUARE, "rotation"))), "object 1 " + A_BOX),
+    "a box of CVAT": (text("a.xml", cvat('<box xtl="2" ytl="2" xbr="6" ybr="4"/>')), "object 1 " + A_BOX),
     "VIA": (text("via.json", {"a": {"filename": "a.png", "regions": [{}]}}), "'shape_attributes' is missing"),
     "VIA's table": (text("via.csv", via_csv().replace('""name""', "name")), r"via\.csv cannot be read as VIA"),
     "XML": (text("a.xml", cvat("<polygon")), r"a\.xml cannot be read as CVAT for images 1\.1"),

@@ -40,7 +40,7 @@ def test_a_pixel_belongs_to_the_outline_in_which_its_centre_lies():
     cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
     u, v = cos * (X - 25) + sin * (Y - 20), cos * (Y - 20) - sin * (X - 25)
     assert (whole(turned) != ((u / 12) ** 2 + (v / 6) ** 2 < 1)).sum() <= 2  # a polygon of 256 corners
-    assert (whole(union([box(10, 10, 8, 4, 90)], SHAPE)) == filled([(12, 8), (16, 8), (16, 16), (12, 16)])).all()
+    assert (whole(union([box(10, 10, 8, 4)], SHAPE)) == filled([(10, 10), (18, 10), (18, 14), (10, 14)])).all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 80)), min_size=1, max_size=30, unique=True))

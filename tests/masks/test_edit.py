@@ -12,7 +12,7 @@ from skimage.draw import disk
 
 from lorasam_core.data.particles import generate
 from lorasam_core.data.sample import DataError
-from lorasam_core.masks.clicks import Clicks, Prompt
+from lorasam_core.masks.clicks import LEAST_WINDOW, NEAR, Clicks, Prompt
 from lorasam_core.masks.edit import Labelling
 from lorasam_core.masks.patches import Piece, cut, divided, pack, placed, unpack
 from lorasam_core.masks.segmenter import Segmenter
@@ -349,10 +349,10 @@ def test_windows_hold_their_prompts_and_a_second_click_is_not_encoded(segmenter,
         point, length = rng.random(2) * (699, 499), rng.integers(1, 300)
         box = (*point, *np.minimum(point + length, (699, 499)))
         for prompt in (Prompt((tuple(point),)), Prompt(box=tuple(map(float, box)))):
-            y, x, side = clicks._window(image.shape, prompt)
+            y, x, side = clicks._window(image.shape, prompt, LEAST_WINDOW)
             low, high = (point, point) if prompt.box is None else (np.array(box[:2]), np.array(box[2:]))
             assert x <= low[0] and y <= low[1] and high[0] <= x + side and high[1] <= y + side
-            assert x >= 0 and y >= 0 and side >= clicks.side
+            assert x >= 0 and y >= 0 and side >= min(clicks.side, NEAR * (high - low).max())
     first = clicks(image, Prompt(((300.0, 200.0),)))
     clicks(image, Prompt(((310.0, 195.0),), ((330.0, 210.0),)))
     assert encoded == [(192, 192)]
@@ -361,6 +361,40 @@ def test_windows_hold_their_prompts_and_a_second_click_is_not_encoded(segmenter,
     assert len(encoded) == 2 and first[:2] == second[:2] and np.array_equal(first.mask, second.mask)
     clicks(image.copy(), Prompt(((300.0, 200.0),)))
     assert len(encoded) == 3  # another image
+
+
+def test_small_particles_are_enlarged_and_what_is_long_is_asked_for_in_a_larger_window(segmenter, monkeypatch):
+    image, clicks = np.random.default_rng(0).integers(0, 255, (250, 250), np.uint8), Clicks(segmenter)
+    asked = []
+
+    def answer(prompt, y, x, foreground):
+        asked.append((y, x, foreground.shape))
+        mask = np.zeros(foreground.shape, bool)
+        mask[100 - y : 104 - y, max(0, 70 - x) : 200 - x] = True  # rows 100 to 103, columns 70 to 199
+        return mask
+
+    monkeypatch.setattr(clicks, "_asked", answer)
+    point = ((120.0, 102.0),)
+    clicks(image, Prompt(point))
+    assert asked == [(0, 0, (250, 250))]  # no larger than a tile by much: as a whole, as ever
+    asked.clear()
+    found = clicks(image, Prompt(point, usual=13.0))
+    assert [shape for _, _, shape in asked] == [(96, 96), (250, 250)] and found.box == (70, 100, 199, 103)
+    asked.clear()
+    clicks(image, Prompt(box=(110.0, 100.0, 118.0, 103.0)))
+    clicks(image, Prompt(box=(110.0, 100.0, 118.0, 103.0), usual=30.0))  # among large ones
+    assert [shape for _, _, shape in asked] == [(96, 96), (250, 250), (250, 250)]
+
+
+def test_the_model_hears_how_large_particles_are():
+    heard = []
+    work = labelling(lambda image, prompt: heard.append(prompt.usual) or square(image, prompt))
+    work.add((30, 5))
+    areas_now = [(draft() == i).sum() for i in (1, 2, 5)]
+    assert heard == [pytest.approx(2 * np.sqrt(np.median(areas_now) / np.pi))]
+    heard.clear()
+    labelling(lambda image, prompt: heard.append(prompt.usual) or square(image, prompt), draft() * 0).add((30, 5))
+    assert heard == [0]
 
 
 def test_a_click_in_a_window_answers_where_it_was_clicked(segmenter, sample):
