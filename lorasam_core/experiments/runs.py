@@ -32,7 +32,7 @@ from lorasam_core.measure.evaluation import DETAILS, summarize
 from lorasam_core.models import devices
 from lorasam_core.models.lora import save_adapter
 from lorasam_core.models.sam import load_sam
-from lorasam_core.training import checkpoint, trainable
+from lorasam_core.training import checkpoint, processes, trainable
 from lorasam_core.training.blocks import check_compile
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
@@ -157,14 +157,16 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     run.data.split.save(folder / "split.json")
     if run.taught is not run.data:
         run.taught.split.save(folder / "train_split.json")
-    torch.manual_seed(config.seed)
-    sam = copy.deepcopy(run.base).to(run.device)
-    devices.reset_peak_memory(run.device)
     trackers: Sequence[Any] = [LogRows(), *tracking.trackers(wandb, config, folder)]
     metrics: dict[str, Any] = {"run_id": run.run_id, "val": {}, "test": {}, **NOTHING_TRAINED}
-    train_set, val_set = training_images(run.taught, config), run.taught.subset("val")
-    task = methods.Task(sam, train_set, val_set, config, folder, trackers)
-    segment, found = methods.TABLE[config.method].fit(task)
+    task = _task(run, folder, trackers)
+    sam, val_set = task.sam, task.val
+    if config.method in trainable.SAM_METHODS:
+        processes.tell((config, run.run_id, folder))
+        with processes.together():
+            segment, found = methods.TABLE[config.method].fit(task)
+    else:  # by this process alone: the loss of other methods is no sum over images
+        segment, found = methods.TABLE[config.method].fit(task)
     metrics |= found
     if "peak_memory_mb" in metrics:  # of training so far; in the end that of the whole run
         metrics["training_memory_mb"] = round(metrics["peak_memory_mb"], 1)
@@ -203,6 +205,34 @@ def _work(run: Prepared, folder: Path, wandb: str) -> None:
     write_json(folder / METRICS, metrics)
 
 
+def _task(run: Prepared, folder: Path, trackers: Sequence[Any] = ()) -> methods.Task:
+    """What a run's method is fitted with; the generators of random numbers are seeded."""
+    torch.manual_seed(run.config.seed)
+    sam = copy.deepcopy(run.base).to(run.device)
+    devices.reset_peak_memory(run.device)
+    images = training_images(run.taught, run.config), run.taught.subset("val")
+    return methods.Task(sam, *images, run.config, folder, trackers)
+
+
+def take_part() -> None:
+    """What every process but the first does: train with it whenever it says so, until it has said that that is all."""
+    while (asked := processes.tell()) is not None:
+        try:
+            with processes.together():
+                _take_part(*asked)
+        except processes.OtherFailed:
+            pass  # the first says so
+        except Exception:  # the first has it in its log
+            logger.exception("process %d failed", torch.distributed.get_rank())
+
+
+def _take_part(config: RunConfig, run_id: str, folder: Path) -> None:
+    run = prepare(config)
+    if run.run_id != run_id:
+        raise ValueError(f"{config.name} is run {run.run_id} here and {run_id} there; give all the same data and base.")
+    methods.TABLE[config.method].fit(_task(run, folder))
+
+
 class LogRows:
     """A callback that puts the history into the log as it grows."""
 
@@ -224,7 +254,7 @@ def describe(run: Prepared) -> dict[str, Any]:
         "data_notes": list(run.data.notes),
         "split_hash": run.data.split.hash,
         "images": sizes,
-    }
+    } | ({"processes": processes.started()} if processes.started() > 1 else {})
 
 
 def training_images(data: SampleSet, config: RunConfig) -> SampleSet:

@@ -231,8 +231,29 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point; exits with status 1 when a check refuses or something failed."""
+    """Entry point; exits with status 1 when a check refuses or something failed.
+
+    Of the processes that torchrun started the first does all of it, and the others train with it.
+    """
     args = parser().parse_args(arguments)
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        _main(args)
+        return
+    if args.workers > 1 or args.scheduler:
+        sys.exit("error: torchrun's processes share one run, and --workers and --scheduler share out runs; give one.")
+    from lorasam_core.experiments.runs import take_part
+    from lorasam_core.training import processes
+
+    if processes.start():
+        take_part()
+        return
+    try:
+        _main(args)
+    finally:
+        processes.tell()
+
+
+def _main(args: argparse.Namespace) -> None:
     try:
         if args.run is not None:
             from lorasam_core.experiments.rerun import TOLERANCE, rerun  # it does its run with this module

@@ -6,11 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from lorasam_core.training import processes
 
 if TYPE_CHECKING:  # a second, for what only names runs
     from lightning_fabric import Fabric
@@ -21,11 +24,16 @@ class NonFiniteLoss(ValueError):
 
 
 def make_fabric(device: str, precision: Any) -> Fabric:
-    """Lightning Fabric on one device, by its name as torch writes it (cpu, cuda, cuda:1, mps)."""
+    """Lightning Fabric on one device, by its name as torch writes it (cpu, cuda, cuda:1, mps).
+
+    Of several processes that train together each has the device of its number, and only the kind counts.
+    """
     from lightning_fabric import Fabric
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else it states the precision, on every page
     kind, _, index = device.partition(":")
+    if processes.count() > 1:
+        return processes.fabric(kind, precision)
     return Fabric(accelerator=kind, devices=[int(index)] if kind == "cuda" and index else 1, precision=precision)
 
 
@@ -86,37 +94,48 @@ def fit(
     scaled). batches yields dictionaries with "ids" (what an error names) and "size" (images). pieces(batch, step) cuts
     one into (share, batch) that go forward and backward one after the other, where all at once would need more memory;
     the loss is the sum of share * loss. after_step(step, row) may return True to stop. Raises NonFiniteLoss before the
-    step that would spoil the weights.
+    step that would spoil the weights. Of several processes each is given its part of every batch, with shares of the
+    whole; gradients, losses and measures are summed, and all raise the same NonFiniteLoss.
     """
     begun = time.perf_counter()
     images = 0
-    with tqdm(total=steps, initial=start, desc=label, unit="step", mininterval=1.0) as bar:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    quiet: dict[str, Any] = {"disable": True} if processes.rank() else {}
+    with tqdm(total=steps, initial=start, desc=label, unit="step", mininterval=1.0, **quiet) as bar:
         for step in range(start, steps):
             for group in optimizer.param_groups:
                 group["lr"] = rate(step)
-            row: dict[str, float] = {}
+            own: dict[str, float] = {}
             seen: list[Any] = []
+            size, problem = 0, ""
             for _ in range(accumulate):
                 batch = next(batches)
                 seen += batch["ids"]
-                for share, piece in pieces(batch, step):
+                size += batch["size"]
+                for share, piece in [] if problem else pieces(batch, step):
                     loss, measures = objective(piece, step)
                     if not torch.isfinite(loss):
-                        raise NonFiniteLoss(
+                        problem = (
                             f"The loss is {loss.item()} at step {step + 1}, images {', '.join(map(str, piece['ids']))};"
                             " lower the learning rate, or look at these images."
                         )
+                        break
                     fabric.backward(loss * (share / accumulate))
                     for name, value in ({"loss": loss} | measures).items():
-                        row[name] = row.get(name, 0.0) + _number(value) * share / accumulate
-                images += batch["size"]
+                        own[name] = own.get(name, 0.0) + _number(value) * share / accumulate
+            told = processes.sum_gradients(parameters, (own, seen, size, problem))
+            rows, ids, sizes, problems = zip(*told, strict=True)
+            if any(problems):
+                raise NonFiniteLoss(next(filter(None, problems)))
+            row = {name: sum(part.get(name, 0.0) for part in rows) for name in dict.fromkeys(chain(*rows))}
+            images += sum(sizes)
             try:
                 fabric.clip_gradients(objective, optimizer, max_norm=clip_norm)
             except RuntimeError as error:
                 if "non-finite" not in str(error):  # torch's words
                     raise
                 raise NonFiniteLoss(
-                    f"The gradient is not finite at step {step + 1}, images {', '.join(map(str, seen))}; "
+                    f"The gradient is not finite at step {step + 1}, images {', '.join(map(str, chain(*ids)))}; "
                     "lower the learning rate, or look at these images."
                 ) from error
             optimizer.step()

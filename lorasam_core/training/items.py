@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from lorasam_core.config import RunConfig
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.devices import loader_processes
+from lorasam_core.training import processes
 from lorasam_core.training.prompts import choose_instances, jittered_boxes, points_inside
 
 DENSE = ("image", "semantic", "distance")  # of an item, stacked in a batch
@@ -134,8 +135,10 @@ def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A batch: images (B, 3, S, S), semantic (B, m, m), extents B times (h, w); instances of all images in a row,
     `owner` (N,) their image, `by_point` (N,) whether a point asks for them, which is every other one, or their box;
-    `empty` (E, 2) and `empty_owner` (E,).
+    `empty` (E, 2) and `empty_owner` (E,). Without images: "size" 0 and nothing in it.
     """
+    if not items:
+        return {"ids": [], "size": 0, "targets": torch.empty(0), "empty": torch.empty(0)}
     batch: dict[str, Any] = {key: torch.stack([item[key] for item in items]) for key in DENSE if key in items[0]}
     batch |= {key: torch.cat([item[key] for item in items]) for key in ("targets", "points", "boxes", "empty")}
     for key, name in (("targets", "owner"), ("empty", "empty_owner")):
@@ -159,14 +162,17 @@ def part(batch: dict[str, Any], first: int, end: int) -> dict[str, Any]:
 def endless(items: TrainingItems, config: RunConfig, device: torch.device, start: int = 0) -> Generator[dict[str, Any]]:
     """Batches on the device for ever, from batch `start`, each epoch in an order of its own that (seed, epoch) decides.
 
-    The loader's processes start once and end when the iterator is closed.
+    The loader's processes start once and end when the iterator is closed. Of several processes that train together each
+    has its own images of every batch, which says of how many (images, prompts) it is a part: `whole`.
     """
     workers = loader_processes(device.type) if config.workers is None else config.workers
     if current_process().daemon:  # may have no processes of its own
         workers = 0
+    rank, count = processes.rank(), processes.count()
+    drawn = islice(orders(len(items), config.batch_size, config.seed), start, None)
     loader = iter(
         DataLoader(
-            items, batch_sampler=islice(orders(len(items), config.batch_size, config.seed), start, None),
+            items, batch_sampler=(some[len(some) * rank // count : len(some) * (rank + 1) // count] for some in drawn),
             collate_fn=collate, num_workers=workers, pin_memory=device.type == "cuda",
             prefetch_factor=4 if workers else None, worker_init_fn=_one_thread,
             generator=torch.Generator(),  # else it would draw from the generator of dropout, once a start
@@ -174,10 +180,21 @@ def endless(items: TrainingItems, config: RunConfig, device: torch.device, start
     )  # fmt: skip
     try:
         for batch in loader:
+            if count > 1:
+                batch |= _in_whole(batch, rank)
             yield {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
     finally:
         if workers:  # torch ends them once nothing refers to the loader, but the traceback of an error would
             loader._shutdown_workers()
+
+
+def _in_whole(batch: dict[str, Any], rank: int) -> dict[str, Any]:
+    """What a part of a batch has to know of the whole: its size, and which instances a point asks for."""
+    found = processes.gather((batch["size"], len(batch["targets"]), len(batch["empty"])))
+    sizes, instances, empties = zip(*found, strict=True)
+    whole = sum(sizes), sum(instances) + sum(empties)
+    odd = sum(instances[:rank]) % 2 == 1
+    return {"whole": whole} | ({"by_point": batch["by_point"] ^ odd} if batch["size"] else {})
 
 
 def orders(count: int, batch_size: int, seed: int) -> Iterator[list[int]]:

@@ -23,7 +23,7 @@ from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.virtual import VirtualSet
 from lorasam_core.models.devices import peak_memory_mb, reset_peak_memory, resolve_device, resolve_precision
 from lorasam_core.models.lora import lora_parameters
-from lorasam_core.training import checkpoint, trainable
+from lorasam_core.training import checkpoint, processes, trainable
 from lorasam_core.training.blocks import check_compile, training_blocks
 from lorasam_core.training.fit import NonFiniteLoss, Timed, fit, make_fabric, undivided, warmup_cosine
 from lorasam_core.training.items import TrainingItems, endless
@@ -84,6 +84,9 @@ def train(
     Every now and then it writes checkpoint.pt. Where run_dir has one of these settings, training goes on from it, to
     the same bits on a CPU, and callbacks are told the rows before it again; that of a finished training is kept, so
     that nothing is trained twice, until the caller deletes it.
+
+    Within `processes.together` each process trains on its own images of every batch, all end with the same model, and
+    the first alone writes, and tells callbacks.
     """
     device = str(sam.device) if config.device == "auto" else resolve_device(config.device)
     if config.compile:
@@ -111,8 +114,9 @@ def run_task(
 ) -> dict[str, Any]:
     """Train a task; files, result and errors as `train`'s."""
     run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
+    if processes.rank() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / "config.json").write_text(json.dumps(config.to_dict(), indent=1))
     return Trainer(task, config, run_dir, device, precision, callbacks).run()
 
 
@@ -126,7 +130,8 @@ class Trainer:
         self.fabric = make_fabric(device, precision)
         task.model.to(self.fabric.device)
         reset_peak_memory(device)
-        torch.manual_seed(config.seed)
+        self.first = processes.rank() == 0  # who writes
+        torch.manual_seed(config.seed + 1_000_003 * processes.rank())  # each drops out numbers of its own
         images_a_step = config.batch_size * config.accumulate
         self.steps_an_epoch = max(1, math.ceil(len(task.items) / images_a_step))
         self.steps = config.steps or config.epochs * self.steps_an_epoch
@@ -149,6 +154,7 @@ class Trainer:
         objective, optimizer = self.fabric.setup(task.objective, self.optimizer)
         rate = warmup_cosine(self.steps, config.learning_rate, config.warmup)
         start, waited = self._resume()
+        processes.spread(self._weights().values())
         self.batches = Timed(endless(task.items, config, self.fabric.device, start * config.accumulate))
         self.batches.seconds, self.saved = waited, time.perf_counter()
         task.model.train()
@@ -160,18 +166,22 @@ class Trainer:
             )  # fmt: skip
         except NonFiniteLoss as error:
             kept = self.run_dir / "last_good.safetensors"
-            task.save(kept, run=config.name)
+            if self.first:
+                task.save(kept, run=config.name)
             raise NonFiniteLoss(f"{error} The state before it is in {kept.name}.") from error
         finally:
             self.batches.close()
             task.model.eval()
-            pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.run_dir / "history.csv", index=False)
-        task.load(self.run_dir / task.file)
+            if self.first:
+                pd.DataFrame(self.rows, columns=COLUMNS).to_csv(self.run_dir / "history.csv", index=False)
+        if self.first:
+            task.load(self.run_dir / task.file)
+        processes.spread(self._weights().values())
         seconds, seen = self.seconds, last * config.batch_size * config.accumulate
         return {
             "val": self.best, "steps": last, "best_step": self.best_step, "images_seen": seen, "seconds": seconds,
             "images_per_s": seen / seconds, "waiting_share": self.batches.seconds / seconds,
-            "processor_seconds": self.processor_seconds, "peak_memory_mb": self._peak(),
+            "processor_seconds": self._processor_seconds(), "peak_memory_mb": self._peak(),
             "earlier_seconds": self.earlier,
         }  # fmt: skip
 
@@ -179,11 +189,6 @@ class Trainer:
     def seconds(self) -> float:
         """Time of training so far, of all its processes."""
         return self.earlier + time.perf_counter() - self.begun
-
-    @property
-    def processor_seconds(self) -> float:
-        """Processor time of training so far, of all its processes."""
-        return self.earlier_processor + time.process_time() - self.processor_begun
 
     @property
     def exhausted(self) -> bool:
@@ -196,7 +201,7 @@ class Trainer:
         due = step % self.validate_every == 0 or step == self.steps
         if due or step % self.log_every == 0:
             self._log(step, row["learning_rate"], due)
-        if due or time.perf_counter() - self.saved > SAVE_SECONDS:
+        if due or processes.gather(time.perf_counter() - self.saved > SAVE_SECONDS)[0]:
             self._save(step)
         return due and self.exhausted
 
@@ -218,7 +223,7 @@ class Trainer:
         self._tell(record)
 
     def _tell(self, record: dict[str, Any]) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks if self.first else ():
             if hasattr(callback, "on_log"):
                 callback.on_log(record["step"], record)
 
@@ -227,12 +232,19 @@ class Trainer:
             self.stale += 1
             return
         self.best, self.best_step, self.stale = measures, step, 0
+        if not self.first:
+            return
         part = self.run_dir / f"{self.task.file}.part"  # renamed: a checkpoint relies on a whole file
         self.task.save(part, step=step, val=measures)
         part.replace(self.run_dir / self.task.file)
 
+    def _processor_seconds(self) -> float:
+        """Processor time of training so far, of all its processes."""
+        return sum(processes.gather(self.earlier_processor + time.process_time() - self.processor_begun))
+
     def _peak(self) -> float:
-        return max(self.peak_mb, peak_memory_mb(str(self.fabric.device)))
+        """That of the process which needs most."""
+        return max(processes.gather(max(self.peak_mb, peak_memory_mb(str(self.fabric.device)))))
 
     def _weights(self) -> dict[str, Tensor]:
         """What training changes: what requires a gradient, and statistics that layers keep."""
@@ -246,27 +258,34 @@ class Trainer:
         return {"config": results, "steps": self.steps, "images": len(self.task.items), "shapes": shapes}
 
     def _save(self, step: int) -> None:
+        random, *others = processes.gather(checkpoint.random_states(self.fabric.device))
         now = {
             "settings": self._settings(), "step": step, "weights": self._weights(),
-            "optimizer": self.optimizer.state_dict(), "random": checkpoint.random_states(self.fabric.device),
+            "optimizer": self.optimizer.state_dict(), "random": random, "others": others,
             "rows": self.rows, "recent": self.recent, "best": self.best, "best_step": self.best_step,
             "stale": self.stale, "seconds": self.seconds, "waited": self.batches.seconds, "peak_mb": self._peak(),
-            "processor_seconds": self.processor_seconds,
+            "processor_seconds": self._processor_seconds(),
         }  # fmt: skip
-        checkpoint.write(self.run_dir, now)
+        if self.first:
+            checkpoint.write(self.run_dir, now)
         self.saved = time.perf_counter()
 
     def _resume(self) -> tuple[int, float]:
         """Take up the checkpoint, where there is one that fits: the steps done, and seconds waited for batches."""
-        state = checkpoint.read(self.run_dir, self._settings())
-        if state is None or (state["best"] and not (self.run_dir / self.task.file).is_file()):
+        state = checkpoint.read(self.run_dir, self._settings()) if self.first else None
+        if state and state["best"] and not (self.run_dir / self.task.file).is_file():
+            state = None
+        state = processes.first(state)
+        if state is None:
             return 0, 0.0
         self.task.model.load_state_dict(state["weights"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
-        checkpoint.set_random_states(state["random"], self.fabric.device)
+        randoms = [state["random"], *state.get("others", [])][processes.rank() :][:1]
+        for random in randoms:  # there is none for a process that the training before had not
+            checkpoint.set_random_states(random, self.fabric.device)
         for name in ("rows", "recent", "best", "best_step", "stale", "peak_mb"):
             setattr(self, name, state[name])
-        self.earlier, self.earlier_processor = state["seconds"], state["processor_seconds"]
+        self.earlier, self.earlier_processor = state["seconds"], state["processor_seconds"] if self.first else 0.0
         for record in self.rows:
             self._tell(record)
         logger.info("goes on from its checkpoint after step %d of %d", state["step"], self.steps)

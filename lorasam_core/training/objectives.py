@@ -70,16 +70,18 @@ class Objective(nn.Module):
 
     def pieces(self, batch: dict[str, Any], step: int) -> list[tuple[float, dict[str, Any]]]:
         """A batch cut into (share, batch), each of as many images as the device likes at once: the sum of share * loss
-        over them is the loss of the whole batch, and its gradient that of the whole.
+        over them is the loss of the whole batch, and its gradient that of the whole. Where other processes have further
+        images of the batch, it is the sum over all of them.
         """
         images, size = images_at_once(self.sam), batch["size"]
-        if size <= images:
+        whole, prompts = batch.get("whole") or (size, prompts_in(batch))
+        if whole == size <= images:
             return [(1.0, batch)]
-        asked = prompts_in(batch) if self.is_instance(step) else 0
+        asked = prompts if self.is_instance(step) else 0
         found = []
         for first in range(0, size, images):
             piece = part(batch, first, min(first + images, size))
-            share = prompts_in(piece) / asked if asked else piece["size"] / size
+            share = prompts_in(piece) / asked if asked else piece["size"] / whole
             if share:
                 found.append((share, piece))
         return found

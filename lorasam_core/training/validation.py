@@ -13,6 +13,7 @@ from torch import Tensor
 from lorasam_core.config import RunConfig
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.models.sam import preprocess
+from lorasam_core.training import processes
 from lorasam_core.training.items import prompts_for, shrink
 from lorasam_core.training.losses import mask_iou
 from lorasam_core.training.objectives import Objective, decode
@@ -22,7 +23,7 @@ class Validation:
     """Whole images through the predictor's transform, compared at mask resolution without the padding.
 
     score, by which the best adapter is chosen: the foreground's Dice (semantic), the instances' IoU for a point
-    (instance), or the mean of both (mixed).
+    (instance), or the mean of both (mixed). Processes that train together share out the images.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class Validation:
         self.sam, self.objective, self.kind, self.autocast = sam, objective, config.objective, autocast
         side, grid = sam.image_encoder.img_size, sam.prompt_encoder.mask_input_size[0]
         self.items = []
-        for number, sample in enumerate(val_set):
+        for number in range(processes.rank(), len(val_set), processes.count()):
+            sample = val_set[number]
             image, (height, width) = preprocess(sam, sample.image)
             rows, columns = max(1, round(height * grid / side)), max(1, round(width * grid / side))
             valid = np.zeros((grid, grid), bool)
@@ -54,7 +56,7 @@ class Validation:
         """loss, accuracy, miou, dice, instance_iou and score: means over the validation images."""
         training = self.sam.training
         self.sam.eval()
-        rows = pd.DataFrame([self._image(*item) for item in self.items])
+        rows = pd.DataFrame(processes.in_turn([self._image(*item) for item in self.items]))
         self.sam.train(training)
         means: dict[str, float] = {str(k): float(v) for k, v in rows.mean().items()}
         parts = {"semantic": ["dice"], "instance": ["instance_iou"], "mixed": ["dice", "instance_iou"]}[self.kind]
