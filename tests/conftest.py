@@ -6,11 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync")  # fmt: skip
 
 _SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "LORASAM_DATA" not in os.environ and _SHARED.is_dir():
@@ -22,9 +27,13 @@ def of_the_book(nodeid: str) -> bool:
     return nodeid.startswith(("tests/book/", "tests/test_end_to_end.py"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the book come first."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests of the book come first; those marked chaos only where -m asks for them."""
     items.sort(key=lambda item: not of_the_book(item.nodeid))
+    if "chaos" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("chaos")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -70,3 +79,16 @@ def smoke_book(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         index=html / "index.html", html=html, book=book, edition=folder / "runs" / "smoke", runs=folder / "runs",
         output=done.stdout, status=done.returncode,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; the test is skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+    if path is None:
+        pytest.skip("no Chromium here: install it, for example with: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=list(QUIET))
+        yield browser
+        browser.close()

@@ -69,7 +69,7 @@ def _one(i: str, path: Path, folder: Path, segmenter: Segmenter, reading: Readin
     if (log := files.read_log(folder)) and (len(log) > 1 or _same(log[0], stated)):
         if log[0].get("sha256", stated["sha256"]) != stated["sha256"]:
             raise DataError(f"{path} has changed since it was labelled; put it back, or move {folder} away.")
-        return _left(folder, read_image(path, page=log[0].get("page")))
+        return _left(folder, read_image(path, page=files.page_of(log[0])))
     image = read_image(path, page=reading.page)
     try:
         part, bottom = cropped(image, reading.crop_bottom)

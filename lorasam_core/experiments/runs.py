@@ -26,8 +26,9 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.experiments import filters, methods, tracking
 from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.files import write_json
 from lorasam_core.experiments.judging import adapter_measures, evaluate, test_images, transfer
-from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record, write_json
+from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record
 from lorasam_core.measure.evaluation import DETAILS, summarize
 from lorasam_core.models import devices
 from lorasam_core.models.lora import save_adapter

@@ -245,20 +245,22 @@ class Trainer:
         shapes = {name: list(tensor.shape) for name, tensor in self._weights().items()}
         return {"config": results, "steps": self.steps, "images": len(self.task.items), "shapes": shapes}
 
-    def _save(self, step: int) -> None:
-        now = {
+    def _state(self, step: int, waited: float) -> dict[str, Any]:
+        return {
             "settings": self._settings(), "step": step, "weights": self._weights(),
             "optimizer": self.optimizer.state_dict(), "random": checkpoint.random_states(self.fabric.device),
             "rows": self.rows, "recent": self.recent, "best": self.best, "best_step": self.best_step,
-            "stale": self.stale, "seconds": self.seconds, "waited": self.batches.seconds, "peak_mb": self._peak(),
+            "stale": self.stale, "seconds": self.seconds, "waited": waited, "peak_mb": self._peak(),
             "processor_seconds": self.processor_seconds,
         }  # fmt: skip
-        checkpoint.write(self.run_dir, now)
+
+    def _save(self, step: int) -> None:
+        checkpoint.write(self.run_dir, self._state(step, self.batches.seconds))
         self.saved = time.perf_counter()
 
     def _resume(self) -> tuple[int, float]:
         """Take up the checkpoint, where there is one that fits: the steps done, and seconds waited for batches."""
-        state = checkpoint.read(self.run_dir, self._settings())
+        state = checkpoint.read(self.run_dir, self._state(0, 0.0))
         if state is None or (state["best"] and not (self.run_dir / self.task.file).is_file()):
             return 0, 0.0
         self.task.model.load_state_dict(state["weights"], strict=False)
