@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from lorasam_core.data.databar import cropped
@@ -51,7 +50,9 @@ def draft_folder(
                 row |= _one(i, Path(path), out / i, segmenter, reading, (groups or {}).get(i, i))
             except ValueError as error:
                 row["problem"] = str(error)
-            except (MemoryError, torch.OutOfMemoryError):
+            except (MemoryError, RuntimeError) as error:
+                if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+                    raise
                 row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
             rows.append(row)
         table = pd.DataFrame(rows, columns=COLUMNS)

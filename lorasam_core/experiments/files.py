@@ -36,8 +36,11 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write through a neighbouring file and rename, so that no reader sees half of it; packed for a name in .xz."""
     part, text = path.with_name(path.name + ".part"), (json.dumps(values, indent=1, default=str) + "\n").encode()
-    part.write_bytes(lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text)
-    part.replace(path)
+    try:
+        part.write_bytes(lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:

@@ -49,8 +49,11 @@ def begin(out: Path, settings: Mapping[str, Any], **stated: Any) -> None:
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside and rename: a file under its final name is whole."""
     part = path.with_name(f".part-{path.name}")
-    write(part)
-    os.replace(part, path)
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:

@@ -108,8 +108,8 @@ def _record(
     packed: bool = False,
 ) -> Record:  # fmt: skip
     file = path / (PACKED if packed else "config.json")
-    if not isinstance(metrics.get("test"), dict):
-        raise ValueError(f"{file if packed else path / METRICS} says nothing of the test of {run_id}; {AGAIN}.")
+    if not isinstance(metrics.get("test", {}), dict):
+        raise ValueError(f"{file if packed else path / METRICS} holds no measures of {run_id}; {AGAIN}.")
     if config.get("filters") is False:  # a switch in the first records, all of which have it off
         config["filters"] = 0
     try:

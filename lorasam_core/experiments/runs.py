@@ -138,12 +138,15 @@ def _finish(run: Prepared, part: Path, final: Path, wandb: str) -> None:
             with _logged(part / "log.txt"):
                 _work(run, part, wandb)
     except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if isinstance(error, OSError | MemoryError):  # of the machine, not of the run, which goes on the next time
+            raise RunError(
+                f"the run {run.config.name!r} was stopped ({reason}); see to it and call again, what was done is kept "
+                f"in {part}."
+            ) from error
         (part / checkpoint.FILE).unlink(missing_ok=True)
         part.rename(failed)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RunError(
-            f"the run {run.config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}."
-        ) from error
+        raise RunError(f"the run {run.config.name!r} failed ({reason}); its log is {failed / 'log.txt'}.") from error
     (part / checkpoint.FILE).unlink(missing_ok=True)
     part.rename(final)
 

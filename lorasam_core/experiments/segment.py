@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from skimage.io import imsave
 from tqdm import tqdm
 
@@ -146,7 +145,9 @@ def _one(
         return row
     except ValueError as error:
         row["problem"] = str(error)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+            raise
         row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
     except OSError:
         if path.is_file():

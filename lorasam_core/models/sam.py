@@ -29,6 +29,7 @@ CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_l": ("sam_vit_l_0b3195.pth", "sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
     "vit_h": ("sam_vit_h_4b8939.pth", "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
+TIMEOUT = 60  # seconds without a byte
 MODELS = ("lite", *CHECKPOINTS)
 REPLACED = {"vit_t": "lite"}  # bases of published records that no longer exist, and what took their place
 
@@ -81,7 +82,8 @@ def _default_checkpoint(name: str) -> Path:
     file, known_hash = CHECKPOINTS[name]
     try:
         cache = pooch.os_cache("lorasam")
-        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, progressbar=True))
+        download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, downloader=download))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{file} could not be downloaded ({_brief(error)}); go online, or give a local file as checkpoint."

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
+from lorasam_core.models.lora.files import write_whole
+
 FILE = "checkpoint.pt"
 
 logger = logging.getLogger(__name__)
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Write under another name and rename: a file of the final name is always whole."""
-    part = folder / f"{FILE}.part"
-    torch.save(state, part)
-    part.replace(folder / FILE)
+    """Write under another name and rename: a file of the final name is always whole. Raises OSError as that does."""
+    write_whole(folder / FILE, lambda part: torch.save(state, part))
 
 
 def read(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -43,6 +45,10 @@ def write_whole(path: Path, writer: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
+            owner = left.suffixes[-2][1:]
+            if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+                left.unlink(missing_ok=True)
         writer(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in RuntimeError
