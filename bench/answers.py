@@ -18,9 +18,11 @@ from lorasam_core.masks.generator import MaskGenerator
 
 def agreement(order: dict[str, Any]) -> dict[str, float]:
     """What differs between the kept results: tensors by relative error and cosine, annotations by `parity.compare`."""
-    found, expected = (torch.load(Path(order[side]), weights_only=False) for side in ("ours", "reference"))
+    found, expected = (torch.load(Path(order[side]), weights_only=True) for side in ("ours", "reference"))
     if isinstance(found, Tensor):
         return tensors(found.cpu().double(), expected.cpu().double())
+    for annotation in (*found, *expected):
+        annotation |= {key: value.numpy() for key, value in annotation.items() if isinstance(value, Tensor)}
     overlap = {"matched_iou": parity.matched_iou(found, expected)}
     if order["other_masks"]:
         return {"ours": len(found), "reference": len(expected), **overlap}

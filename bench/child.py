@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -35,8 +36,19 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         times.append(_timed(job.run, device)[0])
     peak = devices.peak_memory_mb(device)
     if order["keep"]:
-        torch.save(result, Path(order["keep"]))
+        torch.save(_plain(result), Path(order["keep"]))
     return {"seconds": statistics.median(times), "idle_mb": idle, "peak_mb": peak, "facts": job.facts}
+
+
+def _plain(result: Any) -> Any:
+    """Arrays as tensors and numpy's numbers as Python's: what is read again without a pickle."""
+    if isinstance(result, np.ndarray):
+        return torch.from_numpy(result)
+    if isinstance(result, np.generic):
+        return result.item()
+    if isinstance(result, dict):
+        return {key: _plain(value) for key, value in result.items()}
+    return [_plain(value) for value in result] if isinstance(result, list | tuple) else result
 
 
 def _timed(run: Callable[[], Any], device: str) -> tuple[float, Any]:

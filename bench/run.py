@@ -21,7 +21,8 @@ from typing import Any
 from tqdm import tqdm
 
 from bench.cases import Case, cases
-from lorasam_core.experiments.records import read_json, root, write_json
+from lorasam_core.experiments.files import read_json, write_json
+from lorasam_core.experiments.records import root
 from lorasam_core.models import devices
 
 RUNS, LONG_RUNS, LONG = 5, 3, 60.0  # of each side; fewer where one call takes longer than this many seconds

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lorasam_core.experiments.records import read_json
+from lorasam_core.experiments.files import read_json
 from lorasam_core.report.pages import bench_records
 
 KINDS = {"cpu": "CPU", "cuda": "GPU"}

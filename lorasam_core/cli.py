@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,6 +24,11 @@ COMMANDS = {
         "put a finished edition's records into book/results, its main table into README",
     ),
 }  # name: (module of lorasam_core, what it does)
+SPACE, PERMISSION = "free some space, or choose another folder", "choose a folder that can be written"
+REMEDIES = {
+    errno.ENOSPC: SPACE, errno.EDQUOT: SPACE, errno.EFBIG: SPACE,
+    errno.EACCES: PERMISSION, errno.EPERM: PERMISSION, errno.EROFS: PERMISSION,
+}  # fmt: skip
 USAGE = "\n".join(
     ["usage: lorasam COMMAND [options]", "", *(f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()), "",
      "lorasam COMMAND --help lists the options of a command; lorasam --version its version."]
@@ -39,11 +45,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif command in COMMANDS:
         try:
             import_module(f"lorasam_core.{COMMANDS[command][0]}").main(rest)
-        except (ValueError, OSError) as error:
+        except KeyboardInterrupt:
+            print("stopped; what was done is kept, and the same command goes on.", file=sys.stderr)
+            sys.exit(130)
+        except OSError as error:
+            sys.exit(f"error: {_sentence(error)}")
+        except ValueError as error:
             sys.exit(f"error: {error}")
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no class of its own for it
+                raise
+            sys.exit("error: there is not enough memory; close other programs, or give smaller tiles or batches.")
     else:
         print(f"error: there is no command {command!r}.\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: OSError) -> str:
+    """What the system says, with the remedy where the disk or the folder is at fault."""
+    remedy = REMEDIES.get(error.errno or 0)
+    if remedy is None:
+        return str(error)
+    place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+    return f"{place} ({error.strerror}); {remedy}, and call again: what was done is kept."
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ def _one_sentence(config: type[Config]) -> type[Config]:
                 name = fields(self)[name].name
             verb, said = "holds" if inside else "is", error["msg"].replace("Input", "it").replace("'", "")
             said = REMEDIES.get(error["type"], said)
-            raise ValueError(f"{name} {verb} {error['input']!r}; {said[0].lower()}{said[1:]}.") from None
+            shown = repr(error["input"])
+            shown = shown if len(shown) <= 200 else f"{shown[:100]}..."
+            raise ValueError(f"{name} {verb} {shown}; {said[0].lower()}{said[1:]}.") from None
 
     config.__init__ = __init__  # type: ignore[method-assign]
     return config
@@ -161,9 +163,11 @@ class RunConfig:
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
         """Build from a dictionary; raises ValueError that names an unknown key."""
         known = {f.name for f in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(set(values) - known, key=str)
         if unknown:
-            raise ValueError(f"{unknown[0]!r} is not a setting of a run; the settings are {', '.join(sorted(known))}.")
+            raise ValueError(
+                f"{str(unknown[0])[:80]!r} is not a setting of a run; the settings are {', '.join(sorted(known))}."
+            )
         return cls(**values)
 
     def replace(self, **changes: Any) -> RunConfig:

@@ -31,10 +31,16 @@ def of_the_book(nodeid: str) -> bool:
     return nodeid.startswith(("tests/book/", "tests/test_end_to_end.py"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of the book come first, then the files with slow tests: short ones fill what is left at the end."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests of the book come first, then the files with slow tests: short ones fill what is left at the end. Those
+    marked chaos only where -m asks for them.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not of_the_book(item.nodeid), item.path not in slow))
+    if "chaos" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("chaos")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(optionalhook=True)

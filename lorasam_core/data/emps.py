@@ -25,6 +25,7 @@ from lorasam_core.data.splits import Split, check_groups, split_by_group, thin
 
 COMMIT = "dd8f86d714894fd08f3db80041893982ce058dd6"
 URL = f"https://codeload.github.com/by256/emps/zip/{COMMIT}"
+TIMEOUT = 60  # seconds without a byte
 # Of ids, official parts, papers and decoded pixels: the archive's own bytes may change, what is in it may not.
 CONTENT_SHA256 = "3ee7be91b7a68f4e5dc58e0e32f83b72abe8c275bb465a4fd3e0ea398fafb9b1"
 
@@ -117,7 +118,7 @@ def _download(part: Path) -> Path:
     """Download and unpack below `part`; returns the folder that holds train.csv."""
     import pooch
 
-    download = pooch.HTTPDownloader(progressbar=bool(sys.stderr and sys.stderr.isatty()), timeout=60)
+    download = pooch.HTTPDownloader(progressbar=bool(sys.stderr and sys.stderr.isatty()), timeout=TIMEOUT)
     pooch.get_logger().setLevel("WARNING")  # it would advise to note the archive's hash
     try:
         archive = pooch.retrieve(URL, known_hash=None, fname="emps.zip", path=part, downloader=download)

@@ -178,7 +178,8 @@ def read_table(path: Path, columns: Iterable[str] | None) -> pd.DataFrame:
         header = None if columns is None else 0
         table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, header=header)
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as a table ({str(error)[:100]}); save it as CSV in UTF-8.") from error
+        reason = " ".join(str(error).split())[:100]
+        raise DataError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8.") from error
     missing = [c for c in columns or () if c not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}; name its columns {', '.join(columns or ())}.")

@@ -51,9 +51,11 @@ class Split:
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             split, written = cls(*(tuple(values[f.name]) for f in fields(cls))), values["hash"]
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a saved split ({error!r}); make it again with Split.save.") from error
-        if split.hash != written:
+            found = split.hash
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            reason = " ".join(repr(error).split())[:120]
+            raise DataError(f"{path} is not a saved split ({reason}); make it again with Split.save.") from error
+        if found != written:
             raise DataError(f"{path} does not agree with the hash in it; make it again with Split.save.")
         return split
 

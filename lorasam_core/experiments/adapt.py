@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from tqdm import tqdm
 
 from lorasam_core.experiments import adapt_report
 from lorasam_core.experiments.adapt_plan import Held, Plan
-from lorasam_core.experiments.outputs import alone, begin, replace
-from lorasam_core.experiments.records import write_json
+from lorasam_core.experiments.files import read_json, write_json
+from lorasam_core.experiments.outputs import ANEW, alone, begin, replace
 from lorasam_core.masks.picture import picture
 from lorasam_core.masks.predictor import Autocast
 from lorasam_core.masks.segmenter import WHOLE, Segmenter
@@ -182,7 +181,7 @@ def measured(plan: Plan, out: Path, answers: Mapping[str, Mapping[Held, Path]]) 
         for held in plan.test:
             threshold = best_threshold(f1, plan.usual, plan.group(held))
             rows.append({"model": model} | _row(plan, held, files[held], threshold))
-    seconds = sum(json.loads(done.read_text(encoding="utf-8"))["seconds"] for done in out.glob("state/*/done.json"))
+    seconds = sum(float(read_json(done, ANEW)["seconds"]) for done in out.glob("state/*/done.json"))
     return Adapted(plan, out, pd.DataFrame(rows, columns=COLUMNS), thresholds["adapted"], answers, seconds / 60)
 
 

@@ -20,6 +20,7 @@ from lorasam_core.data.sample import DataError, Sample
 from lorasam_core.data.sets import SampleSet
 from lorasam_core.data.splits import Split, split_by_group
 from lorasam_core.masks.guided import GUIDED_SETTINGS
+from lorasam_core.masks.segmenter import LEAST_TILE, way_of_asking
 from lorasam_core.models.lora import adapter_path, read_adapter
 from lorasam_core.models.lora.files import SHIPPED
 
@@ -29,7 +30,7 @@ RANK = 32
 RATE, FEW_STEPS, FAST = 1e-3, 200, 2e-3  # learning rate; that of a fresh adapter which has this many steps at most
 # of the model's input: what particles of the diameters D10 and D50 are to span at least, and those of D90 at most
 D10_SEEN, D50_SEEN, D90_SEEN = 16 / 512, 40 / 512, 1 / 3
-LEAST_CROP, LEAST_TILE = 160, 64  # pixels; below the first, windows show the model nothing but blur
+LEAST_CROP = 160  # pixels; below it, windows show the model nothing but blur
 STEPS = ((1, 60), (4, 120), (16, 200), (64, 400))  # training images at most, optimiser steps
 MOST_STEPS = 800
 SPLIT_GROUPS = 10  # from here on a split 7:2:1; fewer groups are cross-validated
@@ -145,7 +146,7 @@ def prepare(
         + ("as asked" if learning_rate else "high, for few steps from nothing" if quick else "the usual one"),
         "batch size": f"{count(batch_size, 'window')} a step, and no view is shown twice",
     }  # fmt: skip
-    guided = GUIDED_SETTINGS | given.get("segment", {}).get("guided", {})
+    guided = GUIDED_SETTINGS | ({} if path is None else way_of_asking(given, path).get("guided", {}))
     usual = float(guided.pop("score_thresh"))
     guided |= {} if points is None else {"points_per_side": points}
     settings = {key: value for key, value in config.to_dict().items() if key not in ("device", "data")} | {

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from lorasam_core.data.databar import cropped
@@ -52,7 +51,9 @@ def draft_folder(
                 row |= _one(i, Path(path), out / i, segmenter, reading, (groups or {}).get(i, i))
             except ValueError as error:
                 row["problem"] = str(error)
-            except (MemoryError, torch.OutOfMemoryError):
+            except (MemoryError, RuntimeError) as error:
+                if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+                    raise
                 row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
             rows.append(row)
         table = pd.DataFrame(rows, columns=COLUMNS)
@@ -70,7 +71,7 @@ def _one(i: str, path: Path, folder: Path, segmenter: Segmenter, reading: Readin
     if (log := files.read_log(folder)) and (len(log) > 1 or _same(log[0], stated)):
         if log[0].get("sha256", stated["sha256"]) != stated["sha256"]:
             raise DataError(f"{path} has changed since it was labelled; put it back, or move {folder} away.")
-        return _left(folder, read_image(path, page=log[0].get("page")))
+        return _left(folder, read_image(path, page=files.page_of(log[0])))
     image = read_image(path, page=reading.page)
     try:
         part, bottom = cropped(image, reading.crop_bottom)

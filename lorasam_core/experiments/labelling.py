@@ -35,10 +35,10 @@ def read_log(folder: str | Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     entries: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            entries.append({"action": ""} | json.loads(line))
-        except (ValueError, TypeError) as error:
+            entries.append({"action": ""} | json.loads(line.decode("utf-8")))
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(f"{path} is damaged in line {number}; take an earlier copy, or move it away.") from error
     return entries
 
@@ -88,13 +88,19 @@ def load(folder: str | Path, image: np.ndarray | None = None, ask: Ask | None = 
     if not log:
         raise DataError(f"{folder} holds no labelling; make one with `lorasam draft`, or save one there.")
     if image is None:
-        if "file" not in log[0]:
-            raise DataError(f"the log in {folder} names no image; give the image.")
-        image = read_image(log[0]["file"], page=log[0].get("page"))
+        if not isinstance(log[0].get("file"), str):
+            raise DataError(f"{Path(folder) / LOG} names no image; give the image.")
+        image = read_image(log[0]["file"], page=page_of(log[0]))
     try:
         return Labelling.replay(image, log, ask)
     except DataError as error:
-        raise DataError(f"{folder}: {error}") from error
+        raise DataError(f"{Path(folder) / LOG}: {error}") from error
+
+
+def page_of(first: Mapping[str, Any]) -> int | None:
+    """The page of its image that a log names."""
+    page = first.get("page")
+    return page if type(page) is int else None
 
 
 def training_folder(
@@ -112,10 +118,10 @@ def training_folder(
         (place / kind).mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in out.rglob(LOG)):
         i, log = folder.relative_to(out).as_posix(), read_log(folder)  # an id may hold the folders of its image
-        if i in without or not log or log[-1]["action"] != "accept" or "file" not in log[0]:
+        if i in without or not log or log[-1]["action"] != "accept" or not isinstance(log[0].get("file"), str):
             continue
         file = Path((images or {}).get(i, log[0]["file"]))
-        labelling = load(folder, read_image(file, page=log[0].get("page")))
+        labelling = load(folder, read_image(file, page=page_of(log[0])))
         labels, copy = place / "labels" / f"{i}.tif", place / "images" / f"{i}{file.suffix.lower()}"
         for path in (labels, copy):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,10 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lorasam_core.data.write_labels import write_label_tiff
-from lorasam_core.experiments.records import write_json
+from lorasam_core.experiments.files import read_json, write_json
 
 RUN = "run.json"
+ANEW = "delete it, and call again"
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def begin(out: Path, settings: Mapping[str, Any], **stated: Any) -> None:
     if not (out / RUN).exists():
         write_json(out / RUN, {"settings": now} | stated)
         return
-    key, before = "settings", json.loads((out / RUN).read_text(encoding="utf-8"))["settings"]
+    key, before = "settings", read_json(out / RUN, ANEW).get("settings")
     while isinstance(before, dict) and isinstance(now, dict) and before != now:
         key = next(key for key in now | before if now.get(key) != before.get(key))
         before, now = before.get(key), now.get(key)
@@ -48,8 +49,11 @@ def begin(out: Path, settings: Mapping[str, Any], **stated: Any) -> None:
 def replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside and rename: a file under its final name is whole."""
     part = path.with_name(f".part-{path.name}")
-    write(part)
-    os.replace(part, path)
+    try:
+        write(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 import yaml
 
 from lorasam_core.config import RunConfig
+from lorasam_core.experiments.files import brief
 from lorasam_core.experiments.records import root
 
+MOST_VALUES = 100_000  # of a profile, aliases written out
 PROFILE_KEYS = ("description", "data", "defaults", "experiments")
 NUMBER = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 EXPERIMENT_KEYS = ("name", "notebook", "page", "settings", "runs", "parameters")
@@ -60,17 +62,30 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ValueError(f"there is no profile {str(name_or_path)!r}; there are {known}.")
     try:
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from error
+        _require_small(table)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {brief(error)}; correct it.") from error
     _check_keys(path, "the profile", table, PROFILE_KEYS, needed=("experiments",))
     defaults = table.get("defaults") or {}
     _check_keys(path, "defaults", defaults, None)
     data = table.get("data", "synthetic")
+    if not isinstance(data, str):
+        raise ValueError(f"{path}: data must be a name or a folder, and is {brief(repr(data))}; correct it.")
     experiments = [_experiment(path, e, defaults, data) for e in _list(path, "experiments", table["experiments"])]
     names = [e["name"] for e in experiments]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"{path} must list at least one experiment, each under its own name.")
     return Profile(name=path.stem, data=data, defaults=defaults, experiments=experiments, path=path)
+
+
+def _require_small(table: Any) -> None:
+    """Raise ValueError for what a few lines of YAML can hold and no profile does: aliases of aliases, huge numbers."""
+    left, values = MOST_VALUES, [table]
+    while values:
+        value, left = values.pop(), left - 1
+        values += [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if left < 0 or (isinstance(value, int) and abs(value) >= 2**63):
+            raise ValueError("it holds more than a profile can")
 
 
 def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> dict[str, Any]:
@@ -89,7 +104,7 @@ def _experiment(path: Path, table: Any, defaults: dict[str, Any], data: str) -> 
         try:
             runs.append(RunConfig.from_dict({**values, "name": str(run["name"]), "data": data}).to_dict())
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}: run {run['name']!r} of {table['name']}: {error}") from error
+            raise ValueError(f"{path}: run {brief(repr(run['name']))} of {brief(table['name'])}: {error}") from error
     names = [run["name"] for run in runs]
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: two runs of {table['name']} have one name; give each its own.")
@@ -111,17 +126,17 @@ def _number(value: Any) -> Any:
 def _list(path: Path, what: str, value: Any) -> list[Any]:
     """The value, empty for none; raises ValueError unless it is a list."""
     if not isinstance(value, list | None):
-        raise ValueError(f"{path}: {what} must be a list, and is {value!r}; begin each entry with a dash.")
+        raise ValueError(f"{path}: {what} must be a list, and is {brief(repr(value))}; begin each entry with a dash.")
     return value or []
 
 
 def _check_keys(path: Path, what: str, table: Any, known: tuple[str, ...] | None, needed: tuple[str, ...] = ()) -> None:
     """Raise ValueError unless `table` is a dictionary with only `known` keys (None: any) and all `needed` ones."""
     if not isinstance(table, dict):
-        raise ValueError(f"{path}: {what} must be a table of keys and values, and is {table!r}.")
+        raise ValueError(f"{path}: {what} must be a table of keys and values, and is {brief(repr(table))}; correct it.")
     for key in table:
         if known is not None and key not in known:
-            raise ValueError(f"{path}: {key!r} is not a key of {what}; the keys are {', '.join(known)}.")
+            raise ValueError(f"{path}: {brief(repr(key))} is not a key of {what}; the keys are {', '.join(known)}.")
     for key in needed:
         if key not in table:
             raise ValueError(f"{path}: {what} has no {key!r}; add it.")

@@ -14,18 +14,8 @@ from typing import Any
 import pandas as pd
 
 from lorasam_core.config import DIVIDED
-from lorasam_core.experiments.records import (
-    EDITION,
-    PACKED,
-    Edition,
-    Record,
-    is_finished,
-    load,
-    read_edition,
-    read_json,
-    root,
-    write_json,
-)  # fmt: skip
+from lorasam_core.experiments.files import read_json, write_json
+from lorasam_core.experiments.records import EDITION, PACKED, Edition, Record, is_finished, load, read_edition, root
 
 TABLES = ("per_image", "transfer", "history")  # of every run; of the history of others than main, validations alone
 MAIN_TABLES = ("annotations", "particles", "tuned_particles", "guided_particles", "calibration", "thresholds")

@@ -11,8 +11,6 @@ of every kind for all runs. Both are read alike, run by run or as tidy tables:
 
 from __future__ import annotations
 
-import json
-import lzma
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,11 +21,12 @@ from typing import Any
 import pandas as pd
 
 from lorasam_core.config import RunConfig
+from lorasam_core.experiments.files import AGAIN, brief, read_json, read_table
 
 METRICS = "metrics.json"  # written last: a run folder that holds it is finished
 EDITION = "edition.json"
-PACKED = "records.json.xz"  # of a published edition: run id -> {config, metrics, environment}
-NAMES = ("run", "id", "group", "data", "source", "evaluator")  # columns of text, whatever they spell
+PACKED = "records.json.xz"  # of a published edition: run id -> PARTS
+PARTS = ("config", "metrics", "environment")
 COSTS = (
     "seconds", "processor_seconds", "steps", "images_seen", "trainable_parameters", "training_memory_mb",
     "peak_memory_mb",
@@ -38,36 +37,6 @@ def root() -> Path:
     """The folder with book/ and notebooks/: the current folder if it has notebooks/profiles, else the package's."""
     here = Path.cwd()
     return here if (here / "notebooks" / "profiles").is_dir() else Path(__file__).resolve().parents[2]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file, packed where its name ends in .xz; raises ValueError that names file and remedy."""
-    try:
-        content = path.read_bytes()
-        values = json.loads(lzma.decompress(content) if path.suffix == ".xz" else content)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); run the experiments again.") from error
-    except (ValueError, lzma.LZMAError) as error:
-        raise ValueError(f"{path} is not valid JSON; delete its folder and run the experiments again.") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} does not hold a JSON object; delete its folder and run the experiments again.")
-    return values
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write through a neighbouring file and rename, so that no reader sees half of it; packed for a name in .xz."""
-    part, text = path.with_name(path.name + ".part"), (json.dumps(values, indent=1, default=str) + "\n").encode()
-    part.write_bytes(lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text)
-    part.replace(path)
-
-
-def read_table(folder: Path, name: str) -> pd.DataFrame:
-    """<name>.csv or <name>.csv.xz in a folder, ids, groups and names of data sets as text; empty where none is."""
-    for path in (folder / f"{name}.csv", folder / f"{name}.csv.xz"):
-        if path.is_file():
-            # only an empty cell is a missing value; by default a group called NA would be one, even as text
-            return pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
-    return pd.DataFrame()
 
 
 @lru_cache(maxsize=32)
@@ -138,8 +107,15 @@ def _record(
     path: Path, run_id: str, config: dict[str, Any], metrics: dict[str, Any], environment: dict[str, Any],
     packed: bool = False,
 ) -> Record:  # fmt: skip
-    config["filters"] = int(config.get("filters", 0))  # a switch in the first records, all of which have it off
-    return Record(path, run_id, RunConfig.from_dict(config), metrics, environment, packed)
+    file = path / (PACKED if packed else "config.json")
+    if not isinstance(metrics.get("test", {}), dict):
+        raise ValueError(f"{file if packed else path / METRICS} holds no measures of {run_id}; {AGAIN}.")
+    if config.get("filters") is False:  # a switch in the first records, all of which have it off
+        config["filters"] = 0
+    try:
+        return Record(path, run_id, RunConfig.from_dict(config), metrics, environment, packed)
+    except ValueError as error:
+        raise ValueError(f"{file} holds settings that cannot be ({brief(error)}); {AGAIN}.") from error
 
 
 @dataclass(frozen=True)
@@ -182,7 +158,9 @@ class Edition:
         """A row a run, test image and measure: run, id, group, measure, value. A measure is named by what was asked and
         what was measured: "predictor dice", "point iou_rated", "generator f1", "generator_tuned f1".
         """
-        tall = self.table("per_image").melt(["run", "evaluator", "id", "group"], var_name="measure").dropna()
+        names, table = ["run", "evaluator", "id", "group"], self.table("per_image")
+        tall = table.reindex(columns=[*names, *table.columns.drop(names, errors="ignore")])
+        tall = tall.melt(names, var_name="measure").dropna()
         tall["measure"] = tall["evaluator"] + " " + tall["measure"]
         return tall.drop(columns="evaluator").reset_index(drop=True)
 
@@ -248,14 +226,27 @@ def read_edition(path: str | Path) -> Edition:
     if not path.is_dir():
         raise ValueError(f"{path} is not a folder of runs; run the experiments to make one: lorasam experiments.")
     info = read_json(path / EDITION) if (path / EDITION).is_file() else {}
+    if not _is_listing(info.get("experiments", {})) or not isinstance(info.get("name", ""), str):
+        raise ValueError(f"{path / EDITION} does not list the runs of each experiment; {AGAIN}.")
     if (path / PACKED).is_file():
         packed = read_json(path / PACKED)
-        records = tuple(_record(path, run_id, **values, packed=True) for run_id, values in packed.items())
+        if not all(isinstance(v, dict) and all(isinstance(v.get(key), dict) for key in PARTS) for v in packed.values()):
+            raise ValueError(f"{path / PACKED} lacks the {', '.join(PARTS)} of a run; {AGAIN}.")
+        known = {run_id: {key: values[key] for key in PARTS} for run_id, values in packed.items()}
+        records = tuple(_record(path, run_id, **values, packed=True) for run_id, values in known.items())
     else:
         listed = [row["run_id"] for rows in info.get("experiments", {}).values() for row in rows]
         ids = list(dict.fromkeys(listed)) if "experiments" in info else sorted(p.name for p in path.iterdir())
         records = tuple(read_record(path / i) for i in ids if is_finished(path / i))
     return Edition(name=info.get("name", path.name), path=path, records=records, info=info)
+
+
+def _is_listing(experiments: Any) -> bool:
+    """Whether it is a dictionary of lists of {"name": text, "run_id": text}."""
+    if not isinstance(experiments, dict) or not all(isinstance(rows, list) for rows in experiments.values()):
+        return False
+    rows = [row for rows in experiments.values() for row in rows]
+    return all(isinstance(r, dict) and all(isinstance(r.get(k), str) for k in ("name", "run_id")) for r in rows)
 
 
 def local_editions(runs: str | Path = "runs") -> list[Edition]:

@@ -26,8 +26,9 @@ from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
 from lorasam_core.experiments import filters, methods, tracking
 from lorasam_core.experiments.executor import RunError
+from lorasam_core.experiments.files import write_json
 from lorasam_core.experiments.judging import adapter_measures, evaluate, test_images, transfer
-from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record, write_json
+from lorasam_core.experiments.records import METRICS, Record, is_finished, read_record
 from lorasam_core.measure.evaluation import DETAILS, summarize
 from lorasam_core.models import devices
 from lorasam_core.models.lora import save_adapter
@@ -137,12 +138,15 @@ def _finish(run: Prepared, part: Path, final: Path, wandb: str) -> None:
             with _logged(part / "log.txt"):
                 _work(run, part, wandb)
     except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        if isinstance(error, OSError | MemoryError):  # of the machine, not of the run, which goes on the next time
+            raise RunError(
+                f"the run {run.config.name!r} was stopped ({reason}); see to it and call again, what was done is kept "
+                f"in {part}."
+            ) from error
         (part / checkpoint.FILE).unlink(missing_ok=True)
         part.rename(failed)
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise RunError(
-            f"the run {run.config.name!r} failed ({reason[:300]}); its log is {failed / 'log.txt'}."
-        ) from error
+        raise RunError(f"the run {run.config.name!r} failed ({reason}); its log is {failed / 'log.txt'}.") from error
     (part / checkpoint.FILE).unlink(missing_ok=True)
     part.rename(final)
 

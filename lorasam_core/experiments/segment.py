@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from skimage.io import imsave
 
 from lorasam_core import plots
@@ -22,8 +20,8 @@ from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
 from lorasam_core.experiments.executor import execute
-from lorasam_core.experiments.outputs import RUN, alone, begin, replace, sha256, write_labels
-from lorasam_core.experiments.records import write_json
+from lorasam_core.experiments.files import read_json, write_json
+from lorasam_core.experiments.outputs import ANEW, RUN, alone, begin, replace, sha256, write_labels
 from lorasam_core.masks.segmenter import RATINGS
 from lorasam_core.masks.tiles import Found
 from lorasam_core.measure import sizes
@@ -105,7 +103,7 @@ def segment_folder(
         for error in errors.values():
             raise error
         summary = _tables([rows[i] for i in files], out)
-        begun = json.loads((out / RUN).read_text(encoding="utf-8"))
+        begun = read_json(out / RUN, ANEW)
         named = ["image", "file", "sha256", "pixel_size", "pixel_size_from", "data_bar"]
         images = summary[named].astype(object).where(summary[named].notna(), None).to_dict("records")
         write_json(out / RUN, begun | {"finished": _now(), "images": images})
@@ -128,8 +126,8 @@ def _one(
     try:
         scale = scale_of(path, reading.pixel_size, reading.pixel_sizes, id=i)
         row |= {"sha256": sha256(path), "pixel_size": scale and scale.nm, "pixel_size_from": scale and scale.source}
-        before: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))["summary"] if state.exists() else {}
-        if before and all(before[key] == row[key] for key in ("sha256", "pixel_size")):
+        before = _done(state)
+        if before and all(before.get(key) == row[key] for key in ("sha256", "pixel_size")) and labels_file.exists():
             return before
         if filters.nm and scale is None:
             raise DataError(f"{path} has no scale, which diameters in nm need; give --pixel-size, or pixels.")
@@ -149,7 +147,9 @@ def _one(
         return row
     except ValueError as error:
         row["problem"] = str(error)
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+            raise
         row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
     except OSError:
         if path.is_file():
@@ -158,6 +158,21 @@ def _one(
     for path in (state, labels_file, overlay):  # of the file as it was before
         path.unlink(missing_ok=True)
     return row
+
+
+def _done(state: Path) -> dict[str, Any]:
+    """The summary of an image that is done; empty where there is none, or its file is damaged: it is done again."""
+    try:
+        found = read_json(state)
+        summary, table = found["summary"], pd.DataFrame(found["particles"])
+        numbers = table.drop(columns="unit").select_dtypes(["number", "bool"]) if len(table) else table
+        texts = [summary[name] for name in ("image", "file", "sha256", "problem")]
+        counts = [summary[name] for name in ("particles", "at_border", "height", "width", "data_bar")]
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return {}
+    whole = {*sizes.COLUMNS, *RATINGS, "mean_grey"} <= {*table} and numbers.shape[1] >= table.shape[1] - 1
+    typed = all(type(text) is str for text in texts) and all(type(count) is int for count in counts)
+    return summary if whole and typed and len(table) == summary["particles"] else {}
 
 
 def _without_bar(image: np.ndarray, bottom: str | int, path: Path) -> tuple[np.ndarray, int]:
@@ -188,7 +203,7 @@ def _tables(rows: list[dict[str, Any]], out: Path) -> pd.DataFrame:
         with part.open("w", encoding="utf-8", newline="") as file:
             pd.DataFrame(columns=columns).to_csv(file, index=False)
             for row in done:
-                state = json.loads((out / "state" / f"{row['image']}.json").read_text(encoding="utf-8"))
+                state = read_json(out / "state" / f"{row['image']}.json")
                 table = pd.DataFrame(state["particles"])
                 table = sizes.in_nm(table, row["pixel_size"]) if scaled else table
                 found = sizes.size_distribution(table)

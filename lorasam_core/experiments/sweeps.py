@@ -14,6 +14,7 @@ import pandas as pd
 
 from lorasam_core.config import RESULT_VERSION, RunConfig
 from lorasam_core.experiments.executor import RunError, check, execute
+from lorasam_core.experiments.files import read_json, write_json
 from lorasam_core.experiments.profiles import Profile, configs, edition_name, load_profile
 from lorasam_core.experiments.records import (
     EDITION,
@@ -23,11 +24,9 @@ from lorasam_core.experiments.records import (
     is_published,
     published_edition,
     read_edition,
-    read_json,
     read_record,
     root,
-    write_json,
-)  # fmt: skip
+)
 from lorasam_core.experiments.tracking import MODES
 
 if TYPE_CHECKING:  # imports torch: only where something is run

@@ -33,10 +33,10 @@ def verify_adapter(path: str | Path, checkpoint: str | None = None, device: str 
     path = Path(path)
     try:
         strings, tensors = read_strings(path)
+        metadata = read_adapter(path)[0]
     except ValueError as error:
         yield Check("file", str(error), False)
         return
-    metadata = read_adapter(path)[0]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     yield Check("file", f"{metadata['format']}, {path.stat().st_size:,} bytes, SHA-256 {digest}")
     stated = strings.get(CONTENT)

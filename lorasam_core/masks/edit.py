@@ -91,15 +91,15 @@ class Labelling:
         try:
             first = log[0]
             if first["action"] != "draft" or first["image_sha256"] != _sha256(image):
-                raise DataError("The log is of another image; give the one that was labelled, unchanged.")
-            labelling = cls(image, unpack_labels(first["labels"], (first["height"], first["width"])), ask)
+                raise DataError("the log is of another image; give the one that was labelled, unchanged.")
+            labelling = cls(image, unpack_labels(first["labels"], image.shape[:2]), ask)
             labelling.log = [dict(first)]
             for entry in log[1:]:
                 labelling._again(entry)
         except DataError:
             raise
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
-            raise DataError(f"The log is damaged ({error}); take an earlier copy, or begin again.") from error
+        except (IndexError, KeyError, TypeError, ValueError, AttributeError, OverflowError, zlib.error) as error:
+            raise DataError(f"the log is damaged ({str(error)[:99]}); take an earlier copy, or begin again.") from error
         return labelling
 
     def _again(self, entry: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ class Labelling:
         elif action in ("remove", "merge"):
             getattr(self, action)(*entry["ids"])
         else:
-            self._paint([(made["id"], unpack(made)) for made in entry["made"]])
+            self._paint([(made["id"], unpack(made, self.labels.shape)) for made in entry["made"]])
             self.log.append({})
         self.log[-1] = dict(entry)
 

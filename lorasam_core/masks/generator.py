@@ -49,6 +49,7 @@ QUICK_SETTINGS: dict[str, Any] = {
     "min_mask_region_area": 25,
 }  # 256 points, no crops, and the thresholds of the compact model's best F1 on 40 validation images of EMPS
 
+MOST_POINTS, MOST_LAYERS = 1000, 5  # along a side, and of crops, of which layer 5 alone has 1,024
 CPU_CACHE = 30 * 2**20  # bytes of image tokens worked on at once on a CPU; glibc hands 32 MiB back after every use
 CPU_MASKS = 8  # enlarged at once on a CPU
 CPU_CROPS = 1  # encoded at once
@@ -70,7 +71,7 @@ class MaskGenerator(SamAutomaticMaskGenerator):
     """
 
     def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, progress: bool = False, **settings: Any) -> None:
-        _check_settings(settings)
+        check_settings(settings)
         super().__init__(sam, **settings)
         self.predictor = Predictor(sam, autocast)
         self.progress = progress
@@ -216,12 +217,15 @@ def _suppressed(boxes: torch.Tensor, scores: torch.Tensor, limit: float) -> torc
     return batched_nms(boxes.float(), scores.to(boxes.device), kinds, limit)
 
 
-def _check_settings(settings: dict[str, Any]) -> None:
+def check_settings(settings: dict[str, Any]) -> None:
     """Raise ValueError for a setting that would fail deep inside the original, or be ignored there."""
     for name in ("points_per_side", "points_per_batch", "crop_n_points_downscale_factor"):
         value = settings.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
+    for name, most in (("points_per_side", MOST_POINTS), ("crop_n_layers", MOST_LAYERS)):
+        if (settings.get(name) or 0) > most:
+            raise ValueError(f"{name} is {settings[name]}; give at most {most}.")
     if settings.get("points_per_side", 32) is None and settings.get("point_grids") is None:
         raise ValueError("points_per_side is None; give it, or point_grids.")
     for name in ("pred_iou_thresh", "stability_score_thresh", "box_nms_thresh", "crop_nms_thresh"):

@@ -18,6 +18,7 @@ from segment_anything.utils.amg import build_point_grid
 from torch import Tensor
 
 from lorasam_core.masks import operations
+from lorasam_core.masks.generator import MOST_POINTS
 from lorasam_core.masks.predictor import Autocast, Predictor, as_rgb, evaluating
 from lorasam_core.models.prompt_decoder import PromptDecoder
 from lorasam_core.training.prompts import whole_image_box
@@ -53,7 +54,7 @@ class GuidedGenerator:
 
     def __init__(self, sam: Sam, *, autocast: Autocast = nullcontext, **settings: Any) -> None:
         """settings: any of GUIDED_SETTINGS; ValueError for another, or for a value out of range."""
-        _check(settings)
+        check_settings(settings)
         self.settings = GUIDED_SETTINGS | settings
         self.predictor = Predictor(sam, autocast)
         self.points_asked = 0
@@ -197,7 +198,7 @@ def _at(mask: Tensor, points: np.ndarray) -> np.ndarray:
     return values
 
 
-def _check(settings: dict[str, Any]) -> None:
+def check_settings(settings: dict[str, Any]) -> None:
     if unknown := sorted(settings.keys() - GUIDED_SETTINGS):
         raise ValueError(
             f"{unknown[0]!r} is no setting of the guided generator; choose from {', '.join(GUIDED_SETTINGS)}."
@@ -207,5 +208,7 @@ def _check(settings: dict[str, Any]) -> None:
             least = int(name == "points_per_side")
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; give a whole number of at least {least}.")
+            if name == "points_per_side" and value > MOST_POINTS:
+                raise ValueError(f"{name} is {value}; give at most {MOST_POINTS}.")
         elif not 0 <= value <= 1:
             raise ValueError(f"{name} is {value!r}; give a number from 0 to 1.")

@@ -52,12 +52,17 @@ def pack(patch: Piece) -> dict[str, Any]:
     return place | {"bits": base64.b64encode(bits).decode()}
 
 
-def unpack(packed: dict[str, Any]) -> Piece:
-    """The patch that `pack` packed."""
-    shape = int(packed["height"]), int(packed["width"])
-    bits = np.frombuffer(zlib.decompress(base64.b64decode(packed["bits"])), np.uint8)
-    mask = np.unpackbits(bits, count=shape[0] * shape[1]).astype(bool).reshape(shape)
-    return Piece(int(packed["y"]), int(packed["x"]), mask)
+def unpack(packed: dict[str, Any], within: tuple[int, ...]) -> Piece:
+    """The patch that `pack` packed; ValueError for one that does not lie in an image (H, W), has other bits, or an id
+    that is none.
+    """
+    y, x, height, width = (int(packed[name]) for name in ("y", "x", "height", "width"))
+    if min(y, x, height, width) < 0 or y + height > within[0] or x + width > within[1]:
+        raise ValueError("a mask does not lie in the image")
+    if type(packed.get("id", 0)) is not int or packed.get("id", 0) < 0:
+        raise ValueError("an id is no whole number from 0")
+    bits = np.frombuffer(_inflated(packed["bits"], -(-height * width // 8)), np.uint8)
+    return Piece(y, x, np.unpackbits(bits, count=height * width).astype(bool).reshape(height, width))
 
 
 def pack_labels(labels: np.ndarray) -> str:
@@ -65,10 +70,18 @@ def pack_labels(labels: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(labels.astype("<i4")).tobytes(), 6)).decode()
 
 
-def unpack_labels(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """int32 (H, W) that `pack_labels` packed."""
-    data = zlib.decompress(base64.b64decode(text))
+def unpack_labels(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """int32 (H, W) that `pack_labels` packed; ValueError for what is not of that size."""
+    data = _inflated(text, 4 * shape[0] * shape[1])
     return np.frombuffer(data, "<i4").astype(np.int32).reshape(shape)
+
+
+def _inflated(text: str, size: int) -> bytes:
+    """Bytes of base64 and zlib; ValueError unless there are `size`, of which no more are ever unpacked."""
+    data = zlib.decompressobj().decompress(base64.b64decode(text), size + 1)
+    if len(data) != size:
+        raise ValueError("a mask has more or fewer pixels than its size")
+    return data
 
 
 def usual_diameter(labels: np.ndarray) -> float:

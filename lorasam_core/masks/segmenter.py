@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from segment_anything import SamAutomaticMaskGenerator
 
-from lorasam_core.masks import operations
+from lorasam_core.masks import generator, guided, operations
 from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator
 from lorasam_core.masks.guided import GUIDED_SETTINGS, GuidedGenerator
 from lorasam_core.masks.tiles import Found, segment_tiled
 from lorasam_core.models import devices
 from lorasam_core.models.lora import adapter_path, load_adapter, merge, read_adapter
-from lorasam_core.models.sam import load_sam
+from lorasam_core.models.sam import MODELS, REPLACED, load_sam
 
 GENERATORS = ("guided", "exact")
 RATINGS = ("score", "predicted_iou", "stability_score")  # columns of a Found's scores
 TILE = 512  # pixels of the image, where no adapter says what it was trained on
 TILE_SHARE = 0.9  # of a tile, which a large object may nearly fill; what covers all of it is its background
 SPECK = 0.1  # of a mask's area: smaller islands are removed, smaller holes filled
+LEAST_TILE, LONGEST = 64, 100_000  # pixels of a tile; no particle is longer, either
 WHOLE = 1.6  # an image of at most this many tiles a side is taken at once: better, on validation images of EMPS
 
 
@@ -48,13 +51,15 @@ class Segmenter:
         path = None if adapter is None else adapter_path(adapter)
         metadata = {} if path is None else read_adapter(path)[0]
         if path is not None:
-            model = str(metadata["base_name"])
+            model = metadata["base_name"]
+            if model not in (*MODELS, *REPLACED):
+                raise ValueError(f"adapter {path} is for {model[:40]!r}; give one for {', '.join(MODELS)}.")
         device = devices.resolve_device(device)
         sam = load_sam(model, checkpoint, image_size=metadata.get("image_size"), device=device)
         if path is not None:
             load_adapter(sam, path)
             merge(sam)
-        own = metadata.get("segment", {})
+        own = {} if path is None else way_of_asking(metadata, path)
         usual = GUIDED_SETTINGS if generator == "guided" else QUICK_SETTINGS if model == "lite" else {}
         settings = usual | own.get(generator, {}) | settings
         self.sam, self.autocast = sam, partial(devices.autocast, devices.resolve_precision("auto", device), device)
@@ -79,8 +84,8 @@ class Segmenter:
                 raise ValueError("the model does not say how large its particles were; give tile in place of diameter.")
             usual = round(diameter * self.image_size / own["diameter"])
         side = usual if tile is None else tile
-        if side < 64:
-            raise ValueError(f"tiles of {side} pixels are too small; give at least 64.")
+        if side < LEAST_TILE:
+            raise ValueError(f"tiles of {side} pixels are too small; give at least {LEAST_TILE}.")
         return side
 
     def __call__(self, image: np.ndarray) -> Found:
@@ -107,6 +112,29 @@ def _by_arguments(arguments: str, image: np.ndarray) -> Found:
 @lru_cache(maxsize=1)
 def _made(arguments: str) -> Segmenter:
     return Segmenter(**json.loads(arguments))
+
+
+def way_of_asking(metadata: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """The entry `segment` of an adapter's metadata; ValueError, which names the file, where it cannot be used."""
+    own: Any = metadata.get("segment", {})
+    try:
+        exact = own.get("exact", {})
+        guided.check_settings(own.get("guided", {}))
+        generator.check_settings(exact)
+        unknown = exact.keys() - inspect.signature(SamAutomaticMaskGenerator).parameters
+        wrong = [
+            f"{name} is {own[name]!r}"
+            for name, least in (("crop_size", LEAST_TILE), ("diameter", 0.1))
+            if name in own and not least <= own[name] <= LONGEST
+        ]
+        if unknown or wrong:
+            raise ValueError(wrong[0] if wrong else f"{min(unknown)!r} is no setting of the exact generator")
+    except (AttributeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120].rstrip(".")
+        raise ValueError(
+            f"adapter {path} says of its use what cannot be ({reason}); copy it again or train it anew."
+        ) from error
+    return dict(own)
 
 
 def _found(annotations: list[dict[str, Any]], shape: tuple[int, int]) -> Found:

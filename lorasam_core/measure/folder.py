@@ -17,6 +17,7 @@ from lorasam_core.data.scale import scale_of
 from lorasam_core.measure import sizes
 
 RUN = "summary.csv"  # of `lorasam segment`, beside its labels/
+LONGEST = 1e6  # nm a pixel, or rows of a data bar
 
 
 def measure_folder(place: str | Path, pixel_size: float | None = None, **reading: Any) -> dict[str, pd.DataFrame]:
@@ -45,7 +46,7 @@ def measure_folder(place: str | Path, pixel_size: float | None = None, **reading
             y, image = sample.labels, sample.image
         else:
             y, image = read_labels(path, not run.empty, **reading)[0], None
-        bar = int(float(run.get("data_bar", pd.Series(dtype=str)).get(i) or 0))
+        bar = int(_stated(folder, run, "data_bar", i))
         end = len(y) - (bar or (0 if image is None else unlabelled_bar(image, y)))
         tables[i] = sizes.measure(y[:end], known.get(i), None if image is None else image[:end])
         tables[i].insert(0, "image", i)
@@ -100,13 +101,24 @@ def _scales(
     folder: Path, labels: Mapping[str, Path], images: Mapping[str, Path], run: pd.DataFrame
 ) -> dict[str, float]:
     """nm a pixel of each image that has a scale."""
-    listed, stated = pixel_sizes(folder, labels), run.get("pixel_size", pd.Series(dtype=str))
-    found = {}
+    listed, found = pixel_sizes(folder, labels), {}
     for i in labels:
-        nm = listed.get(i) or listed.get(LABEL_ENDING.sub("", i)) or float(stated.get(i) or 0)
+        nm = listed.get(i) or listed.get(LABEL_ENDING.sub("", i)) or _stated(folder, run, "pixel_size", i)
         if not nm and i in images:
             scale = scale_of(images[i])
             nm = scale.nm if scale else 0
         if nm:
             found[i] = nm
     return found
+
+
+def _stated(folder: Path, run: pd.DataFrame, name: str, i: str) -> float:
+    """What the summary of a segment run says of an image, 0 for nothing; DataError for what is no length."""
+    value = run[name].get(i) if name in run else None
+    try:
+        number = float(value or 0)
+    except (TypeError, ValueError):  # an image that is listed twice has several
+        number = -1.0
+    if not 0 <= number <= LONGEST:
+        raise DataError(f"{folder / RUN} gives {str(value)[:40]!r} as {name} of {i}; run lorasam segment again.")
+    return number

@@ -26,9 +26,10 @@ WEIGHTS_SHA256 = "cc6ff63a1ac96bf91d02cc40371c9de5ad1e409abb5909465b83c76ebc67b6
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything/"
 CHECKPOINTS = {  # name: (file, hash as pooch writes it)
     "vit_b": ("sam_vit_b_01ec64.pth", "sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
-    "vit_l": ("sam_vit_l_0b3195.pth", "md5:0b3195507c641ddb6910d2bb5adee89c"),
+    "vit_l": ("sam_vit_l_0b3195.pth", "sha256:3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
     "vit_h": ("sam_vit_h_4b8939.pth", "sha256:a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
 }
+TIMEOUT = 60  # seconds without a byte
 MODELS = ("lite", *CHECKPOINTS)
 REPLACED = {"vit_t": "lite"}  # bases of published records that no longer exist, and what took their place
 
@@ -81,7 +82,8 @@ def _default_checkpoint(name: str) -> Path:
     file, known_hash = CHECKPOINTS[name]
     try:
         cache = pooch.os_cache("lorasam")
-        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, progressbar=True))
+        download = pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)
+        return Path(pooch.retrieve(SOURCE + file, known_hash, fname=file, path=cache, downloader=download))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{file} could not be downloaded ({_brief(error)}); go online, or give a local file as checkpoint."
@@ -120,7 +122,9 @@ def _read_state(path: Path, name: str) -> dict[str, Tensor]:
 def _weights(state: Any, path: Path) -> dict[str, Tensor]:
     """The weights by SAM's own names, float32, of a state dict, or of what micro-sam's training keeps in a file."""
     inner = state.get("model_state", state) if isinstance(state, Mapping) else None
-    if not isinstance(inner, Mapping) or not all(isinstance(value, Tensor) for value in inner.values()):
+    if not isinstance(inner, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) and not value.is_complex() for key, value in inner.items()
+    ):
         raise ValueError(
             f"{path} is not a readable checkpoint, for it does not hold named weights alone; fetch another."
         )

@@ -24,6 +24,7 @@ from lorasam_core.plots import save
 BOOK = "application/vnd.lorasam.book"  # MIME type of the MyST that takes an output's place in the book; empty: nothing
 DPI = 110  # of charts in a notebook
 Runs = Iterable[Record | str]  # runs, or their ids
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -67,7 +68,7 @@ class Page:
         head = figure_markdown(f"figures/{path.name}", f"fig-{name}", alt, caption)
         form = f"{head}\n{source} {{download}}`{link} <figures/{files[-1].name}>`.\n```"
         show({"image/png": _png(figure, path), "text/plain": alt}, form)
-        show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
+        show({"text/markdown": plain(f"*{caption}*" if "*" not in caption else caption)}, "")
 
     def table(
         self, table: pd.DataFrame, name: str, caption: str, runs: Runs = (), data: pd.DataFrame | None = None
@@ -80,7 +81,7 @@ class Page:
         rows = table_markdown(table, caption, f"tab-{name}")
         form = f"{rows}\n\n{self._source('pandas', ids)} {{download}}`data (CSV) <tables/{path.name}>`."
         show({"text/html": table.to_html(index=False, border=0), "text/plain": table.to_string(index=False)}, form)
-        show({"text/markdown": f"*{caption}*" if "*" not in caption else caption}, "")
+        show({"text/markdown": plain(f"*{caption}*" if "*" not in caption else caption)}, "")
 
     def _claim(self, kind: str, name: str, suffix: str) -> Path:
         """The path of a new figure or table; raises ValueError for a bad name or one of another notebook, if there
@@ -132,24 +133,32 @@ def banner(edition: Edition) -> str:
         f"**device** {edition.devices()}",
         f"**made** {str(info.get('updated', info.get('created', '–')))[:10]}",
     ]
-    return " · ".join(parts)
+    return plain(" · ".join(parts))
 
 
 # ------------------------------------------------------------------------------------------------- two forms
+def plain(text: str) -> str:
+    """Markdown in which no tag is one: ids come from names of files."""
+    return TAG.sub("&lt;", text)
+
+
 def figure_markdown(path: str, label: str, alt: str, caption: str) -> str:
     """The head of a MyST figure, left open for a legend; closed by a line of three backticks."""
-    return f"```{{figure}} {path}\n:name: {label}\n:alt: {' '.join(alt.split())}\n\n{caption}\n"
+    alt = plain(" ".join(alt.split()))
+    return f"```{{figure}} {path}\n:name: {label}\n:alt: {alt}\n\n{plain(caption)}\n"
 
 
 def table_markdown(table: pd.DataFrame, caption: str, label: str) -> str:
     """A MyST table with caption and label; without a caption, a plain Markdown table."""
 
     def row(cells: Iterable[Any]) -> str:
-        return "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+        return "| " + " | ".join(plain(str(c)).replace("|", "\\|") for c in cells) + " |"
 
     lines = [row(table.columns), row(["---"] * len(table.columns)), *map(row, table.itertuples(index=False))]
     body = "\n".join(lines)
-    return f"~~~{{table}} {caption}\n:name: {label}\n\n{body}\n~~~" if caption else body  # captions hold backticks
+    return (
+        f"~~~{{table}} {plain(caption)}\n:name: {label}\n\n{body}\n~~~" if caption else body
+    )  # captions hold backticks
 
 
 def show(data: dict[str, str], book: str) -> None:

@@ -8,32 +8,55 @@ from typing import Any
 
 import torch
 
+from lorasam_core.models.lora.files import write_whole
+
 FILE = "checkpoint.pt"
 
 logger = logging.getLogger(__name__)
 
 
 def write(folder: Path, state: dict[str, Any]) -> None:
-    """Write under another name and rename: a file of the final name is always whole."""
-    part = folder / f"{FILE}.part"
-    torch.save(state, part)
-    part.replace(folder / FILE)
+    """Write under another name and rename: a file of the final name is always whole. Raises OSError as that does."""
+    write_whole(folder / FILE, lambda part: torch.save(state, part))
 
 
-def read(folder: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """The state on the CPU; None, and a line in the log, where the file is damaged or its "settings" are others."""
+def read(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
+    """The state on the CPU; None, and a line in the log, where the file is damaged or its "settings" are not those of
+    the state `now`, or it is built otherwise than that.
+    """
     path = folder / FILE
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        if state["settings"] == settings:
+        if state["settings"] != now["settings"]:
+            logger.warning("%s is of other settings; training starts anew.", path)
+        elif not _alike(state, now):
+            logger.warning("%s is damaged, or of another version; training starts anew.", path)
+        else:
             return state
-        logger.warning("%s is of other settings; training starts anew.", path)
     except Exception as error:  # a damaged file raises almost anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         logger.warning("%s cannot be read (%s); training starts anew.", path, reason)
     return None
+
+
+def _alike(state: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether entries have the types of the state `now`, weights its shapes, and the optimiser's numbers theirs."""
+    groups, expected = ([{**g, "lr": None} for g in s["optimizer"]["param_groups"]] for s in (state, now))
+    shapes, fresh = ({name: t.shape for name, t in s["weights"].items()} for s in (state, now))
+    kept = [
+        value.shape
+        for one in state["optimizer"]["state"].values()
+        for name in ("step", "exp_avg", "exp_avg_sq")
+        for value in (one[name],)
+    ]
+    rows = all(isinstance(v, int | float) for name in ("rows", "recent") for row in state[name] for v in row.values())
+    sums = all(key in row for row in state["recent"] for key in ("loss", "accuracy", "miou"))
+    alike = all(isinstance(state[name], float if type(now[name]) is float else type(now[name])) for name in now)
+    numbers = all(t.isfinite().all() for t in state["weights"].values())
+    known = {torch.Size(), *shapes.values()}
+    return groups == expected and shapes == fresh and {*kept} <= known and rows and sums and alike and numbers
 
 
 def random_states(device: torch.device) -> dict[str, torch.Tensor]:

@@ -257,22 +257,27 @@ class Trainer:
         shapes = {name: list(tensor.shape) for name, tensor in self._weights().items()}
         return {"config": results, "steps": self.steps, "images": len(self.task.items), "shapes": shapes}
 
-    def _save(self, step: int) -> None:
-        random, *others = processes.gather(checkpoint.random_states(self.fabric.device))
-        now = {
+    def _state(self, step: int, waited: float, random: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+        return {
             "settings": self._settings(), "step": step, "weights": self._weights(),
-            "optimizer": self.optimizer.state_dict(), "random": random, "others": others,
-            "rows": self.rows, "recent": self.recent, "best": self.best, "best_step": self.best_step,
-            "stale": self.stale, "seconds": self.seconds, "waited": self.batches.seconds, "peak_mb": self._peak(),
+            "optimizer": self.optimizer.state_dict(), "random": random[0],
+            "others": list(random[1:]), "rows": self.rows, "recent": self.recent,
+            "best": self.best, "best_step": self.best_step,
+            "stale": self.stale, "seconds": self.seconds, "waited": waited, "peak_mb": self._peak(),
             "processor_seconds": self._processor_seconds(),
         }  # fmt: skip
+
+    def _save(self, step: int) -> None:
+        random = processes.gather(checkpoint.random_states(self.fabric.device))
+        state = self._state(step, self.batches.seconds, random)
         if self.first:
-            checkpoint.write(self.run_dir, now)
+            checkpoint.write(self.run_dir, state)
         self.saved = time.perf_counter()
 
     def _resume(self) -> tuple[int, float]:
         """Take up the checkpoint, where there is one that fits: the steps done, and seconds waited for batches."""
-        state = checkpoint.read(self.run_dir, self._settings()) if self.first else None
+        now = self._state(0, 0.0, [checkpoint.random_states(self.fabric.device)])  # which all processes make
+        state = checkpoint.read(self.run_dir, now) if self.first else None
         if state and state["best"] and not (self.run_dir / self.task.file).is_file():
             state = None
         state = processes.first(state)

@@ -162,6 +162,21 @@ def test_the_report_escapes_names_needs_nothing_else_and_has_the_numbers(crossed
     assert re.search(r"lorasam segment YOUR_FOLDER --adapter \S+adapter\.safetensors", page.text)
 
 
+@pytest.mark.browser
+@pytest.mark.parametrize("policy", [True, False], ids=["as it is", "without its policy"])
+def test_names_of_images_run_no_script_in_a_browser(crossed, browser, policy):
+    context = browser.new_context(bypass_csp=not policy)
+    tab, said, asked = context.new_page(), [], []
+    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto((crossed.out / "report.html").as_uri(), wait_until="load")
+    tab.wait_for_timeout(200)
+    assert "<img src=x onerror=alert(" in tab.inner_text("main")
+    assert said == [] and [url for url in asked if not url.startswith("data:")] == [tab.url]
+    assert tab.evaluate("[...document.images].every(i => i.src.startsWith('data:image/png'))")
+    context.close()
+
+
 def test_one_image_trains_and_says_that_nothing_was_measured(tmp_path, start):
     plan = plan_of(make(tmp_path / "one", 1), start, steps=1)
     result = adapt(plan, tmp_path / "out")

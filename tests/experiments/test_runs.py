@@ -209,6 +209,19 @@ def test_stopped_in_evaluation_it_does_not_train_again(settings, tmp_path, monke
     assert "earlier_seconds" not in record.metrics
 
 
+def test_a_run_that_the_machine_stopped_goes_on(settings, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    config = settings.replace(evaluate=("predictor",))
+    with monkeypatch.context() as patched, pytest.raises(RunError, match=r"was stopped \(OSError: .*No space left"):
+        patched.setattr(runs, "evaluate", full)
+        runs.run_one(config, tmp_path)
+    steps = counted(monkeypatch, torch.optim.AdamW, "step")
+    assert runs.run_one(config, tmp_path).metrics["steps"] == config.steps and not steps
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_failed_run_starts_anew(settings, tmp_path, monkeypatch):
     config = settings.replace(evaluate=("predictor",))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import sys
 import time
@@ -12,11 +13,13 @@ import pytest
 
 from lorasam_core.config import RunConfig
 from lorasam_core.experiments.tracking import WandbTracker, trackers
+from lorasam_core.models import devices
 
 ROW = {
     "step": 3, "epoch": 0.5, "train_loss": np.float32(0.25), "train_accuracy": 0.75, "train_miou": 0.5,
     "val_miou": "", "learning_rate": 1e-4, "seconds": 2.5,
 }  # fmt: skip
+KEY = "0123456789abcdef" * 2 + "01234567"  # as W&B's are, 40 digits
 METRICS = {"run_id": "ab12", "test": {"box": {"iou_best": {"mean": 0.5, "low": float("nan"), "n": 4}}}}
 
 
@@ -59,7 +62,7 @@ def test_wandb_offline_writes_a_run_with_no_network(tmp_path: Path, monkeypatch:
         raise OSError("no network")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "home"))
@@ -75,6 +78,9 @@ def test_wandb_offline_writes_a_run_with_no_network(tmp_path: Path, monkeypatch:
         time.sleep(0.05)
     assert [text for text in expected if text not in record.read_bytes()] == []
     assert asked == []
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files and not [path for path in files if KEY.encode() in path.read_bytes()]
+    assert KEY not in json.dumps(devices.environment())
 
 
 def test_disabled_does_not_import_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

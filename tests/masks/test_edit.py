@@ -278,7 +278,7 @@ def test_any_actions_replay_to_the_same_labels_and_undo_to_the_draft(steps):
 def test_a_packed_patch_is_the_same(height, width, y, x, seed):
     mask = np.random.default_rng(seed).random((height, width)) < 0.3
     patch = cut(mask, y, x)
-    back = unpack(json.loads(json.dumps(pack(patch))))
+    back = unpack(json.loads(json.dumps(pack(patch))), (100, 100))
     assert back[:2] == patch[:2] and np.array_equal(back.mask, patch.mask)
     frame = Piece(y - 3, x + 2, np.zeros((height + 5, width), bool))
     expected = np.array(

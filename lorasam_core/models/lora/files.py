@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
@@ -22,6 +24,7 @@ FORMAT = "lorasam adapter 1"
 SHIPPED = Path(__file__).parents[2] / "weights" / "adapters"
 CONTENT = "content_sha256"  # the entry of the metadata that states `content_hash`
 NEEDED = ("base_name", "base_hash", "image_size", *LoRAConfig.__dataclass_fields__)
+LARGEST_INPUT = 8192  # pixels a side of a model's input; position tables for more take gigabytes
 
 
 def _description(sam: Sam, config: LoRAConfig) -> dict[str, Any]:
@@ -42,6 +45,10 @@ def write_whole(path: Path, writer: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a process that was killed
+            owner = left.suffixes[-2][1:]
+            if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+                left.unlink(missing_ok=True)
         writer(temporary)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save wraps a full disk in RuntimeError
@@ -53,7 +60,7 @@ def write_whole(path: Path, writer: Callable[[Path], object]) -> None:
 def _decode(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -121,19 +128,54 @@ def read_strings(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str
         with safe_open(path, framework="pt") as file:
             strings = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"adapter {path} cannot be read ({error}); copy it again or train it anew.") from error
+    except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"adapter {path} cannot be read ({_brief(error)}); copy it again or train it anew.") from error
     if strings.get("format") != FORMAT:
         raise ValueError(f"{path} is not an adapter of this package; give a file that save_adapter wrote.")
     if missing := [key for key in NEEDED if key not in strings]:
         raise ValueError(f"adapter {path} does not state its {missing[0]}; copy it again or train it anew.")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.element_size() < 2:
+            raise ValueError(f"adapter {path} holds {name} as {tensor.dtype}; copy it again or train it anew.")
     return strings, tensors
 
 
 def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Metadata, decoded, and tensors of an adapter file; raises ValueError for a damaged file or another kind."""
     strings, tensors = read_strings(path)
-    return {key: _decode(text) for key, text in strings.items()}, tensors
+    metadata = {key: _decode(text) for key, text in strings.items()}
+    try:
+        _require_usable(metadata, tensors)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"adapter {path} states what cannot be ({_brief(error)}); copy it again or train it anew."
+        ) from error
+    return metadata, tensors
+
+
+def _require_usable(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Raise for entries that no adapter has, before anything is made as large as they say."""
+    config = config_of(metadata)
+    side, given = metadata["image_size"], metadata.get("base_checkpoint", {})
+    if type(side) is not int or not 0 < side <= LARGEST_INPUT:
+        raise ValueError(f"image_size is {side!r}")
+    for name in ("base_name", "base_hash"):
+        if not isinstance(metadata[name], str):
+            raise ValueError(f"{name} is {metadata[name]!r}")
+    if not isinstance(given, dict) or (given and not all(isinstance(given.get(k), str) for k in ("file", "sha256"))):
+        raise ValueError(f"base_checkpoint is {given!r}")
+    if not any(config.rank in tensor.shape for tensor in tensors.values() if tensor.numel()):
+        raise ValueError(f"rank is {config.rank}, and that of its matrices another")
+
+
+def config_of(metadata: Mapping[str, Any]) -> LoRAConfig:
+    """The LoRA that an adapter's metadata describes."""
+    return LoRAConfig(**{key: metadata[key] for key in LoRAConfig.__dataclass_fields__})
+
+
+def _brief(value: object) -> str:
+    """The start of an error's words, or of a value's, on one line."""
+    return " ".join(str(value).split())[:120].rstrip(".")
 
 
 def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -147,16 +189,24 @@ def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
     adapter = adapter_of(sam) if "_lora" in sam.__dict__ else None
     if adapter and adapter.merged:
         raise ValueError(f"the model's LoRA is merged, so {path} cannot be loaded; call unmerge first.")
-    config = adapter.config if adapter else LoRAConfig(**{k: metadata[k] for k in LoRAConfig.__dataclass_fields__})
+    config = adapter.config if adapter else config_of(metadata)
     for key, value in _description(sam, config).items():
         if metadata.get(key) != value:
-            raise ValueError(f"{path} is for {key} {metadata.get(key)}, the model has {value}; load the model it fits.")
-    layers = layers_of(sam) if adapter else build(sam, config)
+            stated = _brief(metadata.get(key))
+            raise ValueError(f"{path} is for {key} {stated}, the model has {value}; load the model it fits.")
+    try:
+        layers = layers_of(sam) if adapter else build(sam, config)
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit the model: {error}") from error
     parameters = named_parameters(layers)
     for name in sorted(tensors.keys() | parameters):
         found, expected = (tuple(d[name].shape) if name in d else None for d in (tensors, parameters))
         if found != expected:
-            raise ValueError(f"{path} holds {name} as {found}, the model as {expected}; train the adapter anew.")
+            raise ValueError(
+                f"{path} holds {_brief(name)} as {found}, the model as {expected}; train the adapter anew."
+            )
+        if not torch.isfinite(tensors[name]).all():
+            raise ValueError(f"{path} holds {name} with values that are no numbers; train the adapter anew.")
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name])

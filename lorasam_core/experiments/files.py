@@ -1,0 +1,64 @@
+"""JSON and tables of runs and results: written whole, and read with an error that names file and remedy."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+AGAIN = "delete its folder and run the experiments again"
+NAMES = ("run", "id", "group", "data", "source", "evaluator")  # columns of text, whatever they spell
+NEEDED = {"per_image": ("evaluator", "id", "group"), "history": ("step",)}  # of tables that hold but numbers and NAMES
+
+
+def brief(error: object) -> str:
+    """The start of an error's words, on one line and without an end."""
+    return " ".join(str(error).split())[:160].rstrip(".")
+
+
+def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
+    """A JSON object from a file, packed where its name ends in .xz; raises ValueError that names file and remedy."""
+    try:
+        content = path.read_bytes()
+        values = json.loads(lzma.decompress(content) if path.suffix == ".xz" else content)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); run the experiments again.") from error
+    except (ValueError, RecursionError, EOFError, lzma.LZMAError) as error:
+        raise ValueError(f"{path} is not valid JSON; {remedy}.") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} does not hold a JSON object; {remedy}.")
+    return values
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write through a neighbouring file and rename, so that no reader sees half of it; packed for a name in .xz."""
+    part, text = path.with_name(path.name + ".part"), (json.dumps(values, indent=1, default=str) + "\n").encode()
+    try:
+        part.write_bytes(lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_table(folder: Path, name: str) -> pd.DataFrame:
+    """<name>.csv or <name>.csv.xz in a folder, ids, groups and names of data sets as text; empty where none is.
+
+    Raises ValueError, with file and remedy, for one that is no table.
+    """
+    for path in (folder / f"{name}.csv", folder / f"{name}.csv.xz"):
+        if path.is_file():
+            try:
+                # only an empty cell is a missing value; by default a group called NA would be one, even as text
+                table = pd.read_csv(path, dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""])
+            except (OSError, ValueError, OverflowError, EOFError, lzma.LZMAError) as error:
+                raise ValueError(f"{path} cannot be read as a table ({brief(error)}); {AGAIN}.") from error
+            if missing := [column for column in NEEDED.get(name, ()) if column not in table]:
+                raise ValueError(f"{path} has no column {missing[0]!r}; {AGAIN}.")
+            texts = table.drop(columns=[*NAMES], errors="ignore").select_dtypes(exclude="number").columns
+            if name in NEEDED and len(texts):
+                raise ValueError(f"{path} holds other than numbers in the column {brief(texts[0])!r}; {AGAIN}.")
+            return table
+    return pd.DataFrame()
