@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import lzma
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +36,23 @@ def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:
     return values
 
 
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Write through a neighbouring file and rename, so that no reader sees half of it; packed for a name in .xz."""
-    part, text = path.with_name(path.name + ".part"), (json.dumps(values, indent=1, default=str) + "\n").encode()
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside and rename: a file under its final name is whole. Raises OSError that names the file."""
+    part = path.with_name(f".part-{path.name}")
     try:
-        part.write_bytes(lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text)
-        part.replace(path)
+        write(part)
+        os.replace(part, path)
+    except OSError as error:  # numpy's, of a full disk, has no number
+        raise OSError(error.errno or errno.ENOSPC, error.strerror or brief(error), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write whole, by `replace`; packed for a name in .xz."""
+    text = (json.dumps(values, indent=1, default=str) + "\n").encode()
+    content = lzma.compress(text, preset=lzma.PRESET_EXTREME) if path.suffix == ".xz" else text
+    replace(path, lambda part: part.write_bytes(content))
 
 
 def read_table(folder: Path, name: str) -> pd.DataFrame:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lorasam_core.data.write_labels import write_label_tiff
-from lorasam_core.experiments.files import read_json, write_json
+from lorasam_core.experiments.files import read_json, replace, write_json
 
 RUN = "run.json"
 ANEW = "delete it, and call again"
@@ -44,16 +43,6 @@ def begin(out: Path, settings: Mapping[str, Any], **stated: Any) -> None:
     if before != now:
         old, new = (str(value)[:40] for value in (before, now))
         raise ValueError(f"{out} holds results with {key} {old}, not {new}; choose another folder.")
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside and rename: a file under its final name is whole."""
-    part = path.with_name(f".part-{path.name}")
-    try:
-        write(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_labels(path: Path, labels: np.ndarray) -> None:

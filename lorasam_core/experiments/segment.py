@@ -90,7 +90,8 @@ def segment_folder(
     }  # fmt: skip
     with alone(out):
         state = out / "state"
-        done = sorted(p.relative_to(state).as_posix().removesuffix(".json") for p in state.rglob("*.json"))
+        whole = (p.relative_to(state) for p in state.rglob("*.json") if not p.name.startswith("."))
+        done = sorted(p.as_posix().removesuffix(".json") for p in whole)
         if not done:  # nothing that other settings could disagree with
             (out / RUN).unlink(missing_ok=True)
         if others := [i for i in done if i not in files]:

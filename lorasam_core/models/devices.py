@@ -126,7 +126,8 @@ def _commit() -> str | None:
     here = Path(__file__).parents[1]
     try:
         head, dirty = (
-            subprocess.run(["git", *arguments.split()], cwd=here, capture_output=True, text=True)
+            # without locks: one that is killed would leave the checkout locked
+            subprocess.run(["git", "--no-optional-locks", *arguments.split()], cwd=here, capture_output=True, text=True)
             for arguments in ("rev-parse --short HEAD", "status --porcelain --untracked-files=no -- .")
         )
     except OSError:
