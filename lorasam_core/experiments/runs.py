@@ -35,6 +35,7 @@ from lorasam_core.models.lora import save_adapter
 from lorasam_core.models.sam import load_sam
 from lorasam_core.training import checkpoint, processes, trainable
 from lorasam_core.training.blocks import check_compile
+from lorasam_core.training.fit import NonFiniteLoss
 
 SMALL_FILES = 8 * 2**20  # bytes for a run's tables, logs and pages
 NOTHING_TRAINED = {
@@ -224,7 +225,7 @@ def take_part() -> None:
         try:
             with processes.together():
                 _take_part(*asked)
-        except processes.OtherFailed:
+        except (processes.OtherFailed, NonFiniteLoss):
             pass  # the first says so
         except Exception:  # the first has it in its log
             logger.exception("process %d failed", torch.distributed.get_rank())
