@@ -40,7 +40,7 @@ const STYLE = `
 .lorasam-label .line { display: flex; flex-wrap: wrap; align-content: start; gap: 0 14px; height: 2.8em; overflow: auto; }
 .lorasam-label .tool { font-weight: 600; }
 .lorasam-label .problem { color: var(--jp-error-color0, #b00020); font-weight: 600; }
-.lorasam-label .help { color: var(--jp-ui-font-color2, #555); font-size: 12px; }
+.lorasam-label .help { color: var(--jp-ui-font-color2, #555); font-size: 12px; padding-top: 4px; }
 @container (max-width: 480px) { .lorasam-label button { padding: 7px 10px; } .lorasam-label .line { height: 5.6em; } }
 `;
 
@@ -206,6 +206,7 @@ class View {
       const own = this.selected.has(id);
       if (this.tool === "refine") (own ? this.outside : this.inside).push([x, y]);
       else if (own) this.inside.push([x, y]);
+      else this.say("That point does not lie on the particle that is selected.", true);
     } else if (id && (shift || this.tool)) {
       if (!this.selected.delete(id)) this.selected.add(id);
     } else if (id) this.selected = new Set([id]);

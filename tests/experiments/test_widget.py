@@ -250,7 +250,8 @@ def test_clicks_and_keys_are_the_actions_of_a_labelling(show, tmp_path):
     screen.press("s")
     assert screen.text("tool").startswith("Split 1: click on a point in each part")
     screen.click(10, 10)
-    screen.click(50, 20)  # not on it
+    screen.click(50, 20)
+    assert "does not lie on the particle" in screen.text("problem")
     screen.click(21, 10)
     screen.press("Enter")
     assert screen.text("said") == "split into 1, 8" and same.split(1, (10, 10), (21, 10)) == [1, 8]
