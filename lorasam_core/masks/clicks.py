@@ -64,7 +64,7 @@ class Clicks:
         One point: of the model's three masks the one of the greatest rating x stability x share that lies in the
         foreground it sees. More points: its one mask, given that of the first. A box, or a mask: its one mask.
         """
-        least = LEAST_WINDOW
+        least, widest = LEAST_WINDOW, min(self.side, max(image.shape[:2]))
         while True:
             y, x, side = self._window(image.shape[:2], prompt, least)
             with evaluating(self.predictor.model):
@@ -73,7 +73,7 @@ class Clicks:
             if found.any():
                 found = operations.without_small_regions(found, SPECK * int(found.sum()))[0]
             piece, least = cut(found, y, x), 2 * side
-            if side >= self.side or 0 < max(piece.mask.shape) <= side / 4:  # the prompt lies this far inside
+            if side >= widest or 0 < max(piece.mask.shape) <= side / 4:  # the prompt lies this far inside
                 return piece
 
     def _window(self, shape: tuple[int, ...], prompt: Prompt, least: int) -> tuple[int, int, int]:
