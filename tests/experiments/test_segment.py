@@ -19,7 +19,6 @@ from lorasam_core.experiments.outputs import write_labels
 from lorasam_core.experiments.segment import Filters, Reading, segment_folder
 from lorasam_core.masks.tiles import Found
 from lorasam_core.measure.folder import measure_folder
-from lorasam_core.measure.folder import measure_folder
 
 DISKS = ((30, 90, 14), (30, 30, 8), (80, 40, 20), (119, 110, 10))  # row, column, radius; the last is cut by the edge
 ROOT = Path(__file__).parents[2]
@@ -51,25 +50,6 @@ def files(tmp_path):
 def segment(files, out, reading=None, filters=None, by=by_threshold):
     reading, filters = reading or Reading(crop_bottom="none"), filters or Filters()
     return segment_folder(files, out, by, DESCRIBED, reading, filters)
-
-
-def test_images_in_folders_have_their_masks_in_folders(files, tmp_path):
-    within = {"a": files["a"], "x/a": files["b"], "x/y/c": files["c"]}
-    out, asked = tmp_path / "out", []
-
-    def counted(image):
-        asked.append(image)
-        return by_threshold(image)
-
-    segment(within, out, by=counted)
-    summary = segment(within, out, by=counted).set_index("image")  # goes on: nothing is left to do
-    assert summary["particles"].to_dict() == {"a": 4, "x/a": 2, "x/y/c": 0} and len(asked) == 3
-    assert {p.relative_to(out / "labels").as_posix() for p in (out / "labels").rglob("*.tif")} == {
-        "a.tif", "x/a.tif", "x/y/c.tif"
-    }  # fmt: skip
-    assert {i: len(table) for i, table in measure_folder(out).items()} == {"a": 4, "x/a": 2, "x/y/c": 0}
-    with pytest.raises(ValueError, match=r"holds results of other images \(x/a\)"):
-        segment({"a": files["a"]}, out)
 
 
 def test_images_in_folders_have_their_masks_in_folders(files, tmp_path):
