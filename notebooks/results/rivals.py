@@ -151,6 +151,8 @@ shown = {
     "minutes of a core": (cost["processor_seconds"].astype(float) / 60).map("{:.0f}".format),
     "memory, MB": cost["training_memory_mb"].astype(float).map("{:,.0f}".format),
 }
+
+# %%
 shown = pd.DataFrame(shown).astype(object).replace("nan", "–")
 shown.loc[cost["steps"] == 0, list(shown)[1:]] = "–"
 caption = (

@@ -96,7 +96,6 @@ def test_missing_metadata_are_named(tmp_path, capsys, key):
     ("key", "text", "check", "says"),
     [
         ("base_hash", "0" * 64, "base", "is for base_hash 000"),
-        ("rank", "16", "tensors", "not one of a pair of rank 16"),
         ("image_size", "1000", "base", "give a multiple of 32"),
         ("segment", "[1]", "use", "cannot be read"),
         ("segment", '{"crop_size": 512, "guided": {"score_thresh": 7}}', "use", "score threshold 7"),
@@ -110,6 +109,24 @@ def test_metadata_that_do_not_fit_are_named(tmp_path, capsys, key, text, check, 
     checks, status = verify(capsys, tmp_path / "a.safetensors")
     assert status == 1 and check in differing(checks) and says in checks[check][1]
     assert checks["content"][0] == "ok"  # it was written like this
+
+
+def test_a_matrix_of_another_rank_is_named(tmp_path, capsys):
+    strings, tensors = parts()
+    name = next(name for name in sorted(tensors) if ".A_" in name)
+    tensors[name] = tensors[name][:1].clone()
+    write_adapter(tmp_path / "a.safetensors", strings, tensors)
+    checks, status = verify(capsys, tmp_path / "a.safetensors")
+    assert status == 1 and "tensors" in differing(checks)
+    assert checks["tensors"][1].startswith(f"{name} is (1, ") and "not one of a pair of rank" in checks["tensors"][1]
+
+
+def test_a_rank_that_no_matrix_has_is_refused(tmp_path, capsys):
+    strings, tensors = parts()
+    write_adapter(tmp_path / "a.safetensors", strings | {"rank": "16"}, tensors)
+    checks, status = verify(capsys, tmp_path / "a.safetensors")
+    assert status == 1 and differing(checks) == ["file"]
+    assert "a.safetensors states what cannot be (rank is 16, and that of its matrices another)" in checks["file"][1]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

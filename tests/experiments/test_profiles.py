@@ -68,8 +68,8 @@ def test_published_profile_asks_what_the_study_leaves_open():
     assert [round(factors[f"rank {r}, alpha/sqrt(r)"], 3) for r in (4, 256)] == [2.828, 0.354]
     assert {r.method for r in runs["rivals"]} == set(METHODS)
     drawn = [(r.train_limit, r.seed) for r in runs["labels"] if r.method == "lora"]
-    assert set(drawn) == {(n, seed) for n in (1, 4, 16, None) for seed in range(3)} | {(64, 0)}
-    assert {r.train_limit for r in runs["labels"] if r.method == "unet_watershed"} == {1, 4, 16, 64, None}
+    assert set(drawn) == {(n, seed) for n in (1, 4, 16, None) for seed in range(3)} | {(2, 0), (8, 0), (64, 0)}
+    assert {r.train_limit for r in runs["labels"] if r.method == "unet_watershed"} == {4, 16, None}
 
 
 def test_a_batch_size_sweep_shows_every_run_as_many_images():
