@@ -153,8 +153,8 @@ def size_plot(
 def interval_lines(table: pd.DataFrame, x: str, unit: str = ", %", **labels: str) -> Figure:
     """Means with intervals over a logarithmic x, a panel a measure and a line a series; one of x = 0 alone is a band.
 
-    table: columns x, measure, series, mean, low, high (0 to 1, as `stats.mean_interval` makes them; drawn for
-    100). unit: behind each measure's name.
+    table: columns x, measure, series, mean, low, high (as `stats.mean_interval` makes them; drawn times 100).
+    unit: what stands behind each measure's name.
     """
     measures, names = list(dict.fromkeys(table["measure"])), list(dict.fromkeys(table["series"]))
     figure = Figure(figsize=(1.2 + 2.4 * max(len(measures), 1.6), 2.8))

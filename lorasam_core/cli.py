@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 
+from lorasam_core.errors import out_of_memory
+
 COMMANDS = {
     "check": ("commands.check", "look at a folder of micrographs: what can be used, and what to do about the rest"),
     "segment": ("commands.segment", "masks, overlays and a table of particles of micrographs; no labels needed"),
@@ -29,6 +31,7 @@ REMEDIES = {
     errno.ENOSPC: SPACE, errno.EDQUOT: SPACE, errno.EFBIG: SPACE,
     errno.EACCES: PERMISSION, errno.EPERM: PERMISSION, errno.EROFS: PERMISSION,
 }  # fmt: skip
+UNWRITTEN = "{place} could not be written ({reason}); {remedy}, and call again: what was done is kept."
 USAGE = "\n".join(
     ["usage: lorasam COMMAND [options]", "", *(f"  {name:12} {what}" for name, (_, what) in COMMANDS.items()), "",
      "lorasam COMMAND --help lists the options of a command; lorasam --version its version."]
@@ -49,25 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print("stopped; what was done is kept, and the same command goes on.", file=sys.stderr)
             sys.exit(130)
         except OSError as error:
-            sys.exit(f"error: {_sentence(error)}")
+            remedy, place = REMEDIES.get(error.errno or 0), error.filename or "a file"
+            said = UNWRITTEN.format(place=place, reason=error.strerror, remedy=remedy) if remedy else error
+            sys.exit(f"error: {said}")
         except ValueError as error:
             sys.exit(f"error: {error}")
         except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or "memory" in str(error)):  # torch has no class of its own for it
+            if not out_of_memory(error):
                 raise
             sys.exit("error: there is not enough memory; close other programs, or give smaller tiles or batches.")
     else:
         print(f"error: there is no command {command!r}.\n\n{USAGE}", file=sys.stderr)
         sys.exit(2)
-
-
-def _sentence(error: OSError) -> str:
-    """What the system says, with the remedy where the disk or the folder is at fault."""
-    remedy = REMEDIES.get(error.errno or 0)
-    if remedy is None:
-        return str(error)
-    place = f"{error.filename} could not be written" if error.filename else "a file could not be written"
-    return f"{place} ({error.strerror}); {remedy}, and call again: what was done is kept."
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from lorasam_core.data.formats import few, find_annotations, plain
 from lorasam_core.data.readers import Record
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import scale_of
+from lorasam_core.errors import brief
 
 LABEL_FOLDERS = ("labels", "masks")
 LABEL_ENDING = re.compile(r"[-_. ](cp_masks?|masks?|labels?|seg|segmentation|instances?)$", re.IGNORECASE)
@@ -178,8 +179,7 @@ def read_table(path: Path, columns: Iterable[str] | None) -> pd.DataFrame:
         header = None if columns is None else 0
         table = pd.read_csv(path, sep=_separator(path), dtype=str, keep_default_na=False, header=header)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{path} cannot be read as a table ({reason}); save it as CSV in UTF-8.") from error
+        raise DataError(f"{path} cannot be read as a table ({brief(error)}); save it as CSV in UTF-8.") from error
     missing = [c for c in columns or () if c not in table.columns]
     if missing:
         raise DataError(f"{path} has no column {missing[0]!r}; name its columns {', '.join(columns or ())}.")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lorasam_core.data.sample import DataError
+from lorasam_core.errors import brief
 
 DRAWS = 64  # random splits looked at, to come near the ratios in images where groups differ in size
 
@@ -53,8 +54,9 @@ class Split:
             split, written = cls(*(tuple(values[f.name]) for f in fields(cls))), values["hash"]
             found = split.hash
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            reason = " ".join(repr(error).split())[:120]
-            raise DataError(f"{path} is not a saved split ({reason}); make it again with Split.save.") from error
+            raise DataError(
+                f"{path} is not a saved split ({brief(repr(error))}); make it again with Split.save."
+            ) from error
         if found != written:
             raise DataError(f"{path} does not agree with the hash in it; make it again with Split.save.")
         return split

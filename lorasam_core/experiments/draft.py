@@ -16,6 +16,7 @@ from lorasam_core.data.formats import few
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import scale_of
+from lorasam_core.errors import out_of_memory
 from lorasam_core.experiments import labelling as files
 from lorasam_core.experiments.outputs import alone, replace, sha256
 from lorasam_core.experiments.segment import READING, Reading
@@ -52,7 +53,7 @@ def draft_folder(
             except ValueError as error:
                 row["problem"] = str(error)
             except (MemoryError, RuntimeError) as error:
-                if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+                if not out_of_memory(error):
                     raise
                 row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
             rows.append(row)

@@ -15,6 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lorasam_core.errors import brief
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -56,9 +58,9 @@ def _connected(address: str) -> Iterator[Any]:
     try:
         client = Client(address, timeout=5)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"no Dask scheduler answers at {address!r} ({reason}); start one with dask scheduler, or leave it out."
+            f"no Dask scheduler answers at {address!r} ({brief(error)}); start one with dask scheduler, "
+            "or leave it out."
         ) from error
     with client:
         if any(threads > 1 for threads in client.nthreads().values()):
@@ -108,13 +110,14 @@ def _own(workers: int) -> Iterator[Any]:
 
 def execute(
     task: Callable[..., Any], jobs: Sequence[tuple[str, tuple[Any, ...]]], workers: int = 1, scheduler: str = "",
-    unit: str = "run",
+    unit: str = "run", stops: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Exception]]:  # fmt: skip
     """Do task(*arguments) for every job (name, arguments); returns ({name: result}, {name: error}).
 
     workers: processes on this machine; 1: this process. scheduler: in place of them the address of a Dask scheduler,
-    whose workers were started in the same folder, on the same files. One that fails stops no other. A task whose worker
-    dies (out of memory, say) is given to another, until four have died of it. Raises ValueError as `check` does.
+    whose workers were started in the same folder, on the same files. One that fails stops no other, or, with `stops`,
+    all: its error is raised. A task whose worker dies (out of memory, say) is given to another, until four have died
+    of it. Raises ValueError as `check` does.
     """
     check(workers, scheduler)
     results: dict[str, Any] = {}
@@ -133,6 +136,8 @@ def execute(
                 try:
                     results[name] = call()
                 except Exception as error:
+                    if stops:
+                        raise
                     errors[name] = error
                 bar.update()
     return results, errors

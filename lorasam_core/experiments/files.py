@@ -12,14 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from lorasam_core.errors import brief
+
 AGAIN = "delete its folder and run the experiments again"
 NAMES = ("run", "id", "group", "data", "source", "evaluator")  # columns of text, whatever they spell
 NEEDED = {"per_image": ("evaluator", "id", "group"), "history": ("step",)}  # of tables that hold but numbers and NAMES
-
-
-def brief(error: object) -> str:
-    """The start of an error's words, on one line and without an end."""
-    return " ".join(str(error).split())[:160].rstrip(".")
 
 
 def read_json(path: Path, remedy: str = AGAIN) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lorasam_core.config import RunConfig
-from lorasam_core.experiments.files import brief
+from lorasam_core.errors import brief
 from lorasam_core.experiments.records import root
 
 MOST_VALUES = 100_000  # of a profile, aliases written out

@@ -21,7 +21,8 @@ from typing import Any
 import pandas as pd
 
 from lorasam_core.config import RunConfig
-from lorasam_core.experiments.files import AGAIN, brief, read_json, read_table
+from lorasam_core.errors import brief
+from lorasam_core.experiments.files import AGAIN, read_json, read_table
 
 METRICS = "metrics.json"  # written last: a run folder that holds it is finished
 EDITION = "edition.json"

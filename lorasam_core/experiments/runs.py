@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from lorasam_core.config import RunConfig
 from lorasam_core.data import SampleSet, load_dataset
+from lorasam_core.errors import typed
 from lorasam_core.experiments import filters, methods, tracking
 from lorasam_core.experiments.executor import RunError
 from lorasam_core.experiments.files import write_json
@@ -139,7 +140,7 @@ def _finish(run: Prepared, part: Path, final: Path, wandb: str) -> None:
             with _logged(part / "log.txt"):
                 _work(run, part, wandb)
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        reason = typed(error, 300)
         if isinstance(error, OSError | MemoryError):  # of the machine, not of the run, which goes on the next time
             raise RunError(
                 f"the run {run.config.name!r} was stopped ({reason}); see to it and call again, what was done is kept "

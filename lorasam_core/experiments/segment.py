@@ -19,6 +19,7 @@ from lorasam_core.data.databar import cropped
 from lorasam_core.data.readers import read_image
 from lorasam_core.data.sample import DataError
 from lorasam_core.data.scale import Scale, scale_of
+from lorasam_core.errors import out_of_memory
 from lorasam_core.experiments.executor import execute
 from lorasam_core.experiments.files import read_json, write_json
 from lorasam_core.experiments.outputs import ANEW, RUN, alone, begin, replace, sha256, write_labels
@@ -100,9 +101,7 @@ def segment_folder(
         for name in ("labels", "overlays", "state"):
             (out / name).mkdir(exist_ok=True)
         jobs = [(i, (i, Path(path), out, segment, reading, filters)) for i, path in files.items()]
-        rows, errors = execute(_one, jobs, workers, scheduler, unit="image")
-        for error in errors.values():
-            raise error
+        rows = execute(_one, jobs, workers, scheduler, unit="image", stops=True)[0]
         summary = _tables([rows[i] for i in files], out)
         begun = read_json(out / RUN, ANEW)
         named = ["image", "file", "sha256", "pixel_size", "pixel_size_from", "data_bar"]
@@ -149,7 +148,7 @@ def _one(
     except ValueError as error:
         row["problem"] = str(error)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):  # of torch on a CPU
+        if not out_of_memory(error):
             raise
         row["problem"] = f"{path} needs more memory than there is; give a smaller --tile, or --device cpu."
     except OSError:

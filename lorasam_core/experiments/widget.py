@@ -18,7 +18,7 @@ from lorasam_core.masks.patches import cut
 try:
     import anywidget
 except ImportError as error:
-    raise ImportError('Labelling in JupyterLab needs the package anywidget; pip install "lorasam[label]".') from error
+    raise ImportError('Labelling in JupyterLab needs the package anywidget; pip install ".[label]".') from error
 
 ACTIONS = ("remove", "merge", "split", "add", "refine", "accept", "undo", "redo")  # of a Labelling
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from segment_anything import SamAutomaticMaskGenerator
 
+from lorasam_core.errors import brief
 from lorasam_core.masks import generator, guided, operations
 from lorasam_core.masks.generator import QUICK_SETTINGS, MaskGenerator
 from lorasam_core.masks.guided import GUIDED_SETTINGS, GuidedGenerator
@@ -130,9 +131,8 @@ def way_of_asking(metadata: Mapping[str, Any], path: str | Path) -> dict[str, An
         if unknown or wrong:
             raise ValueError(wrong[0] if wrong else f"{min(unknown)!r} is no setting of the exact generator")
     except (AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120].rstrip(".")
         raise ValueError(
-            f"adapter {path} says of its use what cannot be ({reason}); copy it again or train it anew."
+            f"adapter {path} says of its use what cannot be ({brief(error)}); copy it again or train it anew."
         ) from error
     return dict(own)
 

@@ -156,9 +156,9 @@ def table_markdown(table: pd.DataFrame, caption: str, label: str) -> str:
 
     lines = [row(table.columns), row(["---"] * len(table.columns)), *map(row, table.itertuples(index=False))]
     body = "\n".join(lines)
-    return (
-        f"~~~{{table}} {plain(caption)}\n:name: {label}\n\n{body}\n~~~" if caption else body
-    )  # captions hold backticks
+    if not caption:
+        return body
+    return f"~~~{{table}} {plain(caption)}\n:name: {label}\n\n{body}\n~~~"  # no backticks: captions hold some
 
 
 def show(data: dict[str, str], book: str) -> None:

@@ -35,6 +35,9 @@ INTERVALS = (
     "Means over test images, adapted over seeds too, with bootstrap 95 % intervals over groups, which reflect image "
     "sampling, not seed variance. Gains are paired on the same images. The verdict counts what seeds may do as well."
 )
+GENERATED = "Generated particles."
+STAND_IN = "Generated particles stand in, because this edition's own images are not on this machine."
+OTHER_EDITION = "The published edition `{}`, which is not the one in this table, has shown:\n\n"
 MEASURES = {  # of the table of scores, as they are called in tables
     "predictor dice": "predictor: Dice",
     "predictor iou": "predictor: IoU",
@@ -159,9 +162,8 @@ def picture_set(edition: Edition) -> tuple[Any, str]:
     try:
         samples = load_dataset(config.data, seed=config.split_seed, limit=config.limit)
     except (OSError, ValueError):
-        note = "Generated particles stand in, because this edition's own images are not on this machine."
-        return load_dataset("synthetic", limit=30), note
-    return samples, "Generated particles." if config.data == "synthetic" else f"Images: {samples.name}."
+        return load_dataset("synthetic", limit=30), STAND_IN
+    return samples, GENERATED if config.data == "synthetic" else f"Images: {samples.name}."
 
 
 def picture_samples(
@@ -243,7 +245,7 @@ def findings(edition: Edition) -> str:
     filled = fill(text, published[0])
     if edition.name == published[0].name and edition.published:
         return filled
-    return f"The published edition `{published[0].name}`, which is not the one in this table, has shown:\n\n{filled}"
+    return OTHER_EDITION.format(published[0].name) + filled
 
 
 def update_readme(edition: Edition, readme_path: str | Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from lorasam_core.errors import typed
 from lorasam_core.models.lora.files import write_whole
 
 FILE = "checkpoint.pt"
@@ -36,8 +37,7 @@ def read(folder: Path, now: dict[str, Any]) -> dict[str, Any] | None:
         else:
             return state
     except Exception as error:  # a damaged file raises almost anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        logger.warning("%s cannot be read (%s); training starts anew.", path, reason)
+        logger.warning("%s cannot be read (%s); training starts anew.", path, typed(error))
     return None
 
 

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from lorasam_core.errors import brief
 from lorasam_core.models.devices import resolve_device
 
 if TYPE_CHECKING:  # a second, for what only names runs
@@ -174,5 +175,4 @@ def _others_alive() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SystemExit(f"error: another process is gone ({reason}); call again, and it goes on.") from error
+        raise SystemExit(f"error: another process is gone ({brief(error)}); call again, and it goes on.") from error

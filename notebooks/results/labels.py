@@ -186,8 +186,9 @@ if gains:
 #
 # ## What labelling costs
 #
-# The other half of the question: how much of a person's work a draft saves. A simulated user corrects the draft of
-# each validation image until every particle is matched at IoU 0.5: it removes what is none, splits, merges, and adds
+# The other half of the question: how much of a person's work a draft saves. Where `python -m bench.labelling` has been
+# run, a figure follows; the published edition has no such record yet. A simulated user corrects the draft of each
+# validation image until every particle is matched at IoU 0.5: it removes what is none, splits, merges, and adds
 # what is missing by a point, one more point, and a box. The draft comes from the frozen model, and from adapters that
 # have learnt from a few labelled images; *nothing* is an empty image. A real user is slower, sees less, and minds other
 # errors than an IoU counts.
@@ -196,7 +197,7 @@ if gains:
 from lorasam_core.experiments.records import root
 
 places = [root() / place / "bench" / "labelling.csv" for place in ("runs", "book")]
-effort = pd.concat([pd.read_csv(place) for place in places if place.is_file()][:1] or [pd.DataFrame()])
+effort = next((pd.read_csv(place) for place in places if place.is_file()), pd.DataFrame())
 if len(effort):
     effort = effort.dropna(subset="labelled").assign(run=effort["start"], value=effort["actions"] / effort["particles"])
     effort["series"] = effort["start"].where(effort["start"].isin(["nothing", "frozen"]), "adapted")

@@ -96,3 +96,18 @@ def test_environment_is_put_back(monkeypatch):
 def test_fewer_than_one_worker_is_refused(workers):
     with pytest.raises(ValueError, match="at least 1"):
         execute(eval, [], workers)
+
+
+def test_where_one_failure_stops_all_nothing_is_done_after_it():
+    done = []
+
+    def task(number):
+        done.append(number)
+        if number == 1:
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        execute(task, [(str(n), (n,)) for n in range(4)], stops=True)
+    assert done == [0, 1]
+    assert list(execute(task, [(str(n), (n,)) for n in range(4)])[1]) == ["1"]
+    assert done == [0, 1, 0, 1, 2, 3]

@@ -140,7 +140,7 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(tmp_path, monkeypatch):
 def test_without_the_package_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
     monkeypatch.delitem(sys.modules, front.__name__)
-    with pytest.raises(ImportError, match=r'the package anywidget; pip install "lorasam\[label\]"\.$'):
+    with pytest.raises(ImportError, match=r'the package anywidget; pip install ".\[label\]"\.$'):
         __import__(front.__name__)
 
 

@@ -17,6 +17,8 @@ from safetensors.torch import save as to_safetensors
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from lorasam_core.errors import brief
+
 from .layer import LoRAConfig
 from .model import adapter_of, adapter_state, attach, base_state, build, hash_base, layers_of, named_parameters
 
@@ -129,7 +131,7 @@ def read_strings(path: str | os.PathLike[str]) -> tuple[dict[str, str], dict[str
             strings = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"adapter {path} cannot be read ({_brief(error)}); copy it again or train it anew.") from error
+        raise ValueError(f"adapter {path} cannot be read ({brief(error)}); copy it again or train it anew.") from error
     if strings.get("format") != FORMAT:
         raise ValueError(f"{path} is not an adapter of this package; give a file that save_adapter wrote.")
     if missing := [key for key in NEEDED if key not in strings]:
@@ -148,7 +150,7 @@ def read_adapter(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str
         _require_usable(metadata, tensors)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"adapter {path} states what cannot be ({_brief(error)}); copy it again or train it anew."
+            f"adapter {path} states what cannot be ({brief(error)}); copy it again or train it anew."
         ) from error
     return metadata, tensors
 
@@ -173,11 +175,6 @@ def config_of(metadata: Mapping[str, Any]) -> LoRAConfig:
     return LoRAConfig(**{key: metadata[key] for key in LoRAConfig.__dataclass_fields__})
 
 
-def _brief(value: object) -> str:
-    """The start of an error's words, or of a value's, on one line."""
-    return " ".join(str(value).split())[:120].rstrip(".")
-
-
 def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
     """Load A and B, in place, adding LoRA as the file states where the model is plain; returns the file's metadata.
 
@@ -192,7 +189,7 @@ def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
     config = adapter.config if adapter else config_of(metadata)
     for key, value in _description(sam, config).items():
         if metadata.get(key) != value:
-            stated = _brief(metadata.get(key))
+            stated = brief(metadata.get(key))
             raise ValueError(f"{path} is for {key} {stated}, the model has {value}; load the model it fits.")
     try:
         layers = layers_of(sam) if adapter else build(sam, config)
@@ -202,9 +199,7 @@ def load_adapter(sam: Sam, path: str | os.PathLike[str]) -> dict[str, Any]:
     for name in sorted(tensors.keys() | parameters):
         found, expected = (tuple(d[name].shape) if name in d else None for d in (tensors, parameters))
         if found != expected:
-            raise ValueError(
-                f"{path} holds {_brief(name)} as {found}, the model as {expected}; train the adapter anew."
-            )
+            raise ValueError(f"{path} holds {brief(name)} as {found}, the model as {expected}; train the adapter anew.")
         if not torch.isfinite(tensors[name]).all():
             raise ValueError(f"{path} holds {name} with values that are no numbers; train the adapter anew.")
     with torch.no_grad():
